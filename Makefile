@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all the set-up themselves, in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+
+.PHONY: demo test test-slow lint clean
+
+$(VENV)/.run: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-import.txt $(VENV)/.run
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.run  ## train the quickstart, evaluate it, write pictures
+	$(BIN)/python -m deeplab_jax.main --config configs/quickstart.py \
+	  --workdir runs/quickstart
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint  ## what continuous integration runs
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: lint  ## the checks that take minutes each
+	$(BIN)/python -m pytest -n 1 -m slow
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

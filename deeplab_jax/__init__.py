@@ -1,0 +1,1 @@
+"""DeepLabv3+ in JAX: models, training, exact published results."""
