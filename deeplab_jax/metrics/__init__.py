@@ -1,0 +1,51 @@
+"""Segmentation metrics from integer counts, so that sums are exact.
+
+A split is measured by adding the counts of its images, in any order and over
+any number of devices; ratios are taken once, at the end, in float64.
+"""
+
+from deeplab_jax.metrics.boundary import (
+  boundary_counts,
+  boundary_distance,
+  boundary_iou,
+  contour_strip,
+  trimap_bands,
+  trimap_counts,
+  trimap_curve,
+)
+from deeplab_jax.metrics.calibration import (
+  calibration_counts,
+  calibration_error,
+  reliability,
+)
+from deeplab_jax.metrics.confusion import (
+  confusion_matrix,
+  confusion_matrix_numpy,
+  frequency_weighted_accuracy,
+  iou_per_class,
+  mean_accuracy,
+  mean_iou,
+  mean_iou_labelled,
+  pixel_accuracy,
+)
+
+__all__ = [
+  "boundary_counts",
+  "boundary_distance",
+  "boundary_iou",
+  "calibration_counts",
+  "calibration_error",
+  "confusion_matrix",
+  "confusion_matrix_numpy",
+  "contour_strip",
+  "frequency_weighted_accuracy",
+  "iou_per_class",
+  "mean_accuracy",
+  "mean_iou",
+  "mean_iou_labelled",
+  "pixel_accuracy",
+  "reliability",
+  "trimap_bands",
+  "trimap_counts",
+  "trimap_curve",
+]
