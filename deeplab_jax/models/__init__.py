@@ -1,0 +1,27 @@
+"""DeepLabv3+ networks, built from plain arguments alone."""
+
+from deeplab_jax.models.backbones import (
+  BACKBONES,
+  padding_value,
+  preprocess,
+)
+from deeplab_jax.models.deeplab import (
+  DeepLab,
+  check_arguments,
+  model_arguments,
+  model_from_dict,
+  model_to_dict,
+)
+from deeplab_jax.models.layers import resize_bilinear
+
+__all__ = [
+  "BACKBONES",
+  "DeepLab",
+  "check_arguments",
+  "model_arguments",
+  "model_from_dict",
+  "model_to_dict",
+  "padding_value",
+  "preprocess",
+  "resize_bilinear",
+]

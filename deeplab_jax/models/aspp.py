@@ -1,0 +1,68 @@
+"""Atrous spatial pyramid pooling (DeepLabv3, section 3.3; paper, section 3.1).
+
+Image-level features, a 1x1 convolution and atrous 3x3 convolutions side by
+side, concatenated and projected.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.layers import (
+  ConvNorm,
+  Norm,
+  SeparableConv,
+  resize_bilinear,
+)
+
+HEAD_NORM = Norm(momentum=0.9997, epsilon=1e-5)
+
+
+class ASPP(nn.Module):
+  """The pyramid.
+
+  Attributes:
+    rates: atrous rates of the 3x3 branches, at the features' stride.
+    image_pooling: whether to have the image-level branch.
+    separable: whether the 3x3 branches are depthwise separable.
+    features: channels of every branch and of the result.
+    dropout_rate: of the result, in training.
+    dtype: of the computation.
+  """
+
+  rates: tuple[int, ...]
+  image_pooling: bool = True
+  separable: bool = True
+  features: int = 256
+  dropout_rate: float = 0.1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, use_batch_stats: bool, train: bool
+  ) -> jax.Array:
+    """Maps `(b, h, w, c)` to `(b, h, w, features)`."""
+    conv = functools.partial(
+      ConvNorm, self.features, norm=HEAD_NORM, dtype=self.dtype
+    )
+    branches = []
+    if self.image_pooling:
+      pooled = x.astype(jnp.float32).mean((1, 2), keepdims=True)
+      pooled = conv(name="image_pooling")(pooled, use_batch_stats)
+      branches.append(resize_bilinear(pooled, x.shape[1:3]))
+    branches.append(conv(name="aspp0")(x, use_batch_stats))
+    for i, rate in enumerate(self.rates):
+      branch = (SeparableConv if self.separable else ConvNorm)(
+        self.features,
+        HEAD_NORM,
+        kernel_size=3,
+        rate=rate,
+        dtype=self.dtype,
+        name=f"aspp{i + 1}",
+      )
+      branches.append(branch(x, use_batch_stats))
+    x = jnp.concatenate(branches, axis=-1)
+    x = conv(name="concat_projection")(x, use_batch_stats)
+    return nn.Dropout(self.dropout_rate, deterministic=not train)(x)

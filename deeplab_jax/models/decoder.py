@@ -1,0 +1,51 @@
+"""The decoder that recovers object boundaries (paper, section 3.1, table 2)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.aspp import HEAD_NORM
+from deeplab_jax.models.layers import ConvNorm, SeparableConv, resize_bilinear
+
+
+class Decoder(nn.Module):
+  """One stage: joins the encoder's output with low-level features.
+
+  Attributes:
+    low_level_channels: that the low-level features are reduced to.
+    convs: `(kernel size, channels)` of the convolutions that refine.
+    separable: whether those larger than 1x1 are depthwise separable.
+    dtype: of the computation.
+  """
+
+  low_level_channels: int = 48
+  convs: Sequence[tuple[int, int]] = ((3, 256), (3, 256))
+  separable: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, low_level: jax.Array, use_batch_stats: bool
+  ) -> jax.Array:
+    """Refines `x` (b, h, w, c) at the size of `low_level` (b, h', w', c')."""
+    projection = ConvNorm(
+      self.low_level_channels,
+      HEAD_NORM,
+      dtype=self.dtype,
+      name="feature_projection0",
+    )(low_level, use_batch_stats)
+    x = resize_bilinear(x, low_level.shape[1:3])
+    x = jnp.concatenate([x, projection], axis=-1)
+    for i, (kernel_size, features) in enumerate(self.convs):
+      separable = self.separable and kernel_size > 1
+      conv = SeparableConv if separable else ConvNorm
+      x = conv(
+        features,
+        HEAD_NORM,
+        kernel_size=kernel_size,
+        dtype=self.dtype,
+        name=f"decoder_conv{i}",
+      )(x, use_batch_stats)
+    return x

@@ -1,0 +1,230 @@
+"""Depthwise atrous convolution: one definition, one lowering per platform.
+
+The definition is `lax.conv_general_dilated(feature_group_count=channels,
+rhs_dilation=rate)`. XLA's CPU backend runs that about a hundred times slower
+than its memory traffic explains, so there the nine taps are shifted slices that
+are multiplied and added, with a gradient of the same kind. Every lowering
+computes the same sums; tests compare them with the definition.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+Lowering = Literal["lax", "shift"]
+
+LOWERING: dict[str, Lowering] = {
+  "cpu": "shift",
+  "tpu": "lax",
+  "cuda": "shift",
+  "rocm": "shift",
+}
+"""The lowering of each platform; see docs/performance.md for the figures."""
+
+
+def depthwise_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  padding: Padding,
+  stride: int = 1,
+  rate: int = 1,
+  lowering: Lowering | None = None,
+) -> jax.Array:
+  """Convolves every channel with its own atrous kernel.
+
+  Args:
+    x: `(b, h, w, c)`, any float dtype; products are summed in float32.
+    kernel: `(kh, kw, 1, c)`, same dtype.
+    padding: zeros before and after, of rows and of columns.
+    stride: of the output positions.
+    rate: distance in pixels between neighbouring taps.
+    lowering: `"lax"` or `"shift"`; None takes the target platform's entry in
+      `LOWERING` (the platform compiled for, not the one compiled on).
+
+  Returns:
+    `(b, h', w', c)` in the dtype of `x`.
+  """
+  return _depthwise(lowering, (tuple(padding), stride, rate), x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _depthwise(lowering, geometry, x, kernel):
+  return _run(_FORWARD, lowering, geometry, x, kernel)
+
+
+def _depthwise_forward(lowering, geometry, x, kernel):
+  return _depthwise(lowering, geometry, x, kernel), (x, kernel)
+
+
+def _depthwise_backward(lowering, geometry, residuals, dy):
+  return _run(_BACKWARD, lowering, geometry, *residuals, dy)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _run(functions, lowering, geometry, *arrays):
+  """Calls the function of `lowering`, or of the platform compiled for."""
+  if lowering is not None:
+    return functions[lowering](geometry, *arrays)
+  chosen = {
+    platform: functools.partial(functions[name], geometry)
+    for platform, name in LOWERING.items()
+  }
+  default = functools.partial(functions["lax"], geometry)
+  return lax.platform_dependent(*arrays, default=default, **chosen)
+
+
+def _lax(geometry, x, kernel):
+  padding, stride, rate = geometry
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding=padding,
+    rhs_dilation=(rate, rate),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=x.shape[-1],
+  )
+
+
+def _shift(geometry, x, kernel):
+  """Sum over the taps of shifted input times weight."""
+  if _mostly_outside(geometry, x, kernel):
+    return _shift_clipped(geometry, x, kernel)
+  padded = _pad(x, geometry[0])
+  taps = _taps(geometry, padded, kernel)
+  wide = _accumulator(x)
+  weights = kernel.astype(wide)
+  products = (tap.astype(wide) * weights[i, j, 0] for (i, j), tap in taps)
+  return functools.reduce(jnp.add, products).astype(x.dtype)
+
+
+def _accumulator(x):
+  """The dtype that products are summed in: float32 or wider."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _pad(x, padding):
+  """Zero padding, kept apart so that the taps do not each compute it again."""
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  return lax.optimization_barrier(padded) if _on_cpu() else padded
+
+
+def _on_cpu() -> bool:
+  return jax.default_backend() == "cpu"
+
+
+def _output_size(geometry, x, kernel):
+  padding, stride, rate = geometry
+  return tuple(
+    (size + sum(pads) - (taps - 1) * rate - 1) // stride + 1
+    for size, pads, taps in zip(x.shape[1:3], padding, kernel.shape)
+  )
+
+
+def _taps(geometry, padded, kernel):
+  """Yields `(i, j)` and the part of the padded input that tap meets."""
+  _, stride, rate = geometry
+  kh, kw = kernel.shape[:2]
+  h, w = _output_size((((0, 0), (0, 0)), stride, rate), padded, kernel)
+  for i in range(kh):
+    rows = slice(i * rate, i * rate + (h - 1) * stride + 1, stride)
+    for j in range(kw):
+      columns = slice(j * rate, j * rate + (w - 1) * stride + 1, stride)
+      yield (i, j), padded[:, rows, columns]
+
+
+def _mostly_outside(geometry, x, kernel) -> bool:
+  """Whether padding would enlarge the map about twofold or more."""
+  _, stride, rate = geometry
+  reach = (kernel.shape[0] - 1) * rate
+  return stride == 1 and 3 * reach >= min(x.shape[1:3])
+
+
+def _shift_clipped(geometry, x, kernel):
+  """As `_shift`, without padding: each tap adds where it meets the input."""
+  padding, _, rate = geometry
+  h, w = _output_size(geometry, x, kernel)
+  wide = _accumulator(x)
+  weights = kernel.astype(wide)
+  y = jnp.zeros((x.shape[0], h, w, x.shape[-1]), wide)
+  for i in range(kernel.shape[0]):
+    rows = _overlap(i * rate - padding[0][0], x.shape[1], h)
+    for j in range(kernel.shape[1]):
+      columns = _overlap(j * rate - padding[1][0], x.shape[2], w)
+      if rows is None or columns is None:
+        continue
+      part = x[:, rows[0], columns[0]].astype(wide) * weights[i, j, 0]
+      y = y.at[:, rows[1], columns[1]].add(part)
+  return y.astype(x.dtype)
+
+
+def _overlap(offset, size_in, size_out):
+  """Input and output slices of a tap that reads `offset` pixels ahead."""
+  start = max(0, -offset)
+  stop = min(size_out, size_in - offset)
+  if stop <= start:
+    return None
+  return slice(start + offset, stop + offset), slice(start, stop)
+
+
+def _input_gradient(geometry, x, kernel, dy):
+  """The transposed convolution, as a convolution with the kernel flipped."""
+  padding, stride, rate = geometry
+  pads = []
+  for axis, (before, _) in enumerate(padding):
+    spread = (dy.shape[axis + 1] - 1) * stride + 1
+    reach = (kernel.shape[axis] - 1) * rate
+    pads.append((reach - before, x.shape[axis + 1] + before - spread))
+  # Strides become zeros between; padding beyond the reach is cut off again.
+  config = [(min(a, 0), min(b, 0), stride - 1) for a, b in pads]
+  dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *config, (0, 0, 0)))
+  pads = tuple((max(a, 0), max(b, 0)) for a, b in pads)
+  return _shift((pads, 1, rate), dy, kernel[::-1, ::-1])
+
+
+def _kernel_gradient(geometry, x, kernel, dy):
+  """Sums of input tap times output gradient.
+
+  One reduction for all taps over the columns, then a small one: XLA's CPU
+  backend would otherwise walk the arrays once for every tap.
+  """
+  padded = _pad(x, geometry[0])
+  wide = _accumulator(x)
+  dy = dy.astype(wide)
+  products = [
+    tap.astype(wide) * dy for _, tap in _taps(geometry, padded, kernel)
+  ]
+  zeros = [jnp.zeros((), wide)] * len(products)
+  rows = lax.reduce(
+    products,
+    zeros,
+    lambda a, b: [p + q for p, q in zip(a, b)],
+    dimensions=(2,),
+  )
+  if _on_cpu():
+    rows = lax.optimization_barrier(rows)
+  sums = jnp.stack([row.sum((0, 1)) for row in rows])
+  return sums.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _shift_backward(geometry, x, kernel, dy):
+  return (
+    _input_gradient(geometry, x, kernel, dy),
+    _kernel_gradient(geometry, x, kernel, dy),
+  )
+
+
+def _lax_backward(geometry, x, kernel, dy):
+  _, pullback = jax.vjp(functools.partial(_lax, geometry), x, kernel)
+  return pullback(dy)
+
+
+_FORWARD = {"lax": _lax, "shift": _shift}
+_BACKWARD = {"lax": _lax_backward, "shift": _shift_backward}

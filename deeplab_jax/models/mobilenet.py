@@ -1,0 +1,131 @@
+"""MobileNetV2 (Sandler et al., 2018) as DeepLab uses it: no last 1x1 to 1280.
+
+Layers are numbered as in the official code: layer 1 is the stem, layer k + 2
+the block `expanded_conv_k`, layer 18 the feature.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.layers import ConvNorm, Norm, truncated_normal
+
+NORM = Norm(momentum=0.997, epsilon=1e-3)
+KERNEL_INIT = truncated_normal(0.09)
+# (output channels, stride) of the stem and of the 17 blocks.
+_LAYERS = (
+  (32, 2), (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2),
+  (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1), (160, 2), (160, 1),
+  (160, 1), (320, 1),
+)  # fmt: skip
+_LOW_LEVEL = {"conv2": 4, "conv3": 7, "conv4": 14}
+
+
+def divisible(value: float, divisor: int) -> int:
+  """The multiple of `divisor` nearest to `value`, at most a tenth below it."""
+  rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+  return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class InvertedResidual(nn.Module):
+  """1x1 expansion, depthwise 3x3, linear 1x1 projection.
+
+  Attributes:
+    features: output channels.
+    stride: of the depthwise convolution.
+    rate: atrous rate of the depthwise convolution.
+    expansion: factor of the input channels; 1 leaves the expansion out.
+    dtype: of the computation.
+  """
+
+  features: int
+  stride: int
+  rate: int
+  expansion: int = 6
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, use_batch_stats: bool):
+    """Returns the block's output and its depthwise convolution's."""
+    conv = functools.partial(
+      ConvNorm,
+      norm=NORM,
+      activation=nn.relu6,
+      padding="tensorflow",
+      kernel_init=KERNEL_INIT,
+      dtype=self.dtype,
+    )
+    y = x
+    if self.expansion > 1:
+      depth = divisible(self.expansion * x.shape[-1], 8)
+      y = conv(depth, name="expand")(y, use_batch_stats)
+    middle = conv(
+      y.shape[-1],
+      kernel_size=3,
+      stride=self.stride,
+      rate=self.rate,
+      depthwise=True,
+      name="depthwise",
+    )(y, use_batch_stats)
+    y = conv(self.features, activation=None, name="project")(
+      middle, use_batch_stats
+    )
+    residual = self.stride == 1 and x.shape[-1] == self.features
+    return (x + y if residual else y), middle
+
+
+class MobileNetV2(nn.Module):
+  """The MobileNetV2 backbone.
+
+  Attributes:
+    width_multiplier: factor of all channel counts.
+    output_stride: 8, 16 or 32.
+    dtype: of the computation.
+  """
+
+  width_multiplier: float = 1.0
+  output_stride: int = 16
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, use_batch_stats: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps `(b, h, w, 3)` to features and low-level features.
+
+    Returns:
+      `(b, h / output_stride, w / output_stride, 320)`, and the depthwise
+      outputs `conv2` (stride 4, 144 channels), `conv3` (8, 192), `conv4`
+      (16, 576); channels at width 1.
+    """
+    # The official code rounds to multiples of 8 at width 1 only.
+    divisor = 8 if self.width_multiplier == 1 else 1
+    depths = [divisible(d * self.width_multiplier, divisor) for d, _ in _LAYERS]
+    plan = atrous_plan([s for _, s in _LAYERS], self.output_stride)
+    x = ConvNorm(
+      depths[0],
+      norm=NORM,
+      kernel_size=3,
+      stride=plan[0][0],
+      activation=nn.relu6,
+      padding="tensorflow",
+      kernel_init=KERNEL_INIT,
+      dtype=self.dtype,
+      name="stem",
+    )(x, use_batch_stats)
+    middles = {}
+    layers = zip(range(2, 19), depths[1:], plan[1:])
+    for layer, depth, (stride, rate) in layers:
+      block = InvertedResidual(
+        depth,
+        stride,
+        rate,
+        expansion=1 if layer == 2 else 6,
+        dtype=self.dtype,
+        name=f"block_{layer - 2}",
+      )
+      x, middles[layer] = block(x, use_batch_stats)
+    return x, {name: middles[layer] for name, layer in _LOW_LEVEL.items()}

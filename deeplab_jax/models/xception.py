@@ -1,0 +1,182 @@
+"""Modified aligned Xception-41, -65 and -71 (paper, section 3.3, figure 4).
+
+Deeper than Xception, every max pooling a strided separable convolution, batch
+norm after every depthwise convolution. The official code activates less often
+than the figure shows: ReLU before each separable convolution, and after both
+halves only in the last block.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.layers import (
+  ConvNorm,
+  Norm,
+  SeparableConv,
+  truncated_normal,
+)
+
+_NORM = Norm(momentum=0.9997, epsilon=1e-3)
+_KERNEL_INIT = truncated_normal(0.09)
+_ROOT_STRIDE = 2
+
+
+class Block(NamedTuple):
+  """Identical units: three separable convolutions and a skip connection."""
+
+  name: str
+  depths: tuple[int, int, int]
+  skip: str  # "conv", "sum" or "none"
+  stride: int
+  units: int = 1
+
+
+def _blocks(entry: tuple[Block, ...], middle_units: int) -> tuple[Block, ...]:
+  return (
+    *entry,
+    Block("middle_flow_block1", (728, 728, 728), "sum", 1, middle_units),
+    Block("exit_flow_block1", (728, 1024, 1024), "conv", 2),
+    Block("exit_flow_block2", (1536, 1536, 2048), "none", 1),
+  )
+
+
+_ENTRY = (
+  Block("entry_flow_block1", (128, 128, 128), "conv", 2),
+  Block("entry_flow_block2", (256, 256, 256), "conv", 2),
+  Block("entry_flow_block3", (728, 728, 728), "conv", 2),
+)
+_ENTRY_71 = (
+  Block("entry_flow_block1", (128, 128, 128), "conv", 2),
+  Block("entry_flow_block2", (256, 256, 256), "conv", 1),
+  Block("entry_flow_block3", (256, 256, 256), "conv", 2),
+  Block("entry_flow_block4", (728, 728, 728), "conv", 1),
+  Block("entry_flow_block5", (728, 728, 728), "conv", 2),
+)
+BLOCKS = {
+  "xception_41": _blocks(_ENTRY, 8),
+  "xception_65": _blocks(_ENTRY, 16),
+  "xception_71": _blocks(_ENTRY_71, 16),
+}
+_LOW_LEVEL = {
+  variant: {
+    "conv2": conv2,
+    "conv3": conv3,
+    "conv4": "exit_flow_block1",
+  }
+  for variant, conv2, conv3 in (
+    ("xception_41", "entry_flow_block2", "entry_flow_block3"),
+    ("xception_65", "entry_flow_block2", "entry_flow_block3"),
+    ("xception_71", "entry_flow_block3", "entry_flow_block5"),
+  )
+}
+
+
+class XceptionUnit(nn.Module):
+  """Three separable 3x3 convolutions; the third carries the stride.
+
+  Attributes:
+    block: depths and kind of skip connection.
+    stride: of the third convolution and of the shortcut.
+    rates: atrous rates of the three depthwise convolutions.
+    dtype: of the computation.
+  """
+
+  block: Block
+  stride: int
+  rates: tuple[int, int, int]
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, use_batch_stats: bool):
+    """Returns the unit's output and the second convolution's, linear."""
+    # Only the last block, which has no skip, activates inside.
+    inside = nn.relu if self.block.skip == "none" else None
+    y, low_level = x, None
+    for i, (depth, rate) in enumerate(zip(self.block.depths, self.rates)):
+      y = SeparableConv(
+        depth,
+        _NORM,
+        stride=self.stride if i == 2 else 1,
+        rate=rate,
+        activation=inside,
+        depthwise_init=_KERNEL_INIT,
+        pointwise_init=_KERNEL_INIT,
+        dtype=self.dtype,
+        name=f"separable_conv{i + 1}",
+      )(nn.relu(y) if inside is None else y, use_batch_stats)
+      low_level = y if i == 1 else low_level
+    if self.block.skip == "conv":
+      x = ConvNorm(
+        self.block.depths[-1],
+        _NORM,
+        stride=self.stride,
+        activation=None,
+        kernel_init=_KERNEL_INIT,
+        dtype=self.dtype,
+        name="shortcut",
+      )(x, use_batch_stats)
+    return (y if self.block.skip == "none" else x + y), low_level
+
+
+class Xception(nn.Module):
+  """The Xception backbones.
+
+  Attributes:
+    variant: a key of `BLOCKS`.
+    output_stride: 8, 16 or 32.
+    multi_grid: factors of the rates of the last block's three convolutions.
+    dtype: of the computation.
+  """
+
+  variant: str
+  output_stride: int = 16
+  multi_grid: tuple[int, int, int] = (1, 1, 1)
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, use_batch_stats: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps `(b, h, w, 3)` to features and low-level features.
+
+    Returns:
+      `(b, h / output_stride, w / output_stride, 2048)`, and the linear features
+      `conv2` (stride 4, 256 channels), `conv3` (8, 728), `conv4` (16, 1024).
+    """
+    root = functools.partial(
+      ConvNorm,
+      norm=_NORM,
+      kernel_size=3,
+      kernel_init=_KERNEL_INIT,
+      dtype=self.dtype,
+    )
+    x = root(32, stride=_ROOT_STRIDE, name="entry_flow_conv1_1")(
+      x, use_batch_stats
+    )
+    x = root(64, name="entry_flow_conv1_2")(x, use_batch_stats)
+    low_levels = {}
+    units = [
+      (block, unit)
+      for block in BLOCKS[self.variant]
+      for unit in range(block.units)
+    ]
+    strides = [block.stride for block, _ in units]
+    plan = atrous_plan(strides, self.output_stride, _ROOT_STRIDE)
+    for (block, unit), (stride, rate) in zip(units, plan):
+      last = block.name == "exit_flow_block2"
+      grid = self.multi_grid if last else (1, 1, 1)
+      x, low_level = XceptionUnit(
+        block,
+        stride,
+        tuple(rate * factor for factor in grid),
+        self.dtype,
+        name=f"{block.name}_unit_{unit + 1}",
+      )(x, use_batch_stats)
+      low_levels[block.name] = low_level
+    sources = _LOW_LEVEL[self.variant]
+    return x, {name: low_levels[block] for name, block in sources.items()}
