@@ -1,0 +1,33 @@
+"""Everything that is looked at: palettes, overlays, grids, plots."""
+
+from deeplab_jax.visualize.colors import (
+  colorize,
+  label_picture,
+  overlay,
+  palette,
+  voc_colormap,
+  write_label_png,
+)
+from deeplab_jax.visualize.pictures import error_map, legend, picture_grid
+from deeplab_jax.visualize.plots import (
+  confusion_figure,
+  iou_figure,
+  reliability_figure,
+  trimap_figure,
+)
+
+__all__ = [
+  "colorize",
+  "confusion_figure",
+  "error_map",
+  "iou_figure",
+  "label_picture",
+  "legend",
+  "overlay",
+  "palette",
+  "picture_grid",
+  "reliability_figure",
+  "trimap_figure",
+  "voc_colormap",
+  "write_label_png",
+]

@@ -1,0 +1,71 @@
+"""From class numbers to colours: palettes, indexed PNG files, overlays."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+Colors = Sequence[tuple[int, int, int]]
+
+
+def voc_colormap(num_colors: int = 256) -> np.ndarray:
+  """The colour map of PASCAL VOC, uint8 (num_colors, 3).
+
+  The bits of the class number, three at a time, become the bits of red, green
+  and blue, highest first.
+  """
+  number = np.arange(num_colors)[:, None]
+  color = np.zeros((num_colors, 3), int)
+  for bit in range(8):
+    color |= (number >> (3 * bit + np.arange(3)) & 1) << (7 - bit)
+  return color.astype(np.uint8)
+
+
+def palette(colors: Colors) -> np.ndarray:
+  """A full palette, uint8 (256, 3): `colors` first, then VOC's colour map.
+
+  So the ignore label 255 is VOC's pale (224, 224, 192).
+  """
+  table = voc_colormap(256)
+  table[: len(colors)] = colors
+  return table
+
+
+def colorize(labels: np.ndarray, colors: Colors) -> np.ndarray:
+  """Paints `labels`, integers (h, w) in 0..255, as uint8 RGB (h, w, 3)."""
+  return palette(colors)[labels]
+
+
+def overlay(
+  image: np.ndarray, labels: np.ndarray, colors: Colors, opacity: float = 0.55
+) -> np.ndarray:
+  """Lays the colours of `labels` (h, w) over `image`, uint8 RGB (h, w, 3)."""
+  mixed = (1 - opacity) * image + opacity * colorize(labels, colors)
+  return np.rint(mixed).astype(np.uint8)
+
+
+def label_picture(labels: np.ndarray, colors: Colors) -> Image.Image:
+  """A Pillow picture whose pixel values are the class numbers themselves.
+
+  Args:
+    labels: uint8 or uint16 (h, w).
+    colors: one per class; left out of 16-bit pictures, which have no palette.
+
+  Returns:
+    an indexed 8-bit picture, or a grey 16-bit one for uint16 labels.
+  """
+  if labels.dtype == np.uint16:
+    return Image.fromarray(labels)
+  if labels.dtype != np.uint8:
+    raise ValueError(f"labels must be uint8 or uint16, got {labels.dtype}")
+  picture = Image.fromarray(labels).convert("L")
+  picture.putpalette(palette(colors).tobytes())
+  return picture
+
+
+def write_label_png(
+  path: str | os.PathLike, labels: np.ndarray, colors: Colors
+) -> None:
+  """Writes `labels`, uint8 or uint16 (h, w), as a PNG of class numbers."""
+  label_picture(labels, colors).save(path, format="PNG")

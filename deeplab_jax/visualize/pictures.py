@@ -1,0 +1,124 @@
+"""Image, truth and prediction side by side, with a legend."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from deeplab_jax.visualize.colors import Colors, colorize, overlay
+
+IGNORE_LABEL = 255
+_CELL = 320
+_GAP = 6
+_LINE = 20
+_INK = (30, 30, 30)
+_PAPER = (255, 255, 255)
+_RIGHT, _WRONG, _UNJUDGED = (222, 235, 222), (214, 39, 40), (245, 245, 245)
+
+
+def error_map(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+  """Red where `predictions` differ from `labels` (h, w), pale where unjudged.
+
+  Returns:
+    uint8 RGB (h, w, 3).
+  """
+  picture = np.where(
+    (labels == predictions)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG)
+  )
+  picture[labels == IGNORE_LABEL] = _UNJUDGED
+  return picture
+
+
+def legend(
+  class_names: Sequence[str], colors: Colors, width: int
+) -> np.ndarray:
+  """Colour patches with names, wrapped to `width` pixels, uint8 (h, width, 3)."""
+  font = _font()
+  places, x, y = [], _GAP, _GAP
+  for name in class_names:
+    length = int(font.getlength(name)) + 2 * _LINE
+    if x + length > width and x > _GAP:
+      x, y = _GAP, y + _LINE
+    places.append((x, y))
+    x += length
+  canvas = Image.new("RGB", (width, y + _LINE + _GAP), _PAPER)
+  draw = ImageDraw.Draw(canvas)
+  for name, color, (x, y) in zip(class_names, colors, places):
+    patch = (x, y + 3, x + _LINE - 7, y + _LINE - 4)
+    draw.rectangle(patch, fill=tuple(color), outline=_INK)
+    draw.text((x + _LINE, y + 1), name, fill=_INK, font=font)
+  return np.asarray(canvas)
+
+
+def picture_grid(
+  images: Sequence[np.ndarray],
+  labels: Sequence[np.ndarray],
+  predictions: Sequence[np.ndarray],
+  colors: Colors,
+  class_names: Sequence[str],
+) -> np.ndarray:
+  """One row per example: image, truth, prediction over the image, errors.
+
+  Args:
+    images: uint8 RGB (h, w, 3), each of its own size.
+    labels: uint8 (h, w), ignored pixels 255.
+    predictions: integers (h, w).
+    colors: one per class.
+    class_names: of the legend, which lists the classes that occur.
+
+  Returns:
+    uint8 RGB picture of all rows, the legend below.
+  """
+  if not len(images) == len(labels) == len(predictions) > 0:
+    raise ValueError(
+      "images, labels and predictions must be equally many, at least one; got "
+      f"{len(images)}, {len(labels)}, {len(predictions)}"
+    )
+  rows = [_titles(("image", "truth", "prediction", "wrong pixels"))]
+  for image, label, prediction in zip(images, labels, predictions):
+    cells = (
+      image,
+      colorize(label, colors),
+      overlay(image, prediction, colors),
+      error_map(label, prediction),
+    )
+    rows.append(_row([_fit(cell) for cell in cells]))
+  seen = _classes_in((*labels, *predictions), len(class_names))
+  names, shown = zip(*((class_names[c], colors[c]) for c in seen))
+  rows.append(legend(names, shown, rows[0].shape[1]))
+  return np.concatenate(rows)
+
+
+def _classes_in(label_maps, num_classes):
+  """The class numbers that occur; class 0 if everything is ignored."""
+  found = np.unique(np.concatenate([np.unique(m) for m in label_maps]))
+  return found[found < num_classes] if found[0] < num_classes else [0]
+
+
+def _font():
+  return ImageFont.load_default(size=13)
+
+
+def _fit(picture):
+  """Scales to the cell's width; height follows, at least one pixel."""
+  height = max(1, round(picture.shape[0] * _CELL / picture.shape[1]))
+  resized = Image.fromarray(picture).resize((_CELL, min(height, 2 * _CELL)))
+  return np.asarray(resized)
+
+
+def _row(cells):
+  """Cells of one height side by side, with gaps and a gap below."""
+  height, width = cells[0].shape[0] + _GAP, _CELL + _GAP
+  canvas = np.full((height, len(cells) * width - _GAP, 3), 255, np.uint8)
+  for index, cell in enumerate(cells):
+    canvas[:-_GAP, index * width : index * width + _CELL] = cell
+  return canvas
+
+
+def _titles(names):
+  width = _CELL + _GAP
+  canvas = Image.new("RGB", (len(names) * width - _GAP, _LINE), _PAPER)
+  draw = ImageDraw.Draw(canvas)
+  for index, name in enumerate(names):
+    draw.text((index * width + _GAP, 2), name, fill=_INK, font=_font())
+  return np.asarray(canvas)

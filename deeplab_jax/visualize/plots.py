@@ -1,0 +1,111 @@
+"""Plots of an evaluation's figures; matplotlib without a display.
+
+Each function returns a `Figure`: save it with `figure.savefig(path)`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_BLUE, _ORANGE = "#3b6ea5", "#e08214"
+
+
+def confusion_figure(
+  confusion: np.ndarray, class_names: Sequence[str]
+) -> Figure:
+  """The confusion matrix, each row in shares of the class's true pixels.
+
+  Args:
+    confusion: integers (num_classes, num_classes), rows are the truth.
+    class_names: one per class.
+  """
+  labelled = confusion.sum(1, keepdims=True)
+  shares = confusion / np.maximum(labelled, 1)
+  side = 2.5 + 0.32 * len(class_names)
+  figure = Figure((side + 1, side), layout="constrained")
+  axes = figure.subplots()
+  mesh = axes.imshow(np.where(labelled > 0, shares, np.nan), "Blues", vmin=0)
+  ticks = range(len(class_names))
+  axes.set_xticks(ticks, class_names, rotation=90)
+  axes.set_yticks(ticks, class_names)
+  axes.set(xlabel="predicted", ylabel="true")
+  for row, column in zip(*np.nonzero(shares >= 0.05)):
+    share = shares[row, column]
+    ink = "white" if share > 0.6 else "black"
+    text = f"{100 * share:.0f}"
+    axes.text(column, row, text, ha="center", va="center", c=ink, size=7)
+  figure.colorbar(mesh, label="share of the true class", shrink=0.8)
+  return figure
+
+
+def iou_figure(
+  iou: Mapping[str, float | None],
+  other: Mapping[str, float | None] | None = None,
+  names: tuple[str, str] = ("this run", "other"),
+) -> Figure:
+  """IoU by class as bars, a second run beside the first if given.
+
+  Args:
+    iou: class name -> IoU in 0..1, None where the class does not occur.
+    other: the same of another run.
+    names: of the two runs.
+  """
+  runs = [iou] if other is None else [iou, other]
+  thickness = 0.8 / len(runs)
+  figure = Figure((7, 1.2 + 0.27 * len(iou)), layout="constrained")
+  axes = figure.subplots()
+  for index, (run, color) in enumerate(zip(runs, (_BLUE, _ORANGE))):
+    values = [100 * (run.get(name) or 0) for name in iou]
+    places = np.arange(len(iou)) + (index - (len(runs) - 1) / 2) * thickness
+    bars = axes.barh(places, values, thickness, color=color, label=names[index])
+    texts = [_percent(run.get(name)) for name in iou]
+    axes.bar_label(bars, texts, padding=3, size=7)
+  axes.set_yticks(range(len(iou)), iou)
+  axes.invert_yaxis()
+  axes.set(xlabel="IoU in %", xlim=(0, 108))
+  axes.spines[["top", "right"]].set_visible(False)
+  if len(runs) > 1:
+    axes.legend(loc="lower right")
+  return figure
+
+
+def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
+  """Mean IoU against the width of the band around void, a line per run.
+
+  Args:
+    curves: name of a run -> mean IoU (0..1) in the bands of 1, 2, ... pixels.
+  """
+  figure = Figure((6, 4), layout="constrained")
+  axes = figure.subplots()
+  for (name, curve), color in zip(curves.items(), (_BLUE, _ORANGE)):
+    widths = np.arange(1, len(curve) + 1)
+    axes.plot(widths, 100 * np.asarray(curve), "o-", c=color, ms=3, label=name)
+  axes.set(xlabel="width of the band in pixels", ylabel="mean IoU in %")
+  axes.grid(alpha=0.3)
+  axes.legend(loc="lower right")
+  return figure
+
+
+def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
+  """Accuracy against confidence, above the share of pixels in each bin.
+
+  Args:
+    curve: what `metrics.reliability` returns.
+  """
+  figure = Figure((4.5, 5), layout="constrained")
+  upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
+  bins = len(curve["pixels"])
+  middles = (np.arange(bins) + 0.5) / bins
+  upper.plot([0, 1], [0, 1], "--", c="grey", lw=1, label="calibrated")
+  upper.plot(curve["confidence"], curve["accuracy"], "o-", c=_BLUE, ms=4)
+  upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+  upper.legend(loc="upper left")
+  shares = curve["pixels"] / max(curve["pixels"].sum(), 1)
+  lower.bar(middles, shares, 0.9 / bins, color=_BLUE)
+  lower.set(xlabel="confidence", ylabel="share of pixels")
+  return figure
+
+
+def _percent(value):
+  return "absent" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,147 @@
+"""Palettes, label files and pictures, read back and checked by value."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_jax import visualize
+
+COLORS = ((0, 0, 0), (200, 30, 40), (10, 220, 60))
+NAMES = ("ground", "tree", "a rather long class name")
+IGNORE_COLOR = (224, 224, 192)
+
+
+def test_voc_colormap_has_published_colors():
+  colormap = visualize.voc_colormap(256)
+  published = {
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    3: (128, 128, 0),
+    4: (0, 0, 128),
+    7: (128, 128, 128),
+    8: (64, 0, 0),
+    15: (192, 128, 128),
+    20: (0, 64, 128),
+    255: IGNORE_COLOR,
+  }
+  for number, color in published.items():
+    assert tuple(colormap[number]) == color
+  assert len(np.unique(colormap, axis=0)) == 256
+
+
+def test_voc_colormap_equals_palette_of_voc_files(shared):
+  folder = shared / "data/voc2012-sample/VOCdevkit/VOC2012/SegmentationClass"
+  with Image.open(folder / "2007_000033.png") as picture:
+    stored = np.reshape(picture.getpalette(), (256, 3))
+  np.testing.assert_array_equal(visualize.voc_colormap(256), stored)
+
+
+def test_label_png_keeps_numbers_and_palette(tmp_path):
+  labels = np.array([[0, 1, 2], [255, 2, 1]], np.uint8)
+  visualize.write_label_png(tmp_path / "a.png", labels, COLORS)
+  with Image.open(tmp_path / "a.png") as picture:
+    assert picture.mode == "P"
+    np.testing.assert_array_equal(np.asarray(picture), labels)
+    painted = np.asarray(picture.convert("RGB"))
+  assert tuple(painted[0, 1]) == COLORS[1]
+  assert tuple(painted[1, 0]) == IGNORE_COLOR
+  np.testing.assert_array_equal(painted, visualize.colorize(labels, COLORS))
+
+
+def test_label_png_of_many_classes_has_16_bits(tmp_path):
+  labels = np.array([[0, 300], [65535, 2]], np.uint16)
+  visualize.write_label_png(tmp_path / "a.png", labels, COLORS)
+  with Image.open(tmp_path / "a.png") as picture:
+    np.testing.assert_array_equal(np.asarray(picture), labels)
+
+
+def test_label_png_refuses_other_types():
+  with pytest.raises(ValueError, match="uint8 or uint16, got int64"):
+    visualize.label_picture(np.zeros((2, 2), np.int64), COLORS)
+
+
+def test_overlay_mixes_by_opacity():
+  image = np.full((1, 2, 3), 100, np.uint8)
+  labels = np.array([[0, 1]], np.uint8)
+  mixed = visualize.overlay(image, labels, COLORS, opacity=0.25)
+  assert mixed[0, 0].tolist() == [75, 75, 75]
+  assert mixed[0, 1].tolist() == [125, 82, 85]
+
+
+def test_error_map_marks_wrong_pixels_only():
+  labels = np.array([[0, 1, 255]], np.uint8)
+  right, wrong, unjudged = visualize.error_map(labels, np.uint8([[0, 2, 2]]))[0]
+  assert wrong[0] > 200 and wrong[1] < 60
+  assert right[1] > 200 and unjudged.min() > 200
+
+
+def test_picture_grid_shows_every_part():
+  image = np.full((40, 60, 3), 77, np.uint8)
+  labels = np.zeros((40, 60), np.uint8)
+  labels[:, 30:] = 1
+  wrong = np.full_like(labels, 1)
+  grid = visualize.picture_grid(
+    [image, image], [labels, labels], [labels, wrong], COLORS, NAMES
+  )
+  cell = grid.shape[1] // 4
+  row = grid[20:].shape[0] // 2
+  middle = grid[60]  # a line of the first row's cells
+  assert middle[cell // 2].tolist() == [77, 77, 77]
+  assert middle[cell + cell * 3 // 4].tolist() == list(COLORS[1])
+  reds = (grid == (214, 39, 40)).all(-1)
+  assert not reds[:200].any() and reds[row:].any()
+  patches = grid[-30:].reshape(-1, 3).tolist()
+  assert list(COLORS[1]) in patches and list(COLORS[2]) not in patches
+
+
+def test_picture_grid_takes_any_sizes_and_all_ignored():
+  images = [np.zeros((h, w, 3), np.uint8) for h, w in ((1, 1), (3, 700))]
+  labels = [np.full(image.shape[:2], 255, np.uint8) for image in images]
+  grid = visualize.picture_grid(images, labels, labels, COLORS, NAMES)
+  assert grid.dtype == np.uint8 and grid.shape[2] == 3
+
+
+def test_picture_grid_refuses_unequal_lists():
+  with pytest.raises(ValueError, match="equally many, at least one; got 0"):
+    visualize.picture_grid([], [], [], COLORS, NAMES)
+
+
+def test_legend_wraps_to_width():
+  narrow = visualize.legend(NAMES, COLORS, 220)
+  wide = visualize.legend(NAMES, COLORS, 900)
+  assert narrow.shape[1] == 220 and narrow.shape[0] > wide.shape[0]
+
+
+def _bar_widths(figure):
+  return [patch.get_width() for patch in figure.axes[0].patches]
+
+
+def test_iou_figure_draws_both_runs():
+  iou = {"a": 0.5, "b": None}
+  figure = visualize.iou_figure(iou, {"a": 0.25, "b": 1.0}, ("x", "y"))
+  assert _bar_widths(figure) == [50, 0, 25, 100]
+  texts = [text.get_text() for text in figure.axes[0].texts]
+  assert texts == ["50.0", "absent", "25.0", "100.0"]
+
+
+def test_confusion_figure_shows_row_shares():
+  figure = visualize.confusion_figure(
+    np.array([[9, 1], [0, 0]]), ("sky", "sea")
+  )
+  shown = figure.axes[0].images[0].get_array()
+  np.testing.assert_allclose(shown[0], [0.9, 0.1])
+  assert shown.mask[1].all()
+
+
+def test_trimap_and_reliability_figures_draw_their_values():
+  line = visualize.trimap_figure({"run": [0.2, 0.4]}).axes[0].lines[0]
+  np.testing.assert_allclose(line.get_xydata(), [[1, 20], [2, 40]])
+  curve = {
+    "confidence": np.array([np.nan, 0.9]),
+    "accuracy": np.array([np.nan, 0.7]),
+    "pixels": np.array([0.0, 10.0]),
+  }
+  upper, lower = visualize.reliability_figure(curve).axes
+  np.testing.assert_allclose(upper.lines[1].get_xydata()[1], [0.9, 0.7])
+  assert [bar.get_height() for bar in lower.patches] == [0, 1]
