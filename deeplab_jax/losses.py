@@ -1,0 +1,93 @@
+"""The pixel loss of the official implementation.
+
+Masked softmax cross-entropy with class weights and hard-pixel mining, as
+`common_loss` of tensorflow/models `research/deeplab` computes it.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from deeplab_jax.models.layers import resize_bilinear
+
+IGNORE = 255  # The label of pixels that count nowhere, in every batch.
+
+
+def cross_entropy(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  class_weights: Sequence[float] = (),
+  hard_pixel_fraction: float = 1.0,
+  hard_pixel_steps: int = 0,
+  step: jax.Array | int = 0,
+) -> jax.Array:
+  """Cross-entropy of a batch, at the resolution of its labels.
+
+  Args:
+    logits: (b, h/s, w/s, num_classes), upsampled here to (h, w) with corners
+      aligned.
+    labels: (b, h, w) integers, `IGNORE` where a pixel does not count.
+    class_weights: one factor per class; () weighs all alike.
+    hard_pixel_fraction: below 1, only this fraction of all pixels (ignored
+      ones included), those of the largest loss, is kept.
+    hard_pixel_steps: steps over which the fraction falls from 1 to
+      `hard_pixel_fraction`; 0 applies it from the start.
+    step: the number of updates made so far.
+
+  Returns:
+    A scalar, float32 or wider: the sum over the number of labelled pixels
+    (not over their weights); with mining, over the kept pixels of non-zero
+    loss. 0 if nothing is left.
+  """
+  num_classes = logits.shape[-1]
+  if len(class_weights) not in (0, num_classes):
+    raise ValueError(
+      f"class_weights must be empty or hold {num_classes} values, one per "
+      f"class, got {len(class_weights)}"
+    )
+  if not 0 < hard_pixel_fraction <= 1:
+    raise ValueError(
+      f"hard_pixel_fraction must be in (0, 1], got {hard_pixel_fraction}"
+    )
+  losses = _pixel_losses(logits, labels, class_weights)
+  if hard_pixel_fraction < 1:
+    fraction = _mining_fraction(hard_pixel_fraction, hard_pixel_steps, step)
+    losses = _hardest(losses, fraction)
+    count = (losses != 0).sum()
+  else:
+    count = (labels != IGNORE).sum()
+  return losses.sum() / jnp.maximum(count.astype(losses.dtype), 1e-5)
+
+
+def _pixel_losses(
+  logits: jax.Array, labels: jax.Array, class_weights: Sequence[float]
+) -> jax.Array:
+  """Weighted losses (b, h, w), 0 where ignored; at least float32."""
+  dtype = jnp.promote_types(logits.dtype, jnp.float32)
+  logits = resize_bilinear(logits.astype(dtype), labels.shape[1:])
+  labelled = labels != IGNORE
+  labels = jnp.where(labelled, labels, 0).astype(jnp.int32)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  if len(class_weights):
+    losses *= jnp.asarray(class_weights, dtype)[labels]
+  return jnp.where(labelled, losses, 0)
+
+
+def _mining_fraction(
+  fraction: float, ramp_steps: int, step: jax.Array | int
+) -> jax.Array | float:
+  """The fraction of pixels to keep at `step`, falling linearly from 1."""
+  if ramp_steps == 0:
+    return fraction
+  ramp = jnp.minimum(1.0, step / ramp_steps)
+  return ramp * fraction + (1 - ramp)
+
+
+def _hardest(losses: jax.Array, fraction: jax.Array | float) -> jax.Array:
+  """The largest `fraction` of `losses`, flat and sorted; 0 in the others."""
+  kept = jnp.asarray(fraction * losses.size, jnp.int32)
+  hardest = jnp.sort(losses.ravel(), descending=True)
+  return jnp.where(jnp.arange(losses.size) < kept, hardest, 0)

@@ -1,0 +1,98 @@
+"""One program on any number of devices: mesh, placements, process start.
+
+Parameters are replicated and batches divided along one mesh axis. Under `jit`
+the batch axis is global, so batch statistics, losses and gradients are those
+of the whole batch whatever the number of devices.
+"""
+
+import logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+BATCH_AXIS = "batch"
+
+# Any of these in the environment says that this is one process of several.
+_CLUSTER_VARIABLES = (
+  "JAX_COORDINATOR_ADDRESS",
+  "SLURM_JOB_NUM_NODES",
+  "OMPI_MCA_orte_hnp_uri",
+  "MEGASCALE_COORDINATOR_ADDRESS",
+)
+
+
+def start_runtime() -> None:
+  """Joins the other processes, if any, and turns the compilation cache on.
+
+  Call it before anything touches a device.
+  """
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  _start_processes()
+  _start_compilation_cache()
+
+
+def _start_processes() -> None:
+  """Calls `jax.distributed.initialize` where the environment asks for it.
+
+  `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name a
+  process by hand; SLURM, Open MPI and TPU pods are recognised by jax itself.
+  """
+  pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+  if not pod and not any(name in os.environ for name in _CLUSTER_VARIABLES):
+    return
+  if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    jax.distributed.initialize(
+      num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+      process_id=int(os.environ["JAX_PROCESS_ID"]),
+    )
+  else:
+    jax.distributed.initialize()
+
+
+def cache_folder() -> pathlib.Path:
+  """`$DEEPLAB_CACHE`, or `~/.cache/deeplab_jax`."""
+  default = pathlib.Path.home() / ".cache" / "deeplab_jax"
+  return pathlib.Path(os.environ.get("DEEPLAB_CACHE", default))
+
+
+def _start_compilation_cache() -> None:
+  """Keeps compiled programs between runs, unless jax is set up to already."""
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = cache_folder() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def make_mesh() -> Mesh:
+  """All devices of all processes along one axis, `BATCH_AXIS`."""
+  return Mesh(np.asarray(jax.devices()), (BATCH_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The placement of parameters: whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def divided(mesh: Mesh) -> NamedSharding:
+  """The placement of batches: their first axis divided over the devices."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+
+def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+  """Places this process's rows of a batch as part of the global one.
+
+  Args:
+    batch: arrays (b / processes, ...), the rows of this process in order.
+    mesh: as `make_mesh` gives it.
+
+  Returns:
+    The same names with arrays (b, ...) divided over all devices.
+  """
+  placement = divided(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(placement, rows)
+    for name, rows in batch.items()
+  }

@@ -1,0 +1,98 @@
+"""The pixel loss against the official values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab_jax import losses
+
+# Case of golden/loss.npz: (labels, arguments).
+_CASES = {
+  "plain": ("labels", {}),
+  "class_weights": ("labels", {"class_weights": True}),
+  "hard_top25": ("labels", {"hard_pixel_fraction": 0.25}),
+  "hard_top90": ("labels", {"hard_pixel_fraction": 0.9}),
+  "hard_top25_class_weights": (
+    "labels",
+    {"hard_pixel_fraction": 0.25, "class_weights": True},
+  ),
+  "few_plain": ("labels_few", {}),
+  "few_hard_top25": ("labels_few", {"hard_pixel_fraction": 0.25}),
+  **{
+    f"few_hard_top25_ramp1000_step{step}": (
+      "labels_few",
+      {"hard_pixel_fraction": 0.25, "hard_pixel_steps": 1000, "step": step},
+    )
+    for step in (0, 400, 5000)
+  },
+}
+
+
+@pytest.fixture(scope="module")
+def golden(shared) -> dict:
+  return dict(np.load(shared / "reference/golden/loss.npz"))
+
+
+@pytest.mark.parametrize("case", _CASES)
+def test_cross_entropy_equals_the_official_loss(golden, case):
+  labels, arguments = _CASES[case]
+  if arguments.get("class_weights"):
+    arguments = {**arguments, "class_weights": golden["class_weights"]}
+  found, gradient = jax.value_and_grad(losses.cross_entropy)(
+    golden["logits"], golden[labels][..., 0], **arguments
+  )
+  np.testing.assert_allclose(found, golden[f"loss_{case}"], rtol=2e-6)
+  if f"grad_{case}" in golden:
+    np.testing.assert_allclose(
+      gradient, golden[f"grad_{case}"], rtol=1e-5, atol=1e-8
+    )
+
+
+def test_cross_entropy_at_the_resolution_of_the_logits(golden):
+  labels = golden["labels"][..., 0]
+  rows, columns = (  # nearest, corners aligned, halves away from zero
+    np.floor(np.arange(n) * (size - 1) / (n - 1) + 0.5).astype(int)
+    for n, size in zip(golden["logits"].shape[1:3], labels.shape[1:])
+  )
+  found = losses.cross_entropy(golden["logits"], labels[:, rows][:, :, columns])
+  np.testing.assert_allclose(
+    found, golden["loss_downsampled_labels"], rtol=2e-6
+  )
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+def test_cross_entropy_of_nothing_labelled_is_zero(golden, fraction):
+  ignored = jnp.full((2, 33, 41), losses.IGNORE, jnp.uint8)
+  found, gradient = jax.value_and_grad(losses.cross_entropy)(
+    golden["logits"], ignored, hard_pixel_fraction=fraction
+  )
+  assert found == golden["loss_all_ignored"] == 0
+  assert not np.any(gradient)
+
+
+def test_cross_entropy_of_bfloat16_logits_is_computed_in_float32():
+  logits = jax.random.normal(jax.random.key(0), (1, 5, 5, 3), jnp.bfloat16)
+  labels = jnp.zeros((1, 17, 17), jnp.uint8)
+  found = losses.cross_entropy(logits, labels)
+  assert found.dtype == jnp.float32
+  exact = losses.cross_entropy(logits.astype(jnp.float32), labels)
+  assert found == exact
+
+
+def test_cross_entropy_refuses_a_wrong_number_of_class_weights():
+  with pytest.raises(ValueError, match=r"class_weights .* 3 values.* got 2"):
+    losses.cross_entropy(
+      jnp.zeros((1, 2, 2, 3)),
+      jnp.zeros((1, 5, 5), jnp.uint8),
+      class_weights=(1, 2),
+    )
+
+
+def test_cross_entropy_refuses_a_fraction_outside_its_range():
+  with pytest.raises(ValueError, match=r"hard_pixel_fraction .*got 0"):
+    losses.cross_entropy(
+      jnp.zeros((1, 2, 2, 3)),
+      jnp.zeros((1, 5, 5), jnp.uint8),
+      hard_pixel_fraction=0,
+    )
