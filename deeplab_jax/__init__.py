@@ -1,1 +1,33 @@
-"""DeepLabv3+ in JAX: models, training, exact published results."""
+"""DeepLabv3+ in JAX: models, training, exact published results.
+
+The names below load on first use, so that `import deeplab_jax` is quick:
+`preprocess`, `resize_bilinear`, `load`, and the modules `models`,
+`import_weights`, `inference`, `metrics`, `summary`, `checkpoints`.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+  "load": "deeplab_jax.inference",
+  "preprocess": "deeplab_jax.models",
+  "resize_bilinear": "deeplab_jax.models",
+}
+_MODULES = (
+  "checkpoints",
+  "import_weights",
+  "inference",
+  "metrics",
+  "models",
+  "summary",
+)
+
+__all__ = [*_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+  if name in _MODULES:
+    return importlib.import_module(f"deeplab_jax.{name}")
+  if name in _HOMES:
+    return getattr(importlib.import_module(_HOMES[name]), name)
+  raise AttributeError(f"module 'deeplab_jax' has no attribute {name!r}")
