@@ -1,0 +1,94 @@
+"""Reading a prepared data set: ArrayRecord through TFDS, no TensorFlow."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+import typing
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deeplab_jax.data import build
+from deeplab_jax.data.datasets import DatasetInfo
+
+if typing.TYPE_CHECKING:
+  import ml_collections
+
+
+class SegmentationSource:
+  """Random access to the examples of one split; pickles, for worker processes.
+
+  `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
+
+  Attributes:
+    info: facts about the data set.
+    split: which split, or part of one, as TFDS writes it.
+    largest: height and width that no image of the split exceeds.
+  """
+
+  def __init__(self, directory: pathlib.Path, split: str, info: DatasetInfo):
+    builder = tfds.builder_from_directory(directory)
+    base = split.split("[")[0]  # "train[:10%]" is a part of "train"
+    if base not in builder.info.splits:
+      raise ValueError(
+        f"split {split!r} must be one of {', '.join(builder.info.splits)} (or "
+        f"a part, as train[:10%]) in {directory}"
+      )
+    self.info = info
+    self.split = split
+    self.largest = tuple(builder.info.metadata["largest"][base])
+    self._records = builder.as_data_source(
+      split,
+      decoders={
+        "image": tfds.decode.SkipDecoding(),
+        "label": tfds.decode.SkipDecoding(),
+      },
+    )
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+    record = self._records[index]
+    return {
+      "image": decode_image(record["image"]),
+      "label": cv2.imdecode(
+        np.frombuffer(record["label"], np.uint8), cv2.IMREAD_GRAYSCALE
+      ),
+      "name": record["name"].decode(),
+    }
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+  """uint8 (h, w, 3) RGB of encoded bytes, pixels as stored (no EXIF turn)."""
+  return cv2.imdecode(
+    np.frombuffer(encoded, np.uint8),
+    cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+  )
+
+
+def open_source(
+  data_config: ml_collections.ConfigDict, info: DatasetInfo, split: str
+) -> SegmentationSource:
+  """See `datasets.open_source`."""
+  directory = build.directory(info.name, data_config.data_dir)
+  if not build.is_built(directory):
+    if info.name not in build.SELF_BUILDING:
+      raise ValueError(_how_to_prepare(data_config, directory))
+    build.build(info.name, data_dir=data_config.data_dir)
+  return SegmentationSource(directory, split, info)
+
+
+def _how_to_prepare(
+  data_config: ml_collections.ConfigDict, directory: pathlib.Path
+) -> str:
+  command = ["python", "-m", "deeplab_jax.prepare", data_config.name]
+  for flag in ("manual_dir", "data_dir"):
+    if data_config[flag]:
+      command += [f"--{flag}", data_config[flag]]
+  return (
+    f"data.name {data_config.name}: no prepared data set at {directory}; run\n"
+    f"  {shlex.join(command)}"
+  )

@@ -1,0 +1,66 @@
+"""Builds a data set once: `python -m deeplab_jax.prepare NAME`.
+
+A build that is killed leaves nothing that looks finished; the same command
+starts it again and reuses what was downloaded.
+"""
+
+import argparse
+import sys
+
+from deeplab_jax.data.datasets import DATASETS
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Parses `arguments` (default: the command line); gives the exit status."""
+  options = _parser().parse_args(arguments)
+  from deeplab_jax.data import build  # TFDS takes a while to import
+
+  try:
+    skipped = build.build(
+      options.name,
+      data_dir=options.data_dir,
+      manual_dir=options.manual_dir,
+      skip_bad=options.skip_bad,
+      partial=options.partial,
+    )
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  print(
+    f"{options.name} is in {build.directory(options.name, options.data_dir)}"
+  )
+  if skipped:
+    print(f"{len(skipped)} examples left out:", *skipped, sep="\n  ")
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m deeplab_jax.prepare", description=__doc__
+  )
+  parser.add_argument("name", metavar="NAME", choices=sorted(DATASETS))
+  parser.add_argument(
+    "--manual_dir",
+    default="",
+    help="folder with the files you downloaded, as archives or extracted",
+  )
+  parser.add_argument(
+    "--data_dir",
+    default="",
+    help="where data sets are kept; $TFDS_DATA_DIR or ~/tensorflow_datasets",
+  )
+  parser.add_argument(
+    "--skip_bad",
+    action="store_true",
+    help="leave out and list unusable examples instead of stopping at one",
+  )
+  parser.add_argument(
+    "--partial",
+    action="store_true",
+    help="accept a sample: any number of examples, any checksum",
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())
