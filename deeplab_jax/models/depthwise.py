@@ -32,7 +32,7 @@ def depthwise_conv(
   *,
   padding: Padding,
   stride: int = 1,
-  rate: int = 1,
+  rate: int | tuple[int, int] = 1,
   lowering: Lowering | None = None,
 ) -> jax.Array:
   """Convolves every channel with its own atrous kernel.
@@ -42,14 +42,16 @@ def depthwise_conv(
     kernel: `(kh, kw, 1, c)`, same dtype.
     padding: zeros before and after, of rows and of columns.
     stride: of the output positions.
-    rate: distance in pixels between neighbouring taps.
+    rate: distance in pixels between neighbouring taps; of rows and of columns
+      where they differ.
     lowering: `"lax"` or `"shift"`; None takes the target platform's entry in
       `LOWERING` (the platform compiled for, not the one compiled on).
 
   Returns:
     `(b, h', w', c)` in the dtype of `x`.
   """
-  return _depthwise(lowering, (tuple(padding), stride, rate), x, kernel)
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
+  return _depthwise(lowering, (tuple(padding), stride, rates), x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -81,13 +83,13 @@ def _run(functions, lowering, geometry, *arrays):
 
 
 def _lax(geometry, x, kernel):
-  padding, stride, rate = geometry
+  padding, stride, rates = geometry
   return lax.conv_general_dilated(
     x,
     kernel,
     window_strides=(stride, stride),
     padding=padding,
-    rhs_dilation=(rate, rate),
+    rhs_dilation=rates,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=x.shape[-1],
   )
@@ -121,43 +123,47 @@ def _on_cpu() -> bool:
 
 
 def _output_size(geometry, x, kernel):
-  padding, stride, rate = geometry
+  padding, stride, rates = geometry
   return tuple(
     (size + sum(pads) - (taps - 1) * rate - 1) // stride + 1
-    for size, pads, taps in zip(x.shape[1:3], padding, kernel.shape)
+    for size, pads, taps, rate in zip(
+      x.shape[1:3], padding, kernel.shape, rates
+    )
   )
 
 
 def _taps(geometry, padded, kernel):
   """Yields `(i, j)` and the part of the padded input that tap meets."""
-  _, stride, rate = geometry
+  _, stride, rates = geometry
   kh, kw = kernel.shape[:2]
-  h, w = _output_size((((0, 0), (0, 0)), stride, rate), padded, kernel)
+  h, w = _output_size((((0, 0), (0, 0)), stride, rates), padded, kernel)
   for i in range(kh):
-    rows = slice(i * rate, i * rate + (h - 1) * stride + 1, stride)
+    rows = slice(i * rates[0], i * rates[0] + (h - 1) * stride + 1, stride)
     for j in range(kw):
-      columns = slice(j * rate, j * rate + (w - 1) * stride + 1, stride)
+      columns = slice(j * rates[1], j * rates[1] + (w - 1) * stride + 1, stride)
       yield (i, j), padded[:, rows, columns]
 
 
 def _mostly_outside(geometry, x, kernel) -> bool:
   """Whether padding would enlarge the map about twofold or more."""
-  _, stride, rate = geometry
-  reach = (kernel.shape[0] - 1) * rate
-  return stride == 1 and 3 * reach >= min(x.shape[1:3])
+  _, stride, rates = geometry
+  reaches = [(n - 1) * rate for n, rate in zip(kernel.shape, rates)]
+  return stride == 1 and any(
+    3 * reach >= size for reach, size in zip(reaches, x.shape[1:3])
+  )
 
 
 def _shift_clipped(geometry, x, kernel):
   """As `_shift`, without padding: each tap adds where it meets the input."""
-  padding, _, rate = geometry
+  padding, _, rates = geometry
   h, w = _output_size(geometry, x, kernel)
   wide = _accumulator(x)
   weights = kernel.astype(wide)
   y = jnp.zeros((x.shape[0], h, w, x.shape[-1]), wide)
   for i in range(kernel.shape[0]):
-    rows = _overlap(i * rate - padding[0][0], x.shape[1], h)
+    rows = _overlap(i * rates[0] - padding[0][0], x.shape[1], h)
     for j in range(kernel.shape[1]):
-      columns = _overlap(j * rate - padding[1][0], x.shape[2], w)
+      columns = _overlap(j * rates[1] - padding[1][0], x.shape[2], w)
       if rows is None or columns is None:
         continue
       part = x[:, rows[0], columns[0]].astype(wide) * weights[i, j, 0]
@@ -176,17 +182,17 @@ def _overlap(offset, size_in, size_out):
 
 def _input_gradient(geometry, x, kernel, dy):
   """The transposed convolution, as a convolution with the kernel flipped."""
-  padding, stride, rate = geometry
+  padding, stride, rates = geometry
   pads = []
   for axis, (before, _) in enumerate(padding):
     spread = (dy.shape[axis + 1] - 1) * stride + 1
-    reach = (kernel.shape[axis] - 1) * rate
+    reach = (kernel.shape[axis] - 1) * rates[axis]
     pads.append((reach - before, x.shape[axis + 1] + before - spread))
   # Strides become zeros between; padding beyond the reach is cut off again.
   config = [(min(a, 0), min(b, 0), stride - 1) for a, b in pads]
   dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *config, (0, 0, 0)))
   pads = tuple((max(a, 0), max(b, 0)) for a, b in pads)
-  return _shift((pads, 1, rate), dy, kernel[::-1, ::-1])
+  return _shift((pads, 1, rates), dy, kernel[::-1, ::-1])
 
 
 def _kernel_gradient(geometry, x, kernel, dy):

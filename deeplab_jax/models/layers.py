@@ -74,9 +74,10 @@ def conv(
 
 
 def _paddings(x, kernel, stride, rate, rule):
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
   return tuple(
     same_padding(size, taps, stride, rate, rule)
-    for size, taps in zip(x.shape[1:3], kernel.shape[:2])
+    for size, taps, rate in zip(x.shape[1:3], kernel.shape, rates)
   )
 
 
@@ -147,7 +148,7 @@ class ConvNorm(nn.Module):
     norm: batch-norm settings.
     kernel_size: side of the square kernel.
     stride: of the output positions.
-    rate: atrous rate.
+    rate: atrous rate, or of rows and columns if `depthwise`.
     depthwise: one kernel per channel, multiplier 1.
     activation: applied last; None leaves the result linear.
     padding: rule for strided convolutions.
@@ -159,7 +160,7 @@ class ConvNorm(nn.Module):
   norm: Norm
   kernel_size: int = 1
   stride: int = 1
-  rate: int = 1
+  rate: int | tuple[int, int] = 1
   depthwise: bool = False
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   padding: PaddingRule = "explicit"
@@ -200,7 +201,7 @@ class SeparableConv(nn.Module):
     norm: batch-norm settings of both halves.
     kernel_size: side of the square depthwise kernel.
     stride: of the depthwise convolution.
-    rate: atrous rate of the depthwise convolution.
+    rate: atrous rate of the depthwise convolution, or of rows and columns.
     activation: after each half; None leaves both linear.
     depthwise_init: initialiser of the depthwise kernel.
     pointwise_init: initialiser of the pointwise kernel.
@@ -211,7 +212,7 @@ class SeparableConv(nn.Module):
   norm: Norm
   kernel_size: int = 3
   stride: int = 1
-  rate: int = 1
+  rate: int | tuple[int, int] = 1
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   depthwise_init: Initializer = truncated_normal(0.33)
   pointwise_init: Initializer = truncated_normal(0.06)
