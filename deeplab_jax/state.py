@@ -17,7 +17,7 @@ from deeplab_jax.optimizer import decay_loss, learning_rate
 Tree = Any
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[
-  ["TrainState", dict[str, jax.Array], jax.Array], tuple["TrainState", Metrics]
+  ["TrainState", dict[str, jax.Array]], tuple["TrainState", Metrics]
 ]
 
 
@@ -52,9 +52,9 @@ def init_state(
 ) -> TrainState:
   """A freshly drawn state, replicated over `mesh`, never whole on the host."""
 
-  def create(key: jax.Array) -> TrainState:
+  def create() -> TrainState:
     images = jnp.zeros((1, *crop_size, 3))
-    variables = model.init(key, images, train=False)
+    variables = model.init(jax.random.key(seed), images, train=False)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=variables["params"],
@@ -63,7 +63,7 @@ def init_state(
     )
 
   placement = sharding.replicated(mesh)
-  return jax.jit(create, out_shardings=placement)(jax.random.key(seed))
+  return jax.jit(create, out_shardings=placement)()
 
 
 def abstract(state: TrainState) -> TrainState:
@@ -80,15 +80,16 @@ def make_train_step(
   config: ConfigDict,
   mesh: Mesh,
 ) -> TrainStep:
-  """Compiles one update: (state, batch, key) -> (state, metrics).
+  """Compiles one update: (state, batch) -> (state, metrics).
 
-  The batch holds `image` uint8 (b, h, w, 3) and `label` uint8 (b, h, w); the
-  same root key is given at every step, which folds its number in. The state
-  is donated: the one passed in is gone afterwards.
+  The batch holds `image` uint8 (b, h, w, 3) and `label` uint8 (b, h, w).
+  Random draws follow from the seed and the step's number alone. The state is
+  donated: the one passed in is gone afterwards.
   """
   schedule = learning_rate(config)
 
-  def loss_of(params, state, batch, key):
+  def loss_of(params, state, batch):
+    key = jax.random.key(config.seed)
     logits, changed = model.apply(
       {"params": params, "batch_stats": state.batch_stats},
       preprocess(batch["image"], model.backbone),
@@ -102,9 +103,9 @@ def make_train_step(
     )
     return loss, changed.get("batch_stats", state.batch_stats)
 
-  def train_step(state, batch, key):
+  def train_step(state, batch):
     gradient_of = jax.value_and_grad(loss_of, has_aux=True)
-    (loss, batch_stats), grads = gradient_of(state.params, state, batch, key)
+    (loss, batch_stats), grads = gradient_of(state.params, state, batch)
     decay = decay_loss(state.params, config.weight_decay)
     metrics = {
       "loss": loss + decay,
@@ -120,7 +121,7 @@ def make_train_step(
   whole, divided = sharding.replicated(mesh), sharding.divided(mesh)
   return jax.jit(
     train_step,
-    in_shardings=(whole, divided, whole),
+    in_shardings=(whole, divided),
     out_shardings=(whole, whole),
     donate_argnums=0,
   )

@@ -1,0 +1,27 @@
+"""A small network on generated scenes: the whole path in minutes on a CPU.
+
+  make demo
+  python -m deeplab_jax.main --config configs/quickstart.py \
+    --workdir runs/quickstart
+
+Hardware: 2 CPU cores. Wall time and mIoU: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from deeplab_jax.config import base_config, parse_arg, runlocal
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  arg = parse_arg(arg)
+  config = base_config()
+  config.update(batch_size=8, steps=500, lr=0.05, eval_first=True)
+  config.update(log_every=20, checkpoint_every=100, eval_every=250)
+  config.data.update(name="shapes", crop_size=(129, 129))
+  config.data.update(train_split="train", eval_split="val")
+  config.data.update(min_scale=0.75, max_scale=1.25)
+  config.model.backbone = "mobilenet_v2"
+  config.model.width_multiplier = 0.35
+  config.model.decoder_convs = ((3, 64), (3, 64))
+  config.eval.update(batch_size=4)
+  return runlocal(config) if arg.runlocal else config

@@ -1,0 +1,61 @@
+"""What a run leaves behind beside its weights: metrics.jsonl, TensorBoard."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import tensorboardX
+
+
+class Records:
+  """Numbers by step, in `WORKDIR/metrics.jsonl` and for TensorBoard.
+
+  A run that continues from an earlier step than the last one written first
+  drops what it will write again: no step is ever there twice.
+  """
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    """Opens the records of `workdir` to go on after `step`."""
+    path = workdir / "metrics.jsonl"
+    kept = [row for row in read(path) if row["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    partial.rename(path)
+    self._mious = {
+      row["step"]: row["eval/miou"] for row in kept if "eval/miou" in row
+    }
+    self._lines = path.open("a", buffering=1)
+    self._board = tensorboardX.SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=step + 1
+    )
+
+  def miou(self, step: int) -> float | None:
+    """The mIoU in 0..1 on record for `step`, None if it was not evaluated."""
+    return self._mious.get(step)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds one line of values, named such as "train/loss"; NaN becomes null."""
+    row = {
+      name: None if value != value else value for name, value in values.items()
+    }
+    self._lines.write(json.dumps({"step": step, **row}) + "\n")
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+    if "eval/miou" in values:
+      self._mious[step] = values["eval/miou"]
+      self._board.flush()
+
+  def close(self) -> None:
+    self._lines.close()
+    self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, float]]:
+  """The lines of a metrics.jsonl, less a last one cut off by a crash."""
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows

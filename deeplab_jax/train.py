@@ -1,0 +1,309 @@
+"""The training run: set up, continue where it stopped, loop, evaluate."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from deeplab_jax import checkpoints as checkpoints_lib
+from deeplab_jax import config as config_lib
+from deeplab_jax import evaluate, sharding
+from deeplab_jax.checkpoints import Checkpoints
+from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.models import DeepLab, padding_value
+from deeplab_jax.optimizer import make_optimizer
+from deeplab_jax.preemption import StopRequest
+from deeplab_jax.progress import Progress
+from deeplab_jax.records import Records
+from deeplab_jax.state import (
+  Metrics,
+  TrainState,
+  TrainStep,
+  abstract,
+  init_state,
+  make_train_step,
+)
+
+
+def train_and_evaluate(
+  config: ConfigDict, workdir: pathlib.Path | str
+) -> float | None:
+  """Trains what `config` describes, or continues what `workdir` holds.
+
+  Args:
+    config: see `config.base_config`; checked before anything else.
+    workdir: created if missing; everything the run writes goes there.
+
+  Returns:
+    The held-out mIoU in 0..1 after the last step, None if the run was told to
+    stop before.
+
+  Raises:
+    ValueError: a wrong field, a missing file, weights of another architecture.
+    FloatingPointError: the loss or the gradient is not finite.
+  """
+  config_lib.check(config, jax.device_count())
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  mesh = sharding.make_mesh()
+  dataset = datasets.dataset_info(config.data)
+  model = config_lib.make_model(config, dataset.num_classes)
+  optimizer = make_optimizer(config)
+  state = init_state(model, optimizer, config.data.crop_size, config.seed, mesh)
+  with contextlib.ExitStack() as stack:
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    stack.callback(checkpoints.close)
+    state, origin = _starting_point(state, checkpoints, config)
+    run = _Run(
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      dataset=dataset,
+      model=model,
+      checkpoints=checkpoints,
+      records=Records(workdir, int(state.step)),
+      progress=Progress(
+        config.steps, int(state.step), jax.process_index() == 0
+      ),
+      stop=StopRequest(),
+    )
+    stack.callback(run.records.close)
+    stack.callback(run.stop.close)
+    _write_descriptions(run)
+    run.progress.say(f"{_summary(run, state)}\n{origin}")
+    with run.progress:
+      train_step = make_train_step(model, optimizer, config, mesh)
+      state = _loop(run, state, train_step)
+    checkpoints.wait()
+    return _report(run, int(state.step))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What one run has at hand, all of it fixed for its duration."""
+
+  config: ConfigDict
+  workdir: pathlib.Path
+  mesh: Mesh
+  dataset: DatasetInfo
+  model: DeepLab
+  checkpoints: Checkpoints
+  records: Records
+  progress: Progress
+  stop: StopRequest
+
+  def due(self, step: int, every: int) -> bool:
+    """Whether `step` is the last, or one of those done every so many steps."""
+    return step >= self.config.steps or (every > 0 and step % every == 0)
+
+
+def _starting_point(
+  state: TrainState, checkpoints: Checkpoints, config: ConfigDict
+) -> tuple[TrainState, str]:
+  """The state to go on from, and a line saying where it comes from."""
+  restored = checkpoints.restore_newest(abstract(state))
+  if restored is not None:
+    return restored, f"continuing from step {restored.step}"
+  if config.init_from:
+    return checkpoints_lib.initialize_from(
+      state, config.init_from, config.init_parts
+    )
+  return state, "starting from random weights"
+
+
+def _write_descriptions(run: _Run, **evaluation: Any) -> None:
+  """Writes config.json and model.json, the latter as `load` needs it."""
+  if jax.process_index() != 0:
+    return
+  config = json.loads(run.config.to_json_best_effort())
+  checkpoints_lib.write_json(run.workdir / "config.json", config)
+  facts = dataclasses.asdict(run.dataset)
+  names = ("name", "class_names", "colors", "ignore_label")
+  checkpoints_lib.write_model_json(
+    run.workdir,
+    run.model,
+    dataset={name: facts[name] for name in names},
+    source=f"trained by deeplab_jax, init_from={run.config.init_from!r}",
+    license=run.dataset.license,
+    evaluation=evaluation,
+  )
+
+
+def _summary(run: _Run, state: TrainState) -> str:
+  """What is trained on what, and where."""
+  devices = run.mesh.devices.ravel()
+  millions = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
+  data = run.config.data
+  splits = (
+    data.train_split or run.dataset.train_split,
+    data.eval_split or run.dataset.eval_split,
+  )
+  sizes = [
+    f"{len(datasets.open_source(data, split))} images in {split}"
+    for split in splits
+  ]
+  return (
+    f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process"
+    f"(es); {run.model.backbone}, {millions:.2f} M parameters; "
+    f"{run.dataset.name}: {', '.join(sizes)}"
+  )
+
+
+def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
+  """Trains to the last step or until told to stop; saves either way."""
+  config = run.config
+  step = int(state.step)
+  batches = _batches(run, step)
+  window = _Window(run, step)
+  evaluating = _owes_evaluation(run, step)
+  while True:
+    if evaluating:
+      if not _evaluate(run, state, step):
+        run.checkpoints.save(state)
+        break
+      window.restart_clock()
+    if step >= config.steps:
+      break
+    batch = next(batches)
+    names = batch.pop("name")
+    state, metrics = train_step(state, sharding.global_batch(batch, run.mesh))
+    step += 1
+    run.progress.advance(step)
+    window.add(step, names, metrics)
+    stopping = run.stop.at(step)
+    saving = stopping or run.due(step, config.checkpoint_every)
+    evaluating = run.due(step, config.eval_every) and not stopping
+    if run.due(step, config.log_every):
+      window.log()
+    if saving:
+      window.check()
+      run.checkpoints.save(state)
+    if stopping:
+      break
+  return state
+
+
+def _batches(run: _Run, step: int) -> Iterator[dict[str, Any]]:
+  """This process's rows of the global batches from `step` on."""
+  return pipeline.train_batches(
+    run.config.data,
+    batch_size=run.config.batch_size,
+    seed=run.config.seed,
+    start_step=step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    padding_value=padding_value(run.model.backbone),
+  )
+
+
+def _owes_evaluation(run: _Run, step: int) -> bool:
+  """Whether to evaluate before training on: at 0 if asked to, or if the run
+  was cut off after saving `step` and before evaluating it."""
+  config = run.config
+  due = run.due(step, config.eval_every) if step else config.eval_first
+  owes = due and run.records.miou(step) is None
+  return bool(multihost_utils.broadcast_one_to_all(np.asarray(owes)))
+
+
+def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
+  """Evaluates, records, draws, keeps the best; False if told to stop."""
+  evaluation = evaluate.evaluate(
+    run.model,
+    state.variables,
+    run.config,
+    mesh=run.mesh,
+    should_stop=lambda: run.stop.received,
+  )
+  if evaluation is None:
+    return False
+  run.records.write(step, evaluation.as_metrics())
+  run.checkpoints.save_best(state, evaluation.miou)
+  run.progress.miou = evaluation.miou
+  run.progress.say(f"step {step}: held-out mIoU {evaluation.miou:.2%}")
+  return True
+
+
+def _report(run: _Run, step: int) -> float | None:
+  """Says how the run ended and where things are; the last mIoU, if any."""
+  if step < run.config.steps:
+    run.progress.say(
+      f"stopped at step {step}, saved; the same command continues"
+    )
+    return None
+  miou = run.records.miou(step)
+  run.progress.say(
+    f"held-out mIoU {miou:.2%} after {step} steps\n"
+    f"pictures: {run.workdir / 'pictures'}\n"
+    f"checkpoints: {run.workdir / 'checkpoints'}, best: {run.workdir / 'best'}"
+  )
+  return miou
+
+
+class _Window:
+  """The latest steps, whose figures may still be on the device."""
+
+  def __init__(self, run: _Run, step: int):
+    self._run = run
+    self._pending: list[tuple[int, list[str], Metrics]] = []
+    self._steps_timed = 0
+    self._began = time.monotonic()
+
+  def add(self, step: int, names: list[str], metrics: Metrics) -> None:
+    """Takes a step just begun, once the one before has ended.
+
+    The wait bounds the work queued on the device, and so the time to stop.
+    """
+    if self._pending:
+      jax.block_until_ready(self._pending[-1][2])
+    self._pending.append((step, names, metrics))
+    self._steps_timed += 1
+
+  def restart_clock(self) -> None:
+    """Begins to time anew, after something that was not training."""
+    self._steps_timed = 0
+    self._began = time.monotonic()
+
+  def log(self) -> None:
+    """Records and shows the figures of the last step."""
+    step, figures = self.check()
+    seconds = time.monotonic() - self._began
+    rate = self._steps_timed * self._run.config.batch_size / seconds
+    self.restart_clock()
+    figures["images_per_second"] = rate
+    values = {f"train/{name}": value for name, value in figures.items()}
+    self._run.records.write(step, values)
+    self._run.progress.show(step, figures["loss"], rate)
+
+  def check(self) -> tuple[int, dict[str, float]]:
+    """Fetches the figures of the last step; all since the last check, finite.
+
+    Raises:
+      FloatingPointError: naming the first step that is not, and its images.
+    """
+    for step, names, metrics in self._pending:
+      self._latest = step, {k: float(v) for k, v in metrics.items()}
+      self._require_finite(*self._latest, names)
+    self._pending.clear()
+    return self._latest
+
+  def _require_finite(
+    self, step: int, figures: dict[str, float], names: list[str]
+  ) -> None:
+    loss, gradient_norm = figures["loss"], figures["gradient_norm"]
+    if not math.isfinite(loss + gradient_norm):
+      raise FloatingPointError(
+        f"loss {loss}, gradient norm {gradient_norm} in step {step} at "
+        f"learning rate {figures['learning_rate']:g}, images "
+        f"{', '.join(names)}; look at these, or lower config.lr; the last good "
+        f"checkpoint stays in {self._run.workdir / 'checkpoints'}"
+      )
