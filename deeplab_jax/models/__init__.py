@@ -5,9 +5,9 @@ from deeplab_jax.models.backbones import (
   padding_value,
   preprocess,
 )
+from deeplab_jax.models.classifier import Classifier
 from deeplab_jax.models.deeplab import (
   DeepLab,
-  check_arguments,
   model_arguments,
   model_from_dict,
   model_to_dict,
@@ -16,8 +16,8 @@ from deeplab_jax.models.layers import resize_bilinear
 
 __all__ = [
   "BACKBONES",
+  "Classifier",
   "DeepLab",
-  "check_arguments",
   "model_arguments",
   "model_from_dict",
   "model_to_dict",

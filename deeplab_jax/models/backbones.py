@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.models.mobilenet import MobileNetV2
+from deeplab_jax.models.mobilenet_v3 import MobileNetV3
 from deeplab_jax.models.resnet import ResNet
 from deeplab_jax.models.xception import Xception
 
@@ -20,6 +21,7 @@ class Backbone:
     module: its class.
     settings: what the name says of the class's attributes.
     multi_grid: published default, or None where there is none to set.
+    has_width: whether it takes a width multiplier.
     subtract_mean: whether the input is RGB less the ImageNet mean, in place of
       RGB scaled to -1..1.
     weight_decay: of the official training.
@@ -27,19 +29,24 @@ class Backbone:
 
   module: type[nn.Module]
   settings: dict
-  multi_grid: tuple[int, int, int] | None = (1, 1, 1)
+  multi_grid: tuple[int, int, int] | None = None
+  has_width: bool = False
   subtract_mean: bool = False
   weight_decay: float = 4e-5
 
 
 BACKBONES = {
   **{
-    name: Backbone(Xception, {"variant": name})
+    name: Backbone(Xception, {"variant": name}, multi_grid=(1, 1, 1))
     for name in ("xception_41", "xception_65", "xception_71")
   },
   **{
     name: Backbone(
-      ResNet, {"variant": name}, subtract_mean=True, weight_decay=1e-4
+      ResNet,
+      {"variant": name},
+      multi_grid=(1, 1, 1),
+      subtract_mean=True,
+      weight_decay=1e-4,
     )
     for name in ("resnet_50", "resnet_101")
   },
@@ -52,7 +59,11 @@ BACKBONES = {
     )
     for name in ("resnet_50", "resnet_101")
   },
-  "mobilenet_v2": Backbone(MobileNetV2, {}, multi_grid=None),
+  "mobilenet_v2": Backbone(MobileNetV2, {}, has_width=True),
+  **{
+    name: Backbone(MobileNetV3, {"variant": name})
+    for name in ("mobilenet_v3_large_seg", "mobilenet_v3_small_seg")
+  },
 }
 
 _IMAGENET_MEAN = (123.15, 115.90, 103.06)
@@ -64,6 +75,28 @@ def find_backbone(name: str) -> Backbone:
     known = ", ".join(sorted(BACKBONES))
     raise ValueError(f"backbone must be one of {known}; got {name!r}")
   return BACKBONES[name]
+
+
+def build_backbone(
+  name: str,
+  *,
+  output_stride: int,
+  multi_grid: tuple[int, int, int] | None = None,
+  width_multiplier: float = 1.0,
+  dtype: jnp.dtype = jnp.float32,
+) -> nn.Module:
+  """The module `backbone` of a network; see `DeepLab` for the arguments.
+
+  It maps `(b, h, w, 3)` and whether to use batch statistics to features and a
+  dict of low-level features.
+  """
+  entry = find_backbone(name)
+  settings = dict(entry.settings, output_stride=output_stride, dtype=dtype)
+  if entry.multi_grid is not None:
+    settings["multi_grid"] = multi_grid or entry.multi_grid
+  if entry.has_width:
+    settings["width_multiplier"] = width_multiplier
+  return entry.module(**settings, name="backbone")
 
 
 def padding_value(backbone: str) -> tuple[float, float, float]:

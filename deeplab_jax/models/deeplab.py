@@ -6,14 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from deeplab_jax.models.arguments import LOW_LEVEL_STRIDES, check_arguments
 from deeplab_jax.models.aspp import ASPP
-from deeplab_jax.models.backbones import BACKBONES, find_backbone
+from deeplab_jax.models.backbones import build_backbone
 from deeplab_jax.models.decoder import Decoder
+from deeplab_jax.models.dpc import DPC
 from deeplab_jax.models.layers import Conv, truncated_normal
-
-OUTPUT_STRIDES = (8, 16, 32)
-LOW_LEVEL_FEATURES = ("conv4", "conv3", "conv2")
-_LOW_LEVEL_STRIDES = {"conv2": 4, "conv3": 8, "conv4": 16}
+from deeplab_jax.models.lraspp import LiteRASPP
 
 
 class DeepLab(nn.Module):
@@ -29,6 +28,9 @@ class DeepLab(nn.Module):
     multi_grid: factors of the atrous rates of the backbone's last three units
       or convolutions; None takes the backbone's published ones.
     width_multiplier: factor of all channels of a MobileNet backbone.
+    head: of the encoder: `"aspp"`; `"dpc"`, the dense prediction cell of the
+      released Xception-71; `"lraspp"`, the whole head of the released
+      MobileNetV3, which joins one low-level feature.
     atrous_rates: of the ASPP branches, at output stride 16; scaled by
       16 / output_stride inside. `()` leaves these branches out.
     image_pooling: whether ASPP has the image-level branch.
@@ -48,6 +50,7 @@ class DeepLab(nn.Module):
   output_stride: int = 16
   multi_grid: tuple[int, int, int] | None = None
   width_multiplier: float = 1.0
+  head: str = "aspp"
   atrous_rates: tuple[int, ...] = (6, 12, 18)
   image_pooling: bool = True
   aspp_separable: bool = True
@@ -59,7 +62,7 @@ class DeepLab(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   def __post_init__(self):
-    check_arguments(**model_arguments(self))
+    check_arguments(self)
     super().__post_init__()
 
   @property
@@ -67,7 +70,7 @@ class DeepLab(nn.Module):
     """Image pixels per logit: of the finest low-level feature, if any."""
     if not self.decoder:
       return self.output_stride
-    return _LOW_LEVEL_STRIDES[self.decoder[-1]]
+    return min(self.output_stride, LOW_LEVEL_STRIDES[self.decoder[-1]])
 
   @nn.compact
   def __call__(
@@ -94,15 +97,18 @@ class DeepLab(nn.Module):
     if images.ndim != 4 or images.shape[-1] != 3:
       raise ValueError(f"images must be (b, h, w, 3), got {images.shape}")
     use_batch_stats = train and not frozen_batch_norm
-    x, low_levels = self._backbone()(images.astype(self.dtype), use_batch_stats)
-    x = ASPP(
-      tuple(rate * 16 // self.output_stride for rate in self.atrous_rates),
-      self.image_pooling,
-      self.aspp_separable,
-      dropout_rate=self.dropout_rate,
+    backbone = build_backbone(
+      self.backbone,
+      output_stride=self.output_stride,
+      multi_grid=self.multi_grid,
+      width_multiplier=self.width_multiplier,
       dtype=self.dtype,
-      name="aspp",
-    )(x, use_batch_stats, train)
+    )
+    x, low_levels = backbone(images.astype(self.dtype), use_batch_stats)
+    if self.head == "lraspp":
+      head = LiteRASPP(self.num_classes, dtype=self.dtype, name="lraspp")
+      return head(x, low_levels[self.decoder[0]], use_batch_stats)
+    x = self._encoder_head()(x, use_batch_stats, train)
     for i, name in enumerate(self.decoder):
       x = Decoder(
         self.decoder_low_level_channels,
@@ -112,18 +118,25 @@ class DeepLab(nn.Module):
         name="decoder" if i == 0 else f"decoder_{i}",
       )(x, low_levels[name], use_batch_stats)
     wide = jnp.promote_types(self.dtype, jnp.float32)
-    return Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")(
-      x
-    )
+    logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")
+    return logits(x)
 
-  def _backbone(self) -> nn.Module:
-    entry = BACKBONES[self.backbone]
-    settings = dict(entry.settings, output_stride=self.output_stride)
-    if entry.multi_grid is None:
-      settings["width_multiplier"] = self.width_multiplier
-    else:
-      settings["multi_grid"] = self.multi_grid or entry.multi_grid
-    return entry.module(**settings, dtype=self.dtype, name="backbone")
+  def _encoder_head(self) -> nn.Module:
+    if self.head == "dpc":
+      return DPC(
+        self.output_stride,
+        dropout_rate=self.dropout_rate,
+        dtype=self.dtype,
+        name="dpc",
+      )
+    return ASPP(
+      tuple(rate * 16 // self.output_stride for rate in self.atrous_rates),
+      self.image_pooling,
+      self.aspp_separable,
+      dropout_rate=self.dropout_rate,
+      dtype=self.dtype,
+      name="aspp",
+    )
 
 
 def model_arguments(model: DeepLab) -> dict[str, Any]:
@@ -153,83 +166,3 @@ def _tuples(value):
   if isinstance(value, list | tuple):
     return tuple(_tuples(item) for item in value)
   return value
-
-
-def check_arguments(
-  num_classes: int,
-  backbone: str = "xception_65",
-  output_stride: int = 16,
-  multi_grid: tuple[int, int, int] | None = None,
-  width_multiplier: float = 1.0,
-  atrous_rates: tuple[int, ...] = (6, 12, 18),
-  decoder: tuple[str, ...] = ("conv2",),
-  decoder_low_level_channels: int = 48,
-  decoder_convs: tuple[tuple[int, int], ...] = ((3, 256), (3, 256)),
-  dropout_rate: float = 0.1,
-  **switches: Any,
-) -> None:
-  """Raises ValueError naming the first argument that `DeepLab` cannot take."""
-  entry = find_backbone(backbone)
-  _require(num_classes >= 1, "num_classes must be at least 1", num_classes)
-  _require(
-    output_stride in OUTPUT_STRIDES,
-    "output_stride must be 8, 16 or 32",
-    output_stride,
-  )
-  _require(
-    multi_grid is None
-    or (entry.multi_grid and len(multi_grid) == 3 and min(multi_grid) >= 1),
-    "multi_grid must be None or three positive factors"
-    if entry.multi_grid
-    else f"multi_grid must be None for {backbone}",
-    multi_grid,
-  )
-  _require(
-    width_multiplier > 0, "width_multiplier must be positive", width_multiplier
-  )
-  _require(
-    width_multiplier == 1 or entry.multi_grid is None,
-    f"width_multiplier must be 1 for {backbone}: only MobileNets have one",
-    width_multiplier,
-  )
-  _require(
-    all(r >= 1 and r * 16 % output_stride == 0 for r in atrous_rates),
-    "atrous_rates (given at output stride 16) must be positive and whole when"
-    f" scaled by 16 / {output_stride}",
-    atrous_rates,
-  )
-  _check_decoder(
-    decoder, decoder_low_level_channels, decoder_convs, output_stride
-  )
-  _require(
-    0 <= dropout_rate < 1, "dropout_rate must be in [0, 1)", dropout_rate
-  )
-
-
-def _check_decoder(decoder, channels, convs, output_stride):
-  order = [name for name in LOW_LEVEL_FEATURES if name in decoder]
-  _require(
-    not isinstance(decoder, str) and list(decoder) == order,
-    "decoder must name low-level features from coarse to fine, of"
-    f" {LOW_LEVEL_FEATURES}",
-    decoder,
-  )
-  _require(
-    all(_LOW_LEVEL_STRIDES[name] < output_stride for name in decoder),
-    f"decoder features must be finer than output_stride {output_stride}",
-    decoder,
-  )
-  _require(
-    channels >= 1, "decoder_low_level_channels must be at least 1", channels
-  )
-  _require(
-    all(len(c) == 2 and c[0] % 2 == 1 and c[1] >= 1 for c in convs)
-    and (not decoder or len(convs) > 0),
-    "decoder_convs must be (odd kernel size, channels) pairs, one or more",
-    convs,
-  )
-
-
-def _require(holds, rule, got):
-  if not holds:
-    raise ValueError(f"{rule}; got {got!r}")

@@ -5,6 +5,7 @@ the block `expanded_conv_k`, layer 18 the feature.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -31,48 +32,55 @@ def divisible(value: float, divisor: int) -> int:
 
 
 class InvertedResidual(nn.Module):
-  """1x1 expansion, depthwise 3x3, linear 1x1 projection.
+  """1x1 expansion, depthwise convolution, linear 1x1 projection.
 
   Attributes:
     features: output channels.
     stride: of the depthwise convolution.
     rate: atrous rate of the depthwise convolution.
-    expansion: factor of the input channels; 1 leaves the expansion out.
+    expanded: channels of the expansion; left out if the input has as many.
+    kernel_size: side of the depthwise kernel.
+    activation: of expansion and depthwise convolution.
+    squeeze: module applied, as `squeeze_excite`, before the projection.
     dtype: of the computation.
   """
 
   features: int
   stride: int
   rate: int
-  expansion: int = 6
+  expanded: int
+  kernel_size: int = 3
+  activation: Callable[[jax.Array], jax.Array] = nn.relu6
+  squeeze: type[nn.Module] | None = None
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, use_batch_stats: bool):
+  def __call__(
+    self, x: jax.Array, use_batch_stats: bool
+  ) -> tuple[jax.Array, jax.Array]:
     """Returns the block's output and its depthwise convolution's."""
     conv = functools.partial(
       ConvNorm,
       norm=NORM,
-      activation=nn.relu6,
+      activation=self.activation,
       padding="tensorflow",
       kernel_init=KERNEL_INIT,
       dtype=self.dtype,
     )
     y = x
-    if self.expansion > 1:
-      depth = divisible(self.expansion * x.shape[-1], 8)
-      y = conv(depth, name="expand")(y, use_batch_stats)
-    middle = conv(
-      y.shape[-1],
-      kernel_size=3,
+    if self.expanded != x.shape[-1]:
+      y = conv(self.expanded, name="expand")(y, use_batch_stats)
+    middle = y = conv(
+      self.expanded,
+      kernel_size=self.kernel_size,
       stride=self.stride,
       rate=self.rate,
       depthwise=True,
       name="depthwise",
     )(y, use_batch_stats)
-    y = conv(self.features, activation=None, name="project")(
-      middle, use_batch_stats
-    )
+    if self.squeeze is not None:
+      y = self.squeeze(dtype=self.dtype, name="squeeze_excite")(y)
+    y = conv(self.features, activation=None, name="project")(y, use_batch_stats)
     residual = self.stride == 1 and x.shape[-1] == self.features
     return (x + y if residual else y), middle
 
@@ -123,7 +131,7 @@ class MobileNetV2(nn.Module):
         depth,
         stride,
         rate,
-        expansion=1 if layer == 2 else 6,
+        expanded=(x.shape[-1] if layer == 2 else divisible(6 * x.shape[-1], 8)),
         dtype=self.dtype,
         name=f"block_{layer - 2}",
       )

@@ -1,0 +1,95 @@
+"""What the arguments of `DeepLab` may be."""
+
+from typing import Any
+
+from deeplab_jax.models.backbones import find_backbone
+
+OUTPUT_STRIDES = (8, 16, 32)
+HEADS = ("aspp", "dpc", "lraspp")
+LOW_LEVEL_STRIDES = {"conv4": 16, "conv3": 8, "conv2": 4}
+"""Low-level features by the paper's names, from coarse to fine."""
+
+
+def check_arguments(model: Any) -> None:
+  """Raises ValueError naming the first argument that is not allowed.
+
+  Args:
+    model: anything with the attributes of `DeepLab`.
+  """
+  _check_backbone(model)
+  _check_head(model)
+  _check_decoder(model)
+
+
+def _check_backbone(model):
+  entry = find_backbone(model.backbone)
+  _require(model, "output_stride", "8, 16 or 32", lambda v: v in OUTPUT_STRIDES)
+  if entry.multi_grid is None:
+    rule = f"None: {model.backbone} has no multi-grid"
+    _require(model, "multi_grid", rule, lambda v: v is None)
+  _require(
+    model,
+    "multi_grid",
+    "None or three positive factors",
+    lambda v: v is None or (len(v) == 3 and all(map(_positive, v))),
+  )
+  _require(model, "width_multiplier", "positive", lambda v: v > 0)
+  if not entry.has_width:
+    rule = f"1: {model.backbone} has one width"
+    _require(model, "width_multiplier", rule, lambda v: v == 1)
+
+
+def _check_head(model):
+  _require(model, "num_classes", "a positive integer", _positive)
+  _require(model, "head", f"one of {HEADS}", lambda v: v in HEADS)
+  stride = model.output_stride
+  _require(
+    model,
+    "atrous_rates",
+    "positive integers (at output stride 16) that stay whole when scaled by"
+    f" 16 / {stride}",
+    lambda v: all(_positive(rate) and rate * 16 % stride == 0 for rate in v),
+  )
+  _require(model, "dropout_rate", "in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def _check_decoder(model):
+  _require(
+    model,
+    "decoder",
+    f"low-level features from coarse to fine, of {tuple(LOW_LEVEL_STRIDES)}",
+    lambda v: (
+      not isinstance(v, str)
+      and list(v) == [name for name in LOW_LEVEL_STRIDES if name in v]
+    ),
+  )
+  if model.head == "lraspp":
+    rule = "one low-level feature for head 'lraspp', as published ('conv3',)"
+    _require(model, "decoder", rule, lambda v: len(v) == 1)
+  _require(model, "decoder_low_level_channels", "a positive integer", _positive)
+  _require(
+    model,
+    "decoder_convs",
+    "(odd kernel size, channels) pairs, at least one",
+    lambda v: (
+      len(v) > 0
+      and all(
+        len(pair) == 2 and all(map(_positive, pair)) and pair[0] % 2 == 1
+        for pair in v
+      )
+    ),
+  )
+
+
+def _positive(value) -> bool:
+  return isinstance(value, int) and value >= 1
+
+
+def _require(model, argument, rule, holds):
+  value = getattr(model, argument)
+  try:
+    fine = holds(value)
+  except TypeError:
+    fine = False
+  if not fine:
+    raise ValueError(f"{argument} must be {rule}; got {value!r}")

@@ -1,0 +1,77 @@
+"""ImageNet classification heads, for pretraining a backbone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.backbones import build_backbone
+from deeplab_jax.models.layers import Conv, ConvNorm, truncated_normal
+from deeplab_jax.models.mobilenet import KERNEL_INIT, NORM
+
+# Share of the pooled features that training drops.
+_DROPOUT = {"xception": 0.5, "mobilenet": 0.2, "resnet": 0.0}
+
+
+class Classifier(nn.Module):
+  """A backbone, global average pooling and a linear layer.
+
+  The parameters below `backbone` are those of `DeepLab` with that backbone.
+
+  Attributes:
+    num_classes: 1000, or 1001 as in the official checkpoints (0: background).
+    backbone: a key of `BACKBONES`.
+    width_multiplier: factor of all channels of a MobileNet backbone.
+    output_stride: image pixels per feature before pooling.
+    dtype: of the computation; logits are float32.
+  """
+
+  num_classes: int = 1001
+  backbone: str = "xception_65"
+  width_multiplier: float = 1.0
+  output_stride: int = 32
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    images: jax.Array,
+    *,
+    train: bool = False,
+    frozen_batch_norm: bool = False,
+  ) -> jax.Array:
+    """Maps `(b, h, w, 3)`, as `preprocess` gives them, to float32 logits.
+
+    Args:
+      images: any size from `output_stride` upwards.
+      train: whether to drop out and to use (and update) batch statistics.
+      frozen_batch_norm: in training, use the stored statistics.
+
+    Returns:
+      `(b, num_classes)`.
+    """
+    use_batch_stats = train and not frozen_batch_norm
+    # Multi-grid is for segmentation: the released classifiers have none.
+    multi_grid = None if "mobilenet" in self.backbone else (1, 1, 1)
+    backbone = build_backbone(
+      self.backbone,
+      output_stride=self.output_stride,
+      multi_grid=multi_grid,
+      width_multiplier=self.width_multiplier,
+      dtype=self.dtype,
+    )
+    x, _ = backbone(images.astype(self.dtype), use_batch_stats)
+    if self.backbone == "mobilenet_v2":
+      x = ConvNorm(
+        int(1280 * max(1, self.width_multiplier)),
+        NORM,
+        activation=nn.relu6,
+        kernel_init=KERNEL_INIT,
+        dtype=self.dtype,
+        name="conv_1",
+      )(x, use_batch_stats)
+    wide = jnp.promote_types(self.dtype, jnp.float32)
+    x = x.astype(wide).mean((1, 2), keepdims=True)
+    rate = _DROPOUT[self.backbone.split("_")[0]]
+    x = nn.Dropout(rate, deterministic=not train)(x)
+    logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")
+    return logits(x)[:, 0, 0]

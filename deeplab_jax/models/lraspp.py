@@ -1,0 +1,49 @@
+"""Lite R-ASPP, the head of MobileNetV3 (Howard et al., 2019, section 6.4).
+
+A 1x1 branch gated by pooled features, joined by addition with one low-level
+feature. The sum is the logits.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.aspp import HEAD_NORM
+from deeplab_jax.models.layers import Conv, ConvNorm, resize_bilinear
+from deeplab_jax.models.mobilenet_v3 import hard_sigmoid
+
+
+class LiteRASPP(nn.Module):
+  """The head.
+
+  Attributes:
+    num_classes: channels of the logits.
+    window: side of the pooling window in features: that of a 769 crop at
+      output stride 32.
+    strides: of the pooling window.
+    features: channels of the gated branch.
+    dtype: of the computation; what adds up to the logits is float32.
+  """
+
+  num_classes: int
+  window: int = 25
+  strides: tuple[int, int] = (4, 5)
+  features: int = 128
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, low_level: jax.Array, use_batch_stats: bool
+  ) -> jax.Array:
+    """Joins `x` (b, h, w, c) and `low_level` (b, h', w', c') to logits."""
+    size = x.shape[1:3]
+    window = tuple(min(self.window, side) for side in size)
+    gate = nn.avg_pool(x, window, self.strides, "VALID")
+    gate = Conv(self.features, dtype=self.dtype, name="image_pooling")(gate)
+    gate = resize_bilinear(hard_sigmoid(gate), size)
+    branch = ConvNorm(self.features, HEAD_NORM, dtype=self.dtype, name="aspp0")
+    x = branch(x, use_batch_stats) * gate
+    wide = jnp.promote_types(self.dtype, jnp.float32)
+    x = Conv(self.num_classes, dtype=wide, name="decoder_conv0")(x)
+    skip = Conv(self.num_classes, dtype=wide, name="feature_projection0")
+    return resize_bilinear(x, low_level.shape[1:3]) + skip(low_level)

@@ -1,0 +1,164 @@
+"""MobileNetV3 for segmentation (Howard et al., 2019, section 6.4).
+
+The large and small networks with the last stage's channels halved, as released
+for Cityscapes. Inverted residuals as in MobileNetV2, some with squeeze and
+excitation, hard swish in the deeper half.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.layers import Conv, ConvNorm
+from deeplab_jax.models.mobilenet import (
+  KERNEL_INIT,
+  NORM,
+  InvertedResidual,
+  divisible,
+)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+  """A sigmoid in straight pieces, with the released model's constant."""
+  return nn.relu6(x + 3) * 0.16667
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+  """x * sigmoid(x) in straight pieces."""
+  return x * nn.relu6(x + 3) * (1 / 6)
+
+
+class Block(NamedTuple):
+  """One inverted residual."""
+
+  kernel_size: int
+  expanded: int
+  features: int
+  stride: int = 1
+  squeeze: bool = False
+  hard: bool = False
+
+
+_LARGE = (
+  Block(3, 16, 16),
+  Block(3, 64, 24, 2),
+  Block(3, 72, 24),
+  Block(5, 72, 40, 2, squeeze=True),
+  Block(5, 120, 40, squeeze=True),
+  Block(5, 120, 40, squeeze=True),
+  Block(3, 240, 80, 2, hard=True),
+  Block(3, 200, 80, hard=True),
+  Block(3, 184, 80, hard=True),
+  Block(3, 184, 80, hard=True),
+  Block(3, 480, 112, squeeze=True, hard=True),
+  Block(3, 672, 112, squeeze=True, hard=True),
+  Block(5, 336, 80, 2, squeeze=True, hard=True),
+  Block(5, 480, 80, squeeze=True, hard=True),
+  Block(5, 480, 80, squeeze=True, hard=True),
+)
+_SMALL = (
+  Block(3, 16, 16, 2, squeeze=True),
+  Block(3, 72, 24, 2),
+  Block(3, 88, 24),
+  Block(5, 96, 40, 2, squeeze=True, hard=True),
+  Block(5, 240, 40, squeeze=True, hard=True),
+  Block(5, 240, 40, squeeze=True, hard=True),
+  Block(5, 120, 48, squeeze=True, hard=True),
+  Block(5, 144, 48, squeeze=True, hard=True),
+  Block(5, 144, 48, 2, squeeze=True, hard=True),
+  Block(5, 288, 48, squeeze=True, hard=True),
+  Block(5, 288, 48, squeeze=True, hard=True),
+)
+
+
+class Variant(NamedTuple):
+  """A published network."""
+
+  blocks: tuple[Block, ...]
+  features: int
+  low_level: dict[str, int]  # index of the block whose depthwise output it is
+
+
+VARIANTS = {
+  "mobilenet_v3_large_seg": Variant(
+    _LARGE, 480, {"conv2": 2, "conv3": 5, "conv4": 11}
+  ),
+  "mobilenet_v3_small_seg": Variant(
+    _SMALL, 288, {"conv2": 0, "conv3": 2, "conv4": 7}
+  ),
+}
+
+
+class SqueezeExcite(nn.Module):
+  """Scales channels by a gate computed from their means.
+
+  Attributes:
+    dtype: of the computation.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`(b, h, w, c)` to the same shape."""
+    channels = x.shape[-1]
+    squeezed = x.mean((1, 2), keepdims=True)
+    conv = functools.partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
+    gate = nn.relu(conv(divisible(channels / 4, 8), name="squeeze")(squeezed))
+    return x * hard_sigmoid(conv(channels, name="excite")(gate))
+
+
+class MobileNetV3(nn.Module):
+  """The MobileNetV3 segmentation backbones.
+
+  Attributes:
+    variant: a key of `VARIANTS`.
+    output_stride: 8, 16 or 32.
+    dtype: of the computation.
+  """
+
+  variant: str
+  output_stride: int = 32
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, use_batch_stats: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps `(b, h, w, 3)` to features and low-level features.
+
+    Returns:
+      `(b, h / output_stride, w / output_stride, c)` with c 480 (large) or 288,
+      and the depthwise outputs `conv2` (stride 4), `conv3` (8), `conv4` (16).
+    """
+    blocks, features, low_level = VARIANTS[self.variant]
+    conv = functools.partial(
+      ConvNorm,
+      norm=NORM,
+      activation=hard_swish,
+      padding="tensorflow",
+      kernel_init=KERNEL_INIT,
+      dtype=self.dtype,
+    )
+    plan = atrous_plan([2, *(b.stride for b in blocks)], self.output_stride)
+    x = conv(16, kernel_size=3, stride=2, name="stem")(x, use_batch_stats)
+    middles = []
+    for i, (block, (stride, rate)) in enumerate(zip(blocks, plan[1:])):
+      x, middle = InvertedResidual(
+        block.features,
+        stride,
+        rate,
+        expanded=block.expanded,
+        kernel_size=block.kernel_size,
+        activation=hard_swish if block.hard else nn.relu,
+        squeeze=SqueezeExcite if block.squeeze else None,
+        dtype=self.dtype,
+        name=f"block_{i}",
+      )(x, use_batch_stats)
+      middles.append(middle)
+    x = conv(features, name="conv_1")(x, use_batch_stats)
+    return x, {name: middles[index] for name, index in low_level.items()}
