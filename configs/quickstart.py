@@ -4,6 +4,7 @@
   python -m deeplab_jax.main --config configs/quickstart.py \
     --workdir runs/quickstart
 
+Arguments: runlocal.
 Hardware: 2 CPU cores. Wall time and mIoU: not yet run.
 """
 
@@ -13,12 +14,12 @@ from deeplab_jax.config import base_config, parse_arg, runlocal
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+  """A narrow MobileNetV2 under the full ASPP and decoder."""
   arg = parse_arg(arg)
   config = base_config()
   config.update(batch_size=8, steps=500, lr=0.05, eval_first=True)
   config.update(log_every=20, checkpoint_every=100, eval_every=250)
   config.data.update(name="shapes", crop_size=(129, 129))
-  config.data.update(train_split="train", eval_split="val")
   config.data.update(min_scale=0.75, max_scale=1.25)
   config.model.backbone = "mobilenet_v2"
   config.model.width_multiplier = 0.35

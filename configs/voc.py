@@ -1,0 +1,38 @@
+"""PASCAL VOC 2012 as in the paper, sections 4.1 and 4.2.
+
+Train on train_aug at output stride 16, batch norm trained:
+
+  python -m deeplab_jax.prepare voc2012
+  python -m deeplab_jax.main --config configs/voc.py \
+    --config.init_from=models/xception_65_imagenet --workdir runs/voc
+
+then on trainval at output stride 8, batch norm frozen, from the result:
+
+  python -m deeplab_jax.main --config configs/voc.py:finetune \
+    --config.init_from=runs/voc --workdir runs/voc_finetune
+
+Arguments: backbone=NAME (xception_65), finetune, runlocal.
+Hardware: 8 accelerators. Wall time and mIoU: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from deeplab_jax.config import base_config, parse_arg, runlocal
+from deeplab_jax.models.backbones import find_backbone
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config of the first command, or of the second with `finetune`."""
+  arg = parse_arg(arg, backbone="xception_65", finetune=False)
+  config = base_config()
+  config.model.backbone = arg.backbone
+  config.weight_decay = find_backbone(arg.backbone).weight_decay
+  config.init_parts = "backbone"
+  config.update(eval_every=5000, checkpoint_every=1000)
+  config.data.update(name="voc2012", train_split="train_aug")
+  config.data.eval_size = (513, 513)
+  if arg.finetune:
+    config.update(init_parts="all", lr=1e-4, train_batch_norm=False)
+    config.data.train_split = "trainval"
+    config.model.output_stride = 8
+  return runlocal(config) if arg.runlocal else config

@@ -1,0 +1,138 @@
+"""The config files, and the mistakes found before any work."""
+
+import pathlib
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from deeplab_jax import config as config_lib
+
+_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+_FILES = sorted(_CONFIGS.glob("*.py"))
+
+
+def _load(path: pathlib.Path, arg: str | None = None) -> ConfigDict:
+  return runpy.run_path(str(path))["get_config"](arg)
+
+
+def _changed(**fields) -> ConfigDict:
+  """The base config with fields of it, or of its parts, replaced."""
+  config = config_lib.base_config()
+  config.data.name = "shapes"
+  config.update_from_flattened_dict(
+    {name.replace("__", "."): value for name, value in fields.items()}
+  )
+  return config
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_every_config_is_locked_and_says_how_it_ended(
+  path, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  config = _load(path)
+  assert config.is_locked and config.data.is_locked
+  text = runpy.run_path(str(path))["__doc__"]
+  assert "python -m deeplab_jax.main --config configs/" + path.name in text
+  assert "Hardware:" in text and "mIoU" in text
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_every_config_shrinks_with_runlocal(path):
+  config = _load(path, "runlocal")
+  config_lib.check(config)
+  assert config.steps <= 2 and config.data.name == "shapes"
+  assert config.model == _load(path).model
+
+
+def test_check_passes_the_base_config():
+  config_lib.check(_changed(), num_devices=8)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (
+      {"model__output_stride": 12},
+      r"config\.model: output_stride must be 8, 16 or 32; got 12",
+    ),
+    (
+      {"model__backbone": "xception_66"},
+      r"config\.model: backbone must be one of .*got 'xception_66'",
+    ),
+    (
+      {"data__crop_size": (512, 513)},
+      r"data\.crop_size .* got \(512, 513\); the nearest is \(513, 513\)",
+    ),
+    (
+      {"data__name": "shape"},
+      r"data\.name must be one of .* got 'shape'; did you mean 'shapes'",
+    ),
+    ({"init_parts": "head"}, r"init_parts must be one of all, backbone, got"),
+    ({"lr_policy": "cosine"}, r"lr_policy must be one of poly, step, got"),
+    ({"model__dtype": "float16"}, r"dtype must be one of float32, bfloat16"),
+    ({"batch_size": 12}, r"batch_size .* 8 devices, got 12; try 16"),
+    ({"steps": 0}, r"config\.steps must be above 0, got 0"),
+    ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
+    ({"eval__scales": ()}, r"eval\.scales must be one or more factors"),
+    ({"eval__output_stride": 12}, r"eval\.output_stride must be 0 .*got 12"),
+    ({"data__max_scale": 0.25}, r"data\.max_scale must be min_scale \(0\.5\)"),
+    ({"loss__hard_pixel_fraction": 0.0}, r"hard_pixel_fraction must be in"),
+    ({"momentum": -0.1}, r"config\.momentum must be 0 or more, got -0\.1"),
+  ],
+)
+def test_check_names_the_field_and_the_remedy(fields, message):
+  with pytest.raises(ValueError, match=message):
+    config_lib.check(_changed(**fields), num_devices=8)
+
+
+def test_check_overrides_names_the_nearest_field():
+  message = r"no field 'data\.crop_sizes'; did you mean 'data\.crop_size'"
+  with pytest.raises(ValueError, match=message):
+    config_lib.check_overrides(["--config.data.crop_sizes=(65, 65)"])
+
+
+def test_check_overrides_passes_every_field_there_is():
+  names = config_lib.field_names(config_lib.base_config())
+  assert {"lr", "data", "data.crop_size", "model.multi_grid"} <= set(names)
+  config_lib.check_overrides(f"--config.{name}=1" for name in names)
+  config_lib.check_overrides(["--config=a.py", "--workdir=x", "--nocheck"])
+
+
+def test_parse_arg_takes_the_types_of_the_defaults():
+  arg = config_lib.parse_arg(
+    "backbone=resnet_101,stride=8,runlocal", backbone="a", stride=16, big=False
+  )
+  assert arg.to_dict() == {
+    "backbone": "resnet_101",
+    "stride": 8,
+    "big": False,
+    "runlocal": True,
+  }
+
+
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    ("backbones=x", r"one of \['backbone'.*got 'backbones'; did you mean"),
+    ("stride=wide", r"stride must be of type int, got 'wide'"),
+    ("runlocal=maybe", r"runlocal must be true or false, got maybe"),
+  ],
+)
+def test_parse_arg_names_what_it_cannot_take(arg, message):
+  with pytest.raises(ValueError, match=message):
+    config_lib.parse_arg(arg, backbone="a", stride=16)
+
+
+def test_make_model_builds_what_the_config_says():
+  config = _changed(
+    model__backbone="mobilenet_v2",
+    model__dtype="bfloat16",
+    model__output_stride=8,
+    model__decoder=(),
+  )
+  model = config_lib.make_model(config, num_classes=5)
+  assert (model.num_classes, model.backbone) == (5, "mobilenet_v2")
+  assert model.dtype == "bfloat16"
+  assert model.logits_stride == 8
