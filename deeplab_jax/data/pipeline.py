@@ -27,6 +27,7 @@ Color = tuple[float, float, float]
 
 _THREADS = 4  # of each reading process; decoding and resizing release the GIL
 _BATCHES_AHEAD = 2  # per thread or worker process
+_EPOCHS = 2**32  # endless; Grain's own "for ever" overflows at batches of one
 
 
 def train_batches(
@@ -66,7 +67,7 @@ def train_batches(
     grain.MapDataset.source(_Standard(source, data_config))
     .seed(seed)
     .shuffle()
-    .repeat()
+    .repeat(_EPOCHS)
     .random_map(augment)
     .batch(rows, batch_fn=_stack)
   )

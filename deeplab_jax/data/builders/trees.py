@@ -12,7 +12,6 @@ import pathlib
 import shutil
 import tarfile
 import tempfile
-import threading
 import zipfile
 from collections.abc import Callable
 from typing import IO
@@ -126,32 +125,42 @@ def _zip(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
 
 
 def _tar(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
-  file = path.open("rb")
-  if file.read(2) == b"\x1f\x8b":
-    file = _unpacked(path)
-  file.seek(0)
-  lock = threading.Lock()
-  with tarfile.open(fileobj=file) as archive:
+  with path.open("rb") as file:
+    is_packed = file.read(2) == b"\x1f\x8b"
+  content = _Unpacked(path) if is_packed else _File(path)
+  with content.open() as file, tarfile.open(fileobj=file) as archive:
     return {
       member.name.removeprefix("./"): functools.partial(
-        _read_at, file, lock, member.offset_data, member.size
+        content.read, member.offset_data, member.size
       )
       for member in archive
       if member.isfile()
     }
 
 
-def _unpacked(path: pathlib.Path) -> IO[bytes]:
-  """A gzipped file unpacked, since reading in any order needs that."""
-  file = tempfile.TemporaryFile()  # noqa: SIM115, lives as long as its tree
-  with gzip.open(path) as packed:
-    shutil.copyfileobj(packed, file)
-  return file
+class _File:
+  """A file read in any order by several threads."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+
+  def open(self) -> IO[bytes]:
+    return self._path.open("rb")
+
+  def read(self, offset: int, size: int) -> bytes:
+    with self.open() as file:
+      file.seek(offset)
+      return file.read(size)
 
 
-def _read_at(
-  file: IO[bytes], lock: threading.Lock, offset: int, size: int
-) -> bytes:
-  with lock:
-    file.seek(offset)
-    return file.read(size)
+class _Unpacked(_File):
+  """A gzipped file, unpacked into a copy that goes with this object."""
+
+  def __init__(self, path: pathlib.Path):
+    with tempfile.NamedTemporaryFile(delete=False) as copy:
+      super().__init__(pathlib.Path(copy.name))
+      with gzip.open(path) as packed:
+        shutil.copyfileobj(packed, copy)
+
+  def __del__(self):
+    self._path.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""The generated quickstart data set."""
+
+import numpy as np
+import pytest
+
+from deeplab_jax.data import build, datasets
+from deeplab_jax.data.builders import scenes
+from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.data.source import SegmentationSource
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """Two builds of the same data set."""
+  roots = [tmp_path_factory.mktemp("shapes") for _ in range(2)]
+  for root in roots:
+    build.build("shapes", data_dir=str(root))
+  return [build.directory("shapes", str(root)) for root in roots]
+
+
+def test_two_builds_are_the_same_bytes(folders):
+  first, second = (
+    {path.name: path.read_bytes() for path in folder.iterdir()}
+    for folder in folders
+  )
+  assert first == second
+
+
+def test_splits_have_the_stated_sizes_and_share_no_image(folders):
+  info = DATASETS["shapes"]
+  seen = set()
+  for split, count in info.splits.items():
+    source = SegmentationSource(folders[0], split, info)
+    assert len(source) == count
+    seen |= {source[i]["image"].tobytes() for i in range(count)}
+  assert len(seen) == sum(info.splits.values())
+
+
+def test_every_class_has_a_fair_share_of_the_pixels(folders):
+  info = DATASETS["shapes"]
+  source = SegmentationSource(folders[0], "val", info)
+  labels = np.concatenate([source[i]["label"].ravel() for i in range(100)])
+  share = np.bincount(labels, minlength=256) / labels.size
+  assert 0.5 < share[0] < 0.75
+  assert (share[1 : info.num_classes] > 0.02).all()
+  assert 0.05 < share[255] < 0.15
+  np.testing.assert_allclose(share[: info.num_classes].sum() + share[255], 1)
+
+
+def test_sizes_vary_within_the_stated_range(folders):
+  source = SegmentationSource(folders[0], "train", DATASETS["shapes"])
+  sizes = np.array([source[i]["label"].shape for i in range(100)])
+  assert sizes.min() >= 96 and sizes.max() <= 128
+  assert len(np.unique(sizes, axis=0)) > 50
+  assert source[0]["image"].shape == (*sizes[0], 3)
+
+
+def test_different_labels_never_touch():
+  for seed in range(20):
+    _, mask = scenes.draw(np.random.default_rng(seed))
+    for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1])):
+      assert ((a == b) | (a == 255) | (b == 255)).all()
+
+
+def test_objects_show_in_the_image():
+  """Where the label changes, so does the picture: the two are aligned."""
+  steps, flat = [], []
+  for seed in range(20):
+    image, mask = scenes.draw(np.random.default_rng(seed))
+    change = np.abs(np.diff(image.astype(float), axis=1)).max(-1)
+    border = (mask[:, 1:] == 255) & (mask[:, :-1] == 255)
+    inside = (mask[:, 1:] == 0) & (mask[:, :-1] == 0)
+    steps.append(change[border].mean())
+    flat.append(change[inside].mean())
+  assert np.mean(steps) > 1.8 * np.mean(flat)
+
+
+def test_open_source_builds_it_on_first_use(tmp_path):
+  from deeplab_jax.config import base_config
+
+  config = base_config().data
+  config.update(name="shapes", data_dir=str(tmp_path))
+  assert len(datasets.open_source(config, "val")) == 100

@@ -1,0 +1,76 @@
+"""The command that builds a data set, and builds that are killed."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deeplab_jax import prepare
+from deeplab_jax.data import build
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _start(data_dir):
+  return subprocess.Popen(
+    [sys.executable, "-m", "deeplab_jax.prepare", "shapes"],
+    env=os.environ | {"TFDS_DATA_DIR": str(data_dir)},
+    cwd=_REPOSITORY,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+
+
+def test_prepare_builds_and_says_where(tmp_path, capsys):
+  assert prepare.main(["shapes", "--data_dir", str(tmp_path)]) == 0
+  folder = build.directory("shapes", str(tmp_path))
+  assert build.is_built(folder)
+  assert f"shapes is in {folder}" in capsys.readouterr().out
+
+
+def test_prepare_again_changes_nothing(tmp_path):
+  for _ in range(2):
+    assert prepare.main(["shapes", "--data_dir", str(tmp_path)]) == 0
+    folder = build.directory("shapes", str(tmp_path))
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+  assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_prepare_reports_an_error_in_one_line(tmp_path, capsys):
+  arguments = ["camvid", "--data_dir", str(tmp_path), "--manual_dir", "nowhere"]
+  assert prepare.main(arguments) == 1
+  error = capsys.readouterr().err
+  assert (
+    error == "error: --manual_dir must be a folder, got nowhere: not there\n"
+  )
+
+
+def test_prepare_refuses_an_unknown_name(capsys):
+  with pytest.raises(SystemExit):
+    prepare.main(["camvit"])
+  assert "'camvid'" in capsys.readouterr().err
+
+
+def test_killed_build_leaves_nothing_finished_and_is_repeated(tmp_path):
+  folder = build.directory("shapes", str(tmp_path))
+  process = _start(tmp_path)
+  while not list(folder.parent.glob("incomplete*/*")):
+    assert process.poll() is None, "the build ended before it could be killed"
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not build.is_built(folder)
+  assert list(folder.parent.glob("incomplete*"))
+  build.build("shapes", data_dir=str(tmp_path))
+  assert build.is_built(folder)
+  assert not list(folder.parent.glob("incomplete*"))
+
+
+def test_two_builds_at_once_both_succeed(tmp_path):
+  processes = [_start(tmp_path) for _ in range(2)]
+  assert [process.wait() for process in processes] == [0, 0]
+  assert build.is_built(build.directory("shapes", str(tmp_path)))
