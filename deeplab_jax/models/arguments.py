@@ -51,6 +51,12 @@ def _check_head(model):
     lambda v: all(_positive(rate) and rate * 16 % stride == 0 for rate in v),
   )
   _require(model, "dropout_rate", "in [0, 1)", lambda v: 0 <= v < 1)
+  _require(
+    model,
+    "batch_norm_momentum",
+    "None or in [0, 1)",
+    lambda v: v is None or 0 <= v < 1,
+  )
 
 
 def _check_decoder(model):

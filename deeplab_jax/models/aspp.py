@@ -29,6 +29,7 @@ class ASPP(nn.Module):
     separable: whether the 3x3 branches are depthwise separable.
     features: channels of every branch and of the result.
     dropout_rate: of the result, in training.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
@@ -37,6 +38,7 @@ class ASPP(nn.Module):
   separable: bool = True
   features: int = 256
   dropout_rate: float = 0.1
+  norm: Norm = HEAD_NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -45,7 +47,7 @@ class ASPP(nn.Module):
   ) -> jax.Array:
     """Maps `(b, h, w, c)` to `(b, h, w, features)`."""
     conv = functools.partial(
-      ConvNorm, self.features, norm=HEAD_NORM, dtype=self.dtype
+      ConvNorm, self.features, norm=self.norm, dtype=self.dtype
     )
     branches = []
     if self.image_pooling:
@@ -56,7 +58,7 @@ class ASPP(nn.Module):
     for i, rate in enumerate(self.rates):
       branch = (SeparableConv if self.separable else ConvNorm)(
         self.features,
-        HEAD_NORM,
+        self.norm,
         kernel_size=3,
         rate=rate,
         dtype=self.dtype,

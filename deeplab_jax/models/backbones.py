@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.models.mobilenet import MobileNetV2
-from deeplab_jax.models.mobilenet_v3 import MobileNetV3
-from deeplab_jax.models.resnet import ResNet
-from deeplab_jax.models.xception import Xception
+from deeplab_jax.models import mobilenet, mobilenet_v3, resnet, xception
+from deeplab_jax.models.layers import Norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +17,7 @@ class Backbone:
 
   Attributes:
     module: its class.
+    norm: batch-norm settings of the official training.
     settings: what the name says of the class's attributes.
     multi_grid: published default, or None where there is none to set.
     has_width: whether it takes a width multiplier.
@@ -28,6 +27,7 @@ class Backbone:
   """
 
   module: type[nn.Module]
+  norm: Norm
   settings: dict
   multi_grid: tuple[int, int, int] | None = None
   has_width: bool = False
@@ -37,12 +37,15 @@ class Backbone:
 
 BACKBONES = {
   **{
-    name: Backbone(Xception, {"variant": name}, multi_grid=(1, 1, 1))
+    name: Backbone(
+      xception.Xception, xception.NORM, {"variant": name}, multi_grid=(1, 1, 1)
+    )
     for name in ("xception_41", "xception_65", "xception_71")
   },
   **{
     name: Backbone(
-      ResNet,
+      resnet.ResNet,
+      resnet.NORM,
       {"variant": name},
       multi_grid=(1, 1, 1),
       subtract_mean=True,
@@ -52,16 +55,19 @@ BACKBONES = {
   },
   **{
     f"{name}_beta": Backbone(
-      ResNet,
+      resnet.ResNet,
+      resnet.NORM,
       {"variant": name, "beta": True},
       multi_grid=(1, 2, 4),
       weight_decay=1e-4,
     )
     for name in ("resnet_50", "resnet_101")
   },
-  "mobilenet_v2": Backbone(MobileNetV2, {}, has_width=True),
+  "mobilenet_v2": Backbone(
+    mobilenet.MobileNetV2, mobilenet.NORM, {}, has_width=True
+  ),
   **{
-    name: Backbone(MobileNetV3, {"variant": name})
+    name: Backbone(mobilenet_v3.MobileNetV3, mobilenet.NORM, {"variant": name})
     for name in ("mobilenet_v3_large_seg", "mobilenet_v3_small_seg")
   },
 }
@@ -83,6 +89,7 @@ def build_backbone(
   output_stride: int,
   multi_grid: tuple[int, int, int] | None = None,
   width_multiplier: float = 1.0,
+  batch_norm_momentum: float | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> nn.Module:
   """The module `backbone` of a network; see `DeepLab` for the arguments.
@@ -91,7 +98,12 @@ def build_backbone(
   dict of low-level features.
   """
   entry = find_backbone(name)
-  settings = dict(entry.settings, output_stride=output_stride, dtype=dtype)
+  settings = dict(
+    entry.settings,
+    output_stride=output_stride,
+    norm=entry.norm.with_momentum(batch_norm_momentum),
+    dtype=dtype,
+  )
   if entry.multi_grid is not None:
     settings["multi_grid"] = multi_grid or entry.multi_grid
   if entry.has_width:

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
-from deeplab_jax.models.layers import ConvNorm, SeparableConv, resize_bilinear
+from deeplab_jax.models.layers import (
+  ConvNorm,
+  Norm,
+  SeparableConv,
+  resize_bilinear,
+)
 
 
 class Decoder(nn.Module):
@@ -17,12 +22,14 @@ class Decoder(nn.Module):
     low_level_channels: that the low-level features are reduced to.
     convs: `(kernel size, channels)` of the convolutions that refine.
     separable: whether those larger than 1x1 are depthwise separable.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   low_level_channels: int = 48
   convs: Sequence[tuple[int, int]] = ((3, 256), (3, 256))
   separable: bool = True
+  norm: Norm = HEAD_NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -32,7 +39,7 @@ class Decoder(nn.Module):
     """Refines `x` (b, h, w, c) at the size of `low_level` (b, h', w', c')."""
     projection = ConvNorm(
       self.low_level_channels,
-      HEAD_NORM,
+      self.norm,
       dtype=self.dtype,
       name="feature_projection0",
     )(low_level, use_batch_stats)
@@ -43,7 +50,7 @@ class Decoder(nn.Module):
       conv = SeparableConv if separable else ConvNorm
       x = conv(
         features,
-        HEAD_NORM,
+        self.norm,
         kernel_size=kernel_size,
         dtype=self.dtype,
         name=f"decoder_conv{i}",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.arguments import LOW_LEVEL_STRIDES, check_arguments
-from deeplab_jax.models.aspp import ASPP
+from deeplab_jax.models.aspp import ASPP, HEAD_NORM
 from deeplab_jax.models.backbones import build_backbone
 from deeplab_jax.models.decoder import Decoder
 from deeplab_jax.models.dpc import DPC
@@ -41,6 +41,9 @@ class DeepLab(nn.Module):
     decoder_low_level_channels: that each of them is reduced to.
     decoder_convs: `(kernel size, channels)` of the convolutions after joining.
     dropout_rate: after ASPP, in training.
+    batch_norm_momentum: share of the old moving statistics kept at each step,
+      everywhere; None takes the published ones (0.9997 but in ResNet, 0.95, and
+      MobileNet, 0.997), which take thousands of steps to settle.
     dtype: of the computation. Parameters, batch statistics and logits stay
       float32.
   """
@@ -59,6 +62,7 @@ class DeepLab(nn.Module):
   decoder_low_level_channels: int = 48
   decoder_convs: tuple[tuple[int, int], ...] = ((3, 256), (3, 256))
   dropout_rate: float = 0.1
+  batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
 
   def __post_init__(self):
@@ -102,18 +106,23 @@ class DeepLab(nn.Module):
       output_stride=self.output_stride,
       multi_grid=self.multi_grid,
       width_multiplier=self.width_multiplier,
+      batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
     )
+    norm = HEAD_NORM.with_momentum(self.batch_norm_momentum)
     x, low_levels = backbone(images.astype(self.dtype), use_batch_stats)
     if self.head == "lraspp":
-      head = LiteRASPP(self.num_classes, dtype=self.dtype, name="lraspp")
+      head = LiteRASPP(
+        self.num_classes, norm=norm, dtype=self.dtype, name="lraspp"
+      )
       return head(x, low_levels[self.decoder[0]], use_batch_stats)
-    x = self._encoder_head()(x, use_batch_stats, train)
+    x = self._encoder_head(norm)(x, use_batch_stats, train)
     for i, name in enumerate(self.decoder):
       x = Decoder(
         self.decoder_low_level_channels,
         self.decoder_convs,
         self.decoder_separable,
+        norm=norm,
         dtype=self.dtype,
         name="decoder" if i == 0 else f"decoder_{i}",
       )(x, low_levels[name], use_batch_stats)
@@ -121,11 +130,12 @@ class DeepLab(nn.Module):
     logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")
     return logits(x)
 
-  def _encoder_head(self) -> nn.Module:
+  def _encoder_head(self, norm) -> nn.Module:
     if self.head == "dpc":
       return DPC(
         self.output_stride,
         dropout_rate=self.dropout_rate,
+        norm=norm,
         dtype=self.dtype,
         name="dpc",
       )
@@ -134,6 +144,7 @@ class DeepLab(nn.Module):
       self.image_pooling,
       self.aspp_separable,
       dropout_rate=self.dropout_rate,
+      norm=norm,
       dtype=self.dtype,
       name="aspp",
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
-from deeplab_jax.models.layers import ConvNorm, SeparableConv
+from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
 
 # (rates of rows and columns at output stride 16, branch that feeds it); -1 is
 # the backbone's feature.
@@ -29,12 +29,14 @@ class DPC(nn.Module):
     output_stride: of the features; at 8 the rates double.
     features: channels of every branch and of the result.
     dropout_rate: of the concatenated branches, in training.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   output_stride: int = 16
   features: int = 256
   dropout_rate: float = 0.1
+  norm: Norm = HEAD_NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -46,7 +48,7 @@ class DPC(nn.Module):
     for i, (rates, source) in enumerate(_BRANCHES):
       branch = SeparableConv(
         self.features,
-        HEAD_NORM,
+        self.norm,
         rate=tuple(max(1, rate * 16 // self.output_stride) for rate in rates),
         dtype=self.dtype,
         name=f"branch{i}",
@@ -56,6 +58,6 @@ class DPC(nn.Module):
     x = jnp.concatenate(outputs, axis=-1)
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     projection = ConvNorm(
-      self.features, HEAD_NORM, dtype=self.dtype, name="concat_projection"
+      self.features, self.norm, dtype=self.dtype, name="concat_projection"
     )
     return projection(x, use_batch_stats)

@@ -25,10 +25,21 @@ PaddingRule = Literal["explicit", "tensorflow"]
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-  """Batch-norm settings of one part of the network."""
+  """Batch-norm settings of one part of the network.
+
+  Attributes:
+    momentum: share of the old moving statistics kept at each update.
+    epsilon: added to the variance.
+  """
 
   momentum: float
   epsilon: float
+
+  def with_momentum(self, momentum: float | None) -> "Norm":
+    """These settings with another momentum, unless it is None."""
+    if momentum is None:
+      return self
+    return dataclasses.replace(self, momentum=momentum)
 
 
 def truncated_normal(stddev: float) -> Initializer:

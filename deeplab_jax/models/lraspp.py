@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
-from deeplab_jax.models.layers import Conv, ConvNorm, resize_bilinear
+from deeplab_jax.models.layers import Conv, ConvNorm, Norm, resize_bilinear
 from deeplab_jax.models.mobilenet_v3 import hard_sigmoid
 
 
@@ -22,6 +22,7 @@ class LiteRASPP(nn.Module):
       output stride 32.
     strides: of the pooling window.
     features: channels of the gated branch.
+    norm: batch-norm settings.
     dtype: of the computation; what adds up to the logits is float32.
   """
 
@@ -29,6 +30,7 @@ class LiteRASPP(nn.Module):
   window: int = 25
   strides: tuple[int, int] = (4, 5)
   features: int = 128
+  norm: Norm = HEAD_NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -41,7 +43,7 @@ class LiteRASPP(nn.Module):
     gate = nn.avg_pool(x, window, self.strides, "VALID")
     gate = Conv(self.features, dtype=self.dtype, name="image_pooling")(gate)
     gate = resize_bilinear(hard_sigmoid(gate), size)
-    branch = ConvNorm(self.features, HEAD_NORM, dtype=self.dtype, name="aspp0")
+    branch = ConvNorm(self.features, self.norm, dtype=self.dtype, name="aspp0")
     x = branch(x, use_batch_stats) * gate
     wide = jnp.promote_types(self.dtype, jnp.float32)
     x = Conv(self.num_classes, dtype=wide, name="decoder_conv0")(x)

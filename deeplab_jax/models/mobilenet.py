@@ -42,6 +42,7 @@ class InvertedResidual(nn.Module):
     kernel_size: side of the depthwise kernel.
     activation: of expansion and depthwise convolution.
     squeeze: module applied, as `squeeze_excite`, before the projection.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
@@ -52,6 +53,7 @@ class InvertedResidual(nn.Module):
   kernel_size: int = 3
   activation: Callable[[jax.Array], jax.Array] = nn.relu6
   squeeze: type[nn.Module] | None = None
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -61,7 +63,7 @@ class InvertedResidual(nn.Module):
     """Returns the block's output and its depthwise convolution's."""
     conv = functools.partial(
       ConvNorm,
-      norm=NORM,
+      norm=self.norm,
       activation=self.activation,
       padding="tensorflow",
       kernel_init=KERNEL_INIT,
@@ -91,11 +93,13 @@ class MobileNetV2(nn.Module):
   Attributes:
     width_multiplier: factor of all channel counts.
     output_stride: 8, 16 or 32.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   width_multiplier: float = 1.0
   output_stride: int = 16
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -115,7 +119,7 @@ class MobileNetV2(nn.Module):
     plan = atrous_plan([s for _, s in _LAYERS], self.output_stride)
     x = ConvNorm(
       depths[0],
-      norm=NORM,
+      norm=self.norm,
       kernel_size=3,
       stride=plan[0][0],
       activation=nn.relu6,
@@ -132,6 +136,7 @@ class MobileNetV2(nn.Module):
         stride,
         rate,
         expanded=(x.shape[-1] if layer == 2 else divisible(6 * x.shape[-1], 8)),
+        norm=self.norm,
         dtype=self.dtype,
         name=f"block_{layer - 2}",
       )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
-from deeplab_jax.models.layers import Conv, ConvNorm
+from deeplab_jax.models.layers import Conv, ConvNorm, Norm
 from deeplab_jax.models.mobilenet import (
   KERNEL_INIT,
   NORM,
@@ -118,11 +118,13 @@ class MobileNetV3(nn.Module):
   Attributes:
     variant: a key of `VARIANTS`.
     output_stride: 8, 16 or 32.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   variant: str
   output_stride: int = 32
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -138,7 +140,7 @@ class MobileNetV3(nn.Module):
     blocks, features, low_level = VARIANTS[self.variant]
     conv = functools.partial(
       ConvNorm,
-      norm=NORM,
+      norm=self.norm,
       activation=hard_swish,
       padding="tensorflow",
       kernel_init=KERNEL_INIT,
@@ -156,6 +158,7 @@ class MobileNetV3(nn.Module):
         kernel_size=block.kernel_size,
         activation=hard_swish if block.hard else nn.relu,
         squeeze=SqueezeExcite if block.squeeze else None,
+        norm=self.norm,
         dtype=self.dtype,
         name=f"block_{i}",
       )(x, use_batch_stats)

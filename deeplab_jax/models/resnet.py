@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.layers import ConvNorm, Norm, max_pool
 
-_NORM = Norm(momentum=0.95, epsilon=1e-5)
+NORM = Norm(momentum=0.95, epsilon=1e-5)
 _ROOT_STRIDE = 4
 _WIDTHS = (64, 128, 256, 512)
 _STRIDES = (2, 2, 2, 1)
@@ -35,19 +35,21 @@ class Bottleneck(nn.Module):
     width: channels of the 3x3; the output has four times as many.
     stride: of the 3x3 and of the shortcut.
     rate: atrous rate of the 3x3.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   width: int
   stride: int
   rate: int
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, use_batch_stats: bool):
     """Returns the unit's output and its last convolution's, linear."""
     conv = functools.partial(
-      ConvNorm, norm=_NORM, kernel_init=he_truncated, dtype=self.dtype
+      ConvNorm, norm=self.norm, kernel_init=he_truncated, dtype=self.dtype
     )
     y = conv(self.width, name="conv1")(x, use_batch_stats)
     y = conv(
@@ -78,6 +80,7 @@ class ResNet(nn.Module):
     beta: whether the stem is three 3x3 convolutions in place of one 7x7.
     output_stride: 8, 16 or 32.
     multi_grid: factors of the rates of the last block's three units.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
@@ -85,6 +88,7 @@ class ResNet(nn.Module):
   beta: bool = False
   output_stride: int = 16
   multi_grid: tuple[int, int, int] = (1, 1, 1)
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -110,6 +114,7 @@ class ResNet(nn.Module):
         _WIDTHS[block],
         stride,
         rate * factor,
+        self.norm,
         self.dtype,
         name=f"block{block + 1}_unit_{unit + 1}",
       )(x, use_batch_stats)
@@ -120,7 +125,7 @@ class ResNet(nn.Module):
 
   def _root(self, x, use_batch_stats):
     conv = functools.partial(
-      ConvNorm, norm=_NORM, kernel_init=he_truncated, dtype=self.dtype
+      ConvNorm, norm=self.norm, kernel_init=he_truncated, dtype=self.dtype
     )
     if not self.beta:
       stem = conv(64, kernel_size=7, stride=2, name="conv1")

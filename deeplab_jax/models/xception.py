@@ -21,7 +21,7 @@ from deeplab_jax.models.layers import (
   truncated_normal,
 )
 
-_NORM = Norm(momentum=0.9997, epsilon=1e-3)
+NORM = Norm(momentum=0.9997, epsilon=1e-3)
 _KERNEL_INIT = truncated_normal(0.09)
 _ROOT_STRIDE = 2
 
@@ -83,12 +83,14 @@ class XceptionUnit(nn.Module):
     block: depths and kind of skip connection.
     stride: of the third convolution and of the shortcut.
     rates: atrous rates of the three depthwise convolutions.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   block: Block
   stride: int
   rates: tuple[int, int, int]
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -100,7 +102,7 @@ class XceptionUnit(nn.Module):
     for i, (depth, rate) in enumerate(zip(self.block.depths, self.rates)):
       y = SeparableConv(
         depth,
-        _NORM,
+        self.norm,
         stride=self.stride if i == 2 else 1,
         rate=rate,
         activation=inside,
@@ -113,7 +115,7 @@ class XceptionUnit(nn.Module):
     if self.block.skip == "conv":
       x = ConvNorm(
         self.block.depths[-1],
-        _NORM,
+        self.norm,
         stride=self.stride,
         activation=None,
         kernel_init=_KERNEL_INIT,
@@ -130,12 +132,14 @@ class Xception(nn.Module):
     variant: a key of `BLOCKS`.
     output_stride: 8, 16 or 32.
     multi_grid: factors of the rates of the last block's three convolutions.
+    norm: batch-norm settings.
     dtype: of the computation.
   """
 
   variant: str
   output_stride: int = 16
   multi_grid: tuple[int, int, int] = (1, 1, 1)
+  norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -150,7 +154,7 @@ class Xception(nn.Module):
     """
     root = functools.partial(
       ConvNorm,
-      norm=_NORM,
+      norm=self.norm,
       kernel_size=3,
       kernel_init=_KERNEL_INIT,
       dtype=self.dtype,
@@ -174,6 +178,7 @@ class Xception(nn.Module):
         block,
         stride,
         tuple(rate * factor for factor in grid),
+        self.norm,
         self.dtype,
         name=f"{block.name}_unit_{unit + 1}",
       )(x, use_batch_stats)
