@@ -1,0 +1,250 @@
+"""Exact counts per layer, from an abstract forward pass.
+
+A multiply-add is one product and its addition in a convolution or matrix
+product, atrous or not, padding included. Normalisation, activations, resizing
+and additions are not multiply-adds.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import rich.box
+import rich.console
+import rich.table
+
+from deeplab_jax.models.aspp import ASPP
+from deeplab_jax.models.mobilenet import InvertedResidual
+from deeplab_jax.models.resnet import Bottleneck
+from deeplab_jax.models.xception import XceptionUnit
+
+TABLE_WIDTH = 110
+_KERNELS = ("kernel", "depthwise_kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """A convolution with its bias or batch normalisation.
+
+  Attributes:
+    path: names of the modules around it and its own, joined by "/".
+    kernel: shape `(kh, kw, in, out)`, or `(kh, kw, 1, channels)` if depthwise.
+    depthwise: whether every channel has its own kernel.
+    rate: atrous rates of rows and columns.
+    bias: whether it has a bias.
+    input_shape: `(1, h, w, in)`.
+    output_shape: `(1, h', w', out)`.
+    itemsize: bytes of one value of input and output.
+    parameters: number of trained values.
+    statistics: number of moving means and variances.
+  """
+
+  path: str
+  kernel: tuple[int, ...]
+  depthwise: bool
+  rate: tuple[int, int]
+  bias: bool
+  input_shape: tuple[int, ...]
+  output_shape: tuple[int, ...]
+  itemsize: int
+  parameters: int
+  statistics: int
+
+  @property
+  def multiply_adds(self) -> int:
+    """One per kernel value and output position."""
+    return math.prod(self.output_shape[:-1]) * math.prod(self.kernel)
+
+  @property
+  def activation_bytes(self) -> int:
+    """Bytes of the input read and of the output written."""
+    values = math.prod(self.input_shape) + math.prod(self.output_shape)
+    return values * self.itemsize
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Summary:
+  """The layers of a network at one input size, batch 1; prints as a table.
+
+  Attributes:
+    model: the network.
+    size: height and width of the input.
+    layers: in order of execution.
+    additions: values that the backbone's skip connections add.
+    pooled: values that the windows of the ResNet stem's maximum and of ASPP's
+      mean read.
+  """
+
+  model: nn.Module
+  size: tuple[int, int]
+  layers: tuple[Layer, ...]
+  additions: int
+  pooled: int
+
+  @property
+  def total(self) -> int:
+    """Multiply-adds of the whole network."""
+    return sum(layer.multiply_adds for layer in self.layers)
+
+  @property
+  def parameters(self) -> int:
+    """Trained values; the moving statistics are not among them."""
+    return sum(layer.parameters for layer in self.layers)
+
+  @property
+  def statistics(self) -> int:
+    """Moving means and variances of all batch normalisations."""
+    return sum(layer.statistics for layer in self.layers)
+
+  @property
+  def activation_bytes(self) -> int:
+    """Bytes that the layers read and write, if none is fused with another."""
+    return sum(layer.activation_bytes for layer in self.layers)
+
+  @property
+  def by_module(self) -> dict[str, int]:
+    """Multiply-adds of every module, at every depth, by path."""
+    counts = collections.Counter()
+    for layer in self.layers:
+      names = layer.path.split("/")
+      for path in itertools.accumulate(names, "{}/{}".format):
+        counts[path] += layer.multiply_adds
+    return dict(counts)
+
+  @property
+  def parts(self) -> dict[str, int]:
+    """Multiply-adds of the backbone, the head, the decoder and the logits.
+
+    The stages of a decoder count together, and 0 without one.
+    """
+    parts = {"backbone": 0, "aspp": 0, "decoder": 0, "logits": 0}
+    for layer in self.layers:
+      part = layer.path.split("/")[0].split("_")[0]  # "decoder_1": "decoder"
+      parts[part] = parts.get(part, 0) + layer.multiply_adds
+    return parts
+
+  def table(self, depth: int = 2) -> rich.table.Table:
+    """One line per module at `depth` (1: parts), and the total."""
+    height, width = self.size
+    title = f"{type(self.model).__name__} at {height} x {width}, batch 1"
+    table = rich.table.Table(
+      title=title, box=rich.box.SIMPLE_HEAD, show_footer=True
+    )
+    table.add_column("module", "total", no_wrap=True)
+    table.add_column("output", no_wrap=True)
+    for heading, footer in zip(_HEADINGS, _cells(self.layers, self.total)):
+      table.add_column(heading, footer, justify="right")
+    groups = itertools.groupby(
+      self.layers, lambda layer: "/".join(layer.path.split("/")[:depth])
+    )
+    for path, group in groups:
+      layers = list(group)
+      shape = " x ".join(str(side) for side in layers[-1].output_shape[1:])
+      table.add_row(path, shape, *_cells(layers, self.total))
+    return table
+
+  def __repr__(self) -> str:
+    console = rich.console.Console(width=TABLE_WIDTH, color_system=None)
+    with console.capture() as text:
+      console.print(self.table())
+    return text.get()
+
+
+_HEADINGS = ("parameters", "multiply-adds", "%", "activations")
+
+
+def _cells(layers, total):
+  """The columns of `_HEADINGS` for some layers."""
+  count = sum(layer.multiply_adds for layer in layers)
+  return (
+    f"{sum(layer.parameters for layer in layers):,}",
+    f"{count / 1e6:,.1f} M",
+    f"{100 * count / total:.1f}",
+    f"{sum(layer.activation_bytes for layer in layers) / 1e6:,.1f} MB",
+  )
+
+
+def multiply_adds(model: nn.Module, size: tuple[int, int]) -> Summary:
+  """Counts what one image costs, exactly and without running anything.
+
+  Args:
+    model: a `DeepLab`, or any module that takes images `(b, h, w, 3)`.
+    size: height and width of the image.
+
+  Returns:
+    The count as `.total`, `.by_module`, `.parts`, with parameters and
+    activation bytes per layer; it prints as a table.
+
+  Raises:
+    ValueError: if `size` is not two positive sides.
+  """
+  if len(size) != 2 or min(size) < 1:
+    raise ValueError(f"size must be a positive (height, width), got {size}")
+  layers, additions, pooled = [], [], []
+
+  def record(call, args, kwargs, context):
+    outputs = call(*args, **kwargs)
+    if context.method_name == "__call__":
+      x, y = args[0], outputs[0] if isinstance(outputs, tuple) else outputs
+      layers.extend(_layers(context.module, x, y))
+      additions.append(_added(context.module, x, y))
+      pooled.append(_pooled(context.module, x))
+    return outputs
+
+  images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  with nn.intercept_methods(record):
+    jax.eval_shape(model.init, jax.random.key(0), images)
+  return Summary(model, tuple(size), tuple(layers), sum(additions), sum(pooled))
+
+
+def _layers(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
+  """The layer that `module` is, if it owns a kernel."""
+  params = module.variables.get("params", {})
+  rate = getattr(module, "rate", 1)
+  return [
+    Layer(
+      path="/".join(module.path),
+      kernel=params[name].shape,
+      depthwise=name == "depthwise_kernel",
+      rate=rate if isinstance(rate, tuple) else (rate, rate),
+      bias="bias" in params,
+      input_shape=x.shape,
+      output_shape=y.shape,
+      itemsize=y.dtype.itemsize,
+      parameters=_size(params),
+      statistics=_size(module.variables.get("batch_stats", {})),
+    )
+    for name in _KERNELS
+    if name in params
+  ]
+
+
+def _added(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
+  """Values that the skip connection of a backbone's unit adds."""
+  match module:
+    case Bottleneck():
+      return y.size
+    case XceptionUnit() if module.block.skip != "none":
+      return y.size
+    case InvertedResidual() if x.shape == y.shape:
+      return y.size
+  return 0
+
+
+def _pooled(module: nn.Module, x: jax.Array) -> int:
+  """Values read by the pooling in, or right before, `module`."""
+  match module:
+    case ASPP(image_pooling=True):
+      return x.size
+    case Bottleneck(name="block1_unit_1"):  # fed by the stem's 3x3 maximum
+      return 9 * x.size
+  return 0
+
+
+def _size(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
