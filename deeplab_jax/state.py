@@ -1,5 +1,6 @@
 """The training state and the one step that advances it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,23 @@ class TrainState:
     return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def create_state(
+  model: DeepLab,
+  optimizer: optax.GradientTransformation,
+  crop_size: tuple[int, int],
+  seed: int,
+) -> TrainState:
+  """A freshly drawn state."""
+  images = jnp.zeros((1, *crop_size, 3))
+  variables = model.init(jax.random.key(seed), images, train=False)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables["params"],
+    batch_stats=variables["batch_stats"],
+    opt_state=optimizer.init(variables["params"]),
+  )
+
+
 def init_state(
   model: DeepLab,
   optimizer: optax.GradientTransformation,
@@ -50,20 +68,9 @@ def init_state(
   seed: int,
   mesh: Mesh,
 ) -> TrainState:
-  """A freshly drawn state, replicated over `mesh`, never whole on the host."""
-
-  def create() -> TrainState:
-    images = jnp.zeros((1, *crop_size, 3))
-    variables = model.init(jax.random.key(seed), images, train=False)
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=variables["params"],
-      batch_stats=variables["batch_stats"],
-      opt_state=optimizer.init(variables["params"]),
-    )
-
-  placement = sharding.replicated(mesh)
-  return jax.jit(create, out_shardings=placement)()
+  """A freshly drawn state, made in place on every device of `mesh`."""
+  create = functools.partial(create_state, model, optimizer, crop_size, seed)
+  return jax.jit(create, out_shardings=sharding.replicated(mesh))()
 
 
 def abstract(state: TrainState) -> TrainState:

@@ -1,0 +1,212 @@
+"""Saving, finding, verifying and restoring, with real files."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab_jax import checkpoints, config, optimizer, state
+from deeplab_jax.models import DeepLab
+
+_SMALL = {
+  "backbone": "mobilenet_v2",
+  "width_multiplier": 0.25,
+  "decoder": (),
+  "atrous_rates": (),
+}
+
+
+def _model(num_classes=3, **arguments) -> DeepLab:
+  return DeepLab(num_classes, **{**_SMALL, **arguments})
+
+
+def _state(seed=0, model=None) -> state.TrainState:
+  """Random leaves in a state's shapes: compiling a model's init takes 8 s."""
+  rule = optimizer.make_optimizer(config.base_config())
+  shapes = jax.eval_shape(
+    lambda: state.create_state(model or _model(), rule, (33, 33), seed)
+  )
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: jnp.asarray(rng.integers(0, 1000, x.shape), x.dtype), shapes
+  ).replace(step=jnp.zeros((), jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def first() -> state.TrainState:
+  return _state(0)
+
+
+@pytest.fixture(scope="module")
+def workdir(first, tmp_path_factory):
+  """A workdir with steps 1, 2, 3 of which two are kept, and the best, 2."""
+  folder = tmp_path_factory.mktemp("run")
+  saver = checkpoints.Checkpoints(folder, keep=2)
+  for step, miou in ((1, 0.5), (2, 0.75), (3, 0.25)):
+    saver.save(_at(first, step))
+    saver.save_best(_at(first, step), miou)
+  saver.close()
+  checkpoints.write_model_json(folder, _model(), dataset={"name": "toy"})
+  return folder
+
+
+@pytest.fixture
+def copy(workdir, tmp_path):
+  return shutil.copytree(workdir, tmp_path / "copy")
+
+
+def _at(template, step) -> state.TrainState:
+  """`template` with the number of the step added to every leaf."""
+  filled = jax.tree.map(lambda x: x + step, template)
+  return filled.replace(step=jnp.asarray(step, jnp.int32))
+
+
+def _assert_equal(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def _names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_are_kept_and_the_best_beside_them(workdir):
+  assert _names(workdir / "checkpoints") == ["2", "3"]
+  assert _names(workdir / "best") == ["2"]
+
+
+def test_restore_newest_gives_back_every_leaf(workdir, first):
+  saver = checkpoints.Checkpoints(workdir, keep=2)
+  restored = saver.restore_newest(state.abstract(first))
+  saver.close()
+  _assert_equal(restored, _at(first, 3))
+
+
+def test_restore_newest_of_an_empty_workdir_is_none(tmp_path, first):
+  saver = checkpoints.Checkpoints(tmp_path, keep=2)
+  assert saver.restore_newest(state.abstract(first)) is None
+  saver.close()
+
+
+def test_a_saved_step_is_not_saved_again(copy, first):
+  saver = checkpoints.Checkpoints(copy, keep=2)
+  saver.save(_at(first, 3))
+  saver.close()
+  assert _names(copy / "checkpoints") == ["2", "3"]
+
+
+@pytest.mark.parametrize("item", ["variables", "training"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_restore_newest_passes_over_a_broken_one(
+  copy, first, item, damage, caplog
+):
+  for file in (copy / "checkpoints/3" / item).rglob("d/*"):
+    if damage == "truncated":
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+      file.unlink()
+  saver = checkpoints.Checkpoints(copy, keep=2)
+  restored = saver.restore_newest(state.abstract(first))
+  _assert_equal(restored, _at(first, 2))
+  assert f"checkpoint 3 is not whole ({item}: " in caplog.text
+  assert _names(copy / "broken") == ["3"]
+  saver.save(_at(first, 3))  # the step can be saved again
+  saver.close()
+  assert _names(copy / "checkpoints") == ["2", "3"]
+
+
+def test_an_unfinished_save_is_cleared_away(copy, first):
+  saving = copy / "checkpoints/4.orbax-checkpoint-tmp"
+  shutil.copytree(copy / "checkpoints/3", saving)
+  saver = checkpoints.Checkpoints(copy, keep=2)
+  restored = saver.restore_newest(state.abstract(first))
+  saver.close()
+  assert int(restored.step) == 3
+  assert not saving.exists()
+
+
+def test_restore_newest_lists_what_another_architecture_differs_in(
+  workdir, first
+):
+  saver = checkpoints.Checkpoints(workdir, keep=2)
+  wider = _state(model=_model(num_classes=4, atrous_rates=(6,)))
+  with pytest.raises(ValueError) as caught:
+    saver.restore_newest(state.abstract(wider))
+  saver.close()
+  message = str(caught.value)
+  assert "another architecture" in message
+  assert "missing: params/aspp/aspp1/" in message
+  assert "wrong shape: params/logits/kernel must be" in message
+  narrow = _state(model=_model(image_pooling=False))
+  with pytest.raises(ValueError, match="unexpected: params/aspp/image_pooling"):
+    saver.restore_newest(state.abstract(narrow))
+
+
+@pytest.mark.parametrize(
+  ("where", "step"),
+  [("", 3), ("checkpoints/2", 2), ("checkpoints", 3), ("best", 2)],
+)
+def test_load_variables_finds_the_step_meant(workdir, first, where, step):
+  model, variables, content = checkpoints.load_variables(workdir / where)
+  assert model == _model()
+  assert content["dataset"] == {"name": "toy"}
+  _assert_equal(variables, _at(first, step).variables)
+
+
+def test_load_variables_says_what_it_looked_for(tmp_path):
+  with pytest.raises(ValueError, match=r"no checkpoint at .*give a workdir"):
+    checkpoints.load_variables(tmp_path)
+
+
+def test_load_variables_refuses_a_later_format(copy):
+  (copy / "model.json").write_text(json.dumps({"format": 2}))
+  with pytest.raises(ValueError, match="format must be 1, got 2"):
+    checkpoints.load_variables(copy)
+
+
+def test_a_saved_model_loads_with_its_settings(tmp_path, first):
+  checkpoints.save_model(
+    tmp_path / "imported", _model(), first.variables, source="a test"
+  )
+  model, variables, content = checkpoints.load_variables(tmp_path / "imported")
+  assert model == _model()
+  assert content["source"] == "a test"
+  assert content["preprocessing"] == {
+    "mean": [127.5] * 3,
+    "scale": [2 / 255] * 3,
+  }
+  _assert_equal(variables, first.variables)
+
+
+def test_initialize_from_all_redraws_only_logits_of_other_classes(
+  workdir, first
+):
+  fresh = _state(1, _model(num_classes=5))
+  found, table = checkpoints.initialize_from(fresh, workdir, "all")
+  _assert_equal(found.params["logits"], fresh.params["logits"])
+  source = _at(first, 3)
+  _assert_equal(found.params["aspp"], source.params["aspp"])
+  _assert_equal(found.params["backbone"], source.params["backbone"])
+  _assert_equal(found.batch_stats, source.batch_stats)
+  _assert_equal(found.opt_state, fresh.opt_state)
+  assert "drawn anew     2 tensors  params/logits" in table
+  assert int(found.step) == 0
+
+
+def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
+  fresh = _state(1, _model(atrous_rates=(6,)))
+  found, table = checkpoints.initialize_from(fresh, workdir, "backbone")
+  _assert_equal(found.params["aspp"], fresh.params["aspp"])
+  source = _at(first, 3)
+  _assert_equal(found.params["backbone"], source.params["backbone"])
+  _assert_equal(found.batch_stats["backbone"], source.batch_stats["backbone"])
+  assert "left over" in table and "params/logits" in table
+
+
+def test_initialize_from_another_backbone_lists_the_differences(workdir):
+  fresh = _state(1, _model(width_multiplier=0.5))
+  with pytest.raises(ValueError, match="wrong shape: params/backbone/"):
+    checkpoints.initialize_from(fresh, workdir, "backbone")
