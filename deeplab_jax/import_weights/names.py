@@ -1,7 +1,8 @@
 """Names of the official TensorFlow variables for our parameters.
 
 Follows the scopes of tensorflow/models, research/deeplab: the backbone's own
-(`xception_65/entry_flow/...`), the head at the root (`aspp0`, `decoder/...`).
+(`xception_65/entry_flow/...`), the head at the root (`aspp0`, `decoder/...`),
+an ImageNet classifier's last layers in the backbone's scope.
 """
 
 import re
@@ -15,43 +16,61 @@ _LEAVES = {
   "norm/var": "BatchNorm/moving_variance",
   "bias": "biases",
 }
-# Applied in order to the module path of a leaf.
-_XCEPTION = (
-  (r"^backbone/(\w+_flow)_(block\d)_(unit_\d+)", r"\1/\2/\3/xception_module"),
-  (r"^backbone/entry_flow_", r"entry_flow/"),
-)
-_RESNET = (
-  (r"^backbone/(block\d)_(unit_\d+)", r"\1/\2/bottleneck_v1"),
-  (r"^backbone/", r""),
-)
-_MOBILENET = (
-  (r"^backbone/stem", r"Conv"),
-  (r"^backbone/block_0", r"expanded_conv"),
-  (r"^backbone/block_(\d+)", r"expanded_conv_\1"),
-)
+_SEPARABLE = (r"/(depthwise|pointwise)$", r"_\1")
+# Patterns and replacements, applied in order to the module path of a leaf.
+_BACKBONES = {
+  "xception": (
+    (r"^(\w+_flow)_(block\d)_(unit_\d+)", r"\1/\2/\3/xception_module"),
+    (r"^entry_flow_conv", r"entry_flow/conv"),
+    _SEPARABLE,
+  ),
+  "resnet": ((r"^(block\d)_(unit_\d+)", r"\1/\2/bottleneck_v1"),),
+  "mobilenet": (
+    (r"^stem$", r"Conv"),
+    (r"^conv_1$", r"Conv_1"),
+    (r"^block_0", r"expanded_conv"),
+    (r"^block_(\d+)", r"expanded_conv_\1"),
+    (r"/squeeze$", r"/Conv"),
+    (r"/excite$", r"/Conv_1"),
+  ),
+}
 _HEAD = (
-  (r"^aspp/", r""),
   (r"^logits$", r"logits/semantic"),
+  # Plain decoder convolutions sit in one scope, counted from 1.
+  (r"^decoder/decoder_conv(\d)$", lambda m: _plain_decoder(m[1], "")),
+  (r"^decoder_(\d+)/decoder_conv(\d)$", lambda m: _plain_decoder(m[2], m[1])),
   (r"^decoder_(\d+)/(\w+)", r"decoder/\2_\1"),
+  (r"^lraspp/(decoder_conv|feature_projection)", r"decoder/\1"),
+  (r"^(aspp|lraspp)/", r""),
+  (r"^dpc/", r"meta_architecture/"),
+  _SEPARABLE,
 )
 
 
 def backbone_scope(backbone: str) -> str:
-  """The scope that holds the variables of a backbone."""
-  if backbone.startswith("mobilenet_v2"):
-    return "MobilenetV2"
-  if backbone.startswith("resnet"):
-    return re.sub(r"resnet_(\d+).*", r"resnet_v1_\1", backbone)
-  return backbone
+  """The scope that holds the variables of a backbone.
+
+  torch's variants of a network have scopes of their own: their weights fit the
+  official network in shape only.
+  """
+  if backbone.endswith("_torch"):
+    return backbone
+  match = re.match(r"mobilenet_v(\d)", backbone)
+  if match:
+    return f"MobilenetV{match[1]}"
+  return re.sub(r"^resnet_(\d+).*", r"resnet_v1_\1", backbone)
 
 
-def official_name(path: tuple[str, ...], backbone: str) -> str:
+def official_name(
+  path: tuple[str, ...], backbone: str, *, classifier: bool = False
+) -> str:
   """The official variable of one leaf.
 
   Args:
     path: of the leaf below `params` or `batch_stats`, such as
       `("aspp", "aspp1", "depthwise", "norm", "scale")`.
     backbone: the model's.
+    classifier: whether the model is a `Classifier`, not a `DeepLab`.
 
   Returns:
     Such as `"aspp1_depthwise/BatchNorm/gamma"`.
@@ -60,14 +79,23 @@ def official_name(path: tuple[str, ...], backbone: str) -> str:
   leaf = next(leaf for leaf in _LEAVES if f"/{joined}".endswith(f"/{leaf}"))
   module = joined.removesuffix(leaf).rstrip("/")
   if path[0] == "backbone":
-    family = backbone.split("_")[0]
-    rules = {"xception": _XCEPTION, "resnet": _RESNET, "mobilenet": _MOBILENET}
-    scope = f"{backbone_scope(backbone)}/{_rewrite(module, rules[family])}"
+    scope = _in_backbone(module.removeprefix("backbone/"), backbone)
+  elif classifier:
+    scope = _in_classifier(module, backbone)
   else:
-    scope = _plain_decoder(_rewrite(module, _HEAD))
-  if "depthwise" in path or "pointwise" in path:
-    scope = re.sub(r"(conv\d|conv\d_\d|aspp\d)/(\w+wise)$", r"\1_\2", scope)
+    scope = _rewrite(module, _HEAD)
   return f"{scope}/{_LEAVES[leaf]}"
+
+
+def _in_backbone(module, backbone):
+  rules = _BACKBONES[backbone.split("_")[0]]
+  return f"{backbone_scope(backbone)}/{_rewrite(module, rules)}"
+
+
+def _in_classifier(module, backbone):
+  if backbone.startswith("mobilenet") and module == "logits":
+    return f"{backbone_scope(backbone)}/Logits/Conv2d_1c_1x1"
+  return _in_backbone(module, backbone)
 
 
 def _rewrite(module, rules):
@@ -76,10 +104,6 @@ def _rewrite(module, rules):
   return module
 
 
-def _plain_decoder(scope):
-  """Plain decoder convolutions sit in one scope, counted from 1."""
-  match = re.fullmatch(r"decoder/decoder_conv(\d)(_\d+)?", scope)
-  if not match:
-    return scope
-  group = f"decoder_conv0{match[2] or ''}"
-  return f"decoder/{group}/{group}_{int(match[1]) + 1}"
+def _plain_decoder(index, stage):
+  group = f"decoder_conv0_{stage}" if stage else "decoder_conv0"
+  return f"decoder/{group}/{group}_{int(index) + 1}"

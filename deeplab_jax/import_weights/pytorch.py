@@ -1,0 +1,189 @@
+"""State dicts of torchvision and timm under official names and layout.
+
+ResNet-50 and -101 (both libraries), MobileNetV2 (both), Xception-41, -65 and
+-71 (timm). torch's ResNet and MobileNetV2 compute something else than the
+official ones from the same shapes: they stride in the first unit of a block
+(ResNet), pad symmetrically, have another epsilon and another input. So they are
+backbones of their own, in scopes of their own, such as `resnet_50_torch/...`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from deeplab_jax.import_weights.names import backbone_scope
+from deeplab_jax.models.xception import BLOCKS
+
+Arrays = dict[str, np.ndarray]
+Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+
+_NORM_LEAVES = {
+  "weight": "gamma",
+  "bias": "beta",
+  "running_mean": "moving_mean",
+  "running_var": "moving_variance",
+}
+# Index of the first block of each stage of timm's MobileNetV2.
+_STAGES = (0, 1, 3, 6, 10, 13, 16)
+
+
+def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
+  """Whether the names are those of a torch state dict."""
+  return any(name.endswith(".running_mean") for name in arrays)
+
+
+def to_official(state: Mapping[str, np.ndarray]) -> Arrays:
+  """Renames and transposes the arrays of a state dict.
+
+  Args:
+    state: by torch's names; kernels (out, in, height, width), linear layers
+      (out, in).
+
+  Returns:
+    By official name, kernels (height, width, in, out) or, if depthwise,
+    (height, width, channels, 1).
+
+  Raises:
+    ValueError: the names are of no known network; lists those unknown.
+  """
+  backbone, rules = _recognise(state)
+  arrays, unknown = {}, []
+  for name, array in state.items():
+    module, _, leaf = name.rpartition(".")
+    layer = _translate(module, rules)
+    if layer is None:
+      unknown.append(name)
+    elif leaf != "num_batches_tracked":
+      norm = f"{module}.running_mean" in state
+      official, array = _convert(layer, leaf, array, norm)
+      arrays[f"{backbone_scope(backbone)}/{official}"] = array
+  if unknown:
+    raise ValueError(
+      f"the state dict looks like {backbone}, but has unexpected names:\n  "
+      + "\n  ".join(unknown)
+    )
+  return arrays
+
+
+def _convert(layer, leaf, array, norm):
+  """The name below the backbone's scope, and the array in official layout."""
+  if norm:
+    return f"{layer}/BatchNorm/{_NORM_LEAVES[leaf]}", array
+  if leaf == "bias":
+    return f"{layer}/biases", array
+  if array.ndim == 2:
+    return f"{layer}/weights", array.T[None, None]
+  if layer.endswith("depthwise"):
+    return f"{layer}/depthwise_weights", array.transpose(2, 3, 0, 1)
+  return f"{layer}/weights", array.transpose(2, 3, 1, 0)
+
+
+def _translate(module: str, rules: Rules) -> str | None:
+  for pattern, replacement in rules:
+    if match := re.fullmatch(pattern, module):
+      if callable(replacement):
+        return replacement(match)
+      return match.expand(replacement)
+  return None
+
+
+def _recognise(state) -> tuple[str, Rules]:
+  """The backbone of a state dict and how its modules are called officially."""
+  if "layer1.0.conv3.weight" in state:
+    deep = "layer3.6.conv1.weight" in state
+    return ("resnet_101_torch" if deep else "resnet_50_torch"), _RESNET
+  if "features.0.0.weight" in state:
+    return "mobilenet_v2_torch", _TORCHVISION_MOBILENET
+  if "conv_stem.weight" in state:
+    return "mobilenet_v2_torch", _TIMM_MOBILENET
+  if "stem.0.conv.weight" in state:
+    return _timm_xception(state)
+  raise ValueError(
+    "the state dict is of no known network: expected ResNet-50 or -101 or"
+    " MobileNetV2 of torchvision or timm, or xception41, xception65 or"
+    f" xception71 of timm; its first names are {', '.join(list(state)[:5])}"
+  )
+
+
+def _timm_xception(state) -> tuple[str, Rules]:
+  count = len({n.split(".")[1] for n in state if n.startswith("blocks.")})
+  for backbone, blocks in BLOCKS.items():
+    units = [
+      re.sub(r"_(block\d)", rf"/\1/unit_{unit + 1}", block.name)
+      for block in blocks
+      for unit in range(block.units)
+    ]
+    if len(units) == count:
+      return backbone, _xception_rules(units)
+  raise ValueError(
+    f"a timm Xception has 13, 21 or 23 blocks, the state dict has {count}"
+  )
+
+
+def _xception_rules(units: list[str]) -> Rules:
+  def unit(match):
+    scope = f"{units[int(match[1])]}/xception_module"
+    if match[2].startswith("shortcut"):
+      return f"{scope}/shortcut"
+    half = "depthwise" if match[4] == "dw" else "pointwise"
+    return f"{scope}/separable_conv{match[3]}_{half}"
+
+  return (
+    (r"stem\.0\.(conv|bn)", "entry_flow/conv1_1"),
+    (r"stem\.1\.(conv|bn)", "entry_flow/conv1_2"),
+    (
+      r"blocks\.(\d+)\.(stack\.conv(\d)\.(?:conv|bn)_(dw|pw)"
+      r"|shortcut\.(?:conv|bn))",
+      unit,
+    ),
+    (r"head\.fc", "logits"),
+  )
+
+
+def _resnet_unit(match) -> str:
+  scope = f"block{match[1]}/unit_{int(match[2]) + 1}/bottleneck_v1"
+  return f"{scope}/conv{match[3]}" if match[3] else f"{scope}/shortcut"
+
+
+def _inverted_residual(index: int, layer: str) -> str:
+  return f"expanded_conv_{index}/{layer}" if index else f"expanded_conv/{layer}"
+
+
+def _torchvision_block(match) -> str:
+  index, layer = int(match[1]) - 1, int(match[2])
+  # The first block has no expansion.
+  layers = ("expand", "depthwise", "project")[0 if index else 1 :]
+  return _inverted_residual(index, layers[min(layer, len(layers) - 1)])
+
+
+def _timm_block(match) -> str:
+  index = _STAGES[int(match[1])] + int(match[2])
+  layers = (
+    {"conv_pw": "expand", "conv_dw": "depthwise", "conv_pwl": "project"}
+    | {"bn1": "expand", "bn2": "depthwise", "bn3": "project"}
+    if index
+    else {"conv_dw": "depthwise", "conv_pw": "project"}
+    | {"bn1": "depthwise", "bn2": "project"}
+  )
+  return _inverted_residual(index, layers[match[3]])
+
+
+_RESNET: Rules = (
+  (r"(conv|bn)1", "conv1"),
+  (r"layer(\d)\.(\d+)\.(?:(?:conv|bn)(\d)|downsample\.[01])", _resnet_unit),
+  (r"fc", "logits"),
+)
+_LAST_LAYER = "Logits/Conv2d_1c_1x1"
+_TORCHVISION_MOBILENET: Rules = (
+  (r"features\.0\.[01]", "Conv"),
+  (r"features\.18\.[01]", "Conv_1"),
+  (r"features\.(\d+)\.conv\.(\d)(?:\.[01])?", _torchvision_block),
+  (r"classifier\.1", _LAST_LAYER),
+)
+_TIMM_MOBILENET: Rules = (
+  (r"conv_stem|bn1", "Conv"),
+  (r"conv_head|bn2", "Conv_1"),
+  (r"blocks\.(\d)\.(\d)\.(\w+)", _timm_block),
+  (r"classifier", _LAST_LAYER),
+)

@@ -1,0 +1,177 @@
+"""Arrays of published weights, from the files they are published in.
+
+TensorFlow reads its checkpoints and torch its pickles; both are imported only
+then. Frozen graphs, .npz and .safetensors files need neither.
+"""
+
+import importlib
+import pathlib
+import pickle
+import tarfile
+import tempfile
+import zipfile
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from deeplab_jax.import_weights.pytorch import is_torch, to_official
+
+Path = pathlib.Path | str
+Arrays = dict[str, np.ndarray]
+
+_VARIABLES = frozenset(
+  "weights depthwise_weights biases gamma beta moving_mean moving_variance"
+  .split()
+)  # fmt: skip
+_UNREADABLE = (
+  OSError,
+  EOFError,
+  tarfile.TarError,
+  zipfile.BadZipFile,
+  pickle.UnpicklingError,
+)
+_FORMATS = (
+  "a TensorFlow checkpoint (its prefix such as model.ckpt, its .index file, or"
+  " its folder), a frozen graph (.pb), a release (.tar.gz), .npz,"
+  " .safetensors, or a torch state dict (.pth, .pt, .bin)"
+)
+
+
+def read(path: Path) -> Arrays:
+  """Reads all arrays of a file by official variable name.
+
+  Args:
+    path: a TensorFlow checkpoint (prefix, `.index` file or folder), a frozen
+      graph, a released archive, an `.npz` file, or a state dict of torch.
+
+  Returns:
+    What the file holds, steps and optimizer slots included; kernels in
+    TensorFlow's layout.
+
+  Raises:
+    ValueError: nothing of these is there, or it cannot be read.
+    ImportError: the file needs a package that is not installed.
+  """
+  path = pathlib.Path(path).expanduser()
+  try:
+    arrays = _read(path)
+  except _UNREADABLE as error:
+    raise ValueError(f"cannot read {path}: {error}") from error
+  return to_official(arrays) if is_torch(arrays) else arrays
+
+
+def _read(path: pathlib.Path) -> Arrays:
+  if path.is_dir():
+    return _read(_only_model_in(path))
+  if path.name.endswith((".tar.gz", ".tgz")):
+    return _read_archive(path)
+  prefix = _checkpoint_prefix(path)
+  if prefix is not None:
+    return _read_checkpoint(prefix)
+  if path.suffix in _READERS and path.is_file():
+    return _READERS[path.suffix](path)
+  problem = "is not" if path.exists() else "does not exist; expected"
+  raise ValueError(f"{path} {problem} {_FORMATS}")
+
+
+def _only_model_in(folder: pathlib.Path) -> pathlib.Path:
+  """The frozen graph below `folder`, else its one checkpoint.
+
+  They hold the same variables, and a graph needs no TensorFlow.
+  """
+  for pattern in ("[!.]*.pb", "[!.]*.index"):
+    found = sorted(folder.rglob(pattern))
+    if len(found) == 1:
+      return found[0]
+    if found:
+      names = ", ".join(str(file) for file in found)
+      raise ValueError(f"{folder} holds several models, give one: {names}")
+  raise ValueError(f"{folder} holds neither .index nor .pb file")
+
+
+def _read_archive(path: pathlib.Path) -> Arrays:
+  with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
+    archive.extractall(folder, filter="data")
+    return _read(pathlib.Path(folder))
+
+
+def _checkpoint_prefix(path: pathlib.Path) -> pathlib.Path | None:
+  """The prefix of a TensorFlow checkpoint given by any of its names."""
+  name = path.name.removesuffix(".index").split(".data-")[0]
+  prefix = path.with_name(name)
+  return prefix if path.with_name(f"{name}.index").is_file() else None
+
+
+def _read_checkpoint(prefix: pathlib.Path) -> Arrays:
+  tensorflow = _import("tensorflow", "deeplab_jax[import]", prefix)
+  try:
+    reader = tensorflow.train.load_checkpoint(str(prefix))
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in sorted(names)}
+  except (tensorflow.errors.OpError, RuntimeError) as error:
+    raise ValueError(f"cannot read {prefix}: {error}") from error
+
+
+def _read_graph(path: pathlib.Path) -> Arrays:
+  """The constants that were variables before the graph was frozen."""
+  # The same messages as TensorFlow's, from a package that is always here.
+  from google.protobuf.message import DecodeError
+  from tensorboardX.proto.graph_pb2 import GraphDef
+
+  try:
+    graph = GraphDef.FromString(path.read_bytes())
+  except DecodeError as error:
+    raise ValueError(f"{path} is no TensorFlow graph: {error}") from error
+  return {
+    node.name: _constant(node.attr["value"].tensor)
+    for node in graph.node
+    if node.op == "Const" and node.name.rsplit("/", 1)[-1] in _VARIABLES
+  }
+
+
+def _constant(tensor: Any) -> np.ndarray:
+  """A float32 tensor; a single stored value stands for all elements."""
+  shape = [dimension.size for dimension in tensor.tensor_shape.dim]
+  if tensor.tensor_content:
+    return np.frombuffer(tensor.tensor_content, "<f4").reshape(shape)
+  values = np.asarray(tensor.float_val, np.float32)
+  return np.full(shape, values[0]) if len(values) == 1 else (
+    values.reshape(shape)
+  )  # fmt: skip
+
+
+def _read_npz(path: pathlib.Path) -> Arrays:
+  with np.load(path, allow_pickle=False) as file:
+    return dict(file)
+
+
+def _read_safetensors(path: pathlib.Path) -> Arrays:
+  return _import("safetensors.numpy", "safetensors", path).load_file(path)
+
+
+def _read_pickle(path: pathlib.Path) -> Arrays:
+  torch = _import("torch", "torch", path)
+  content = torch.load(path, map_location="cpu", weights_only=True)
+  state = content.get("state_dict", content)
+  return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+_READERS = {
+  ".npz": _read_npz,
+  ".pb": _read_graph,
+  ".safetensors": _read_safetensors,
+  ".pth": _read_pickle,
+  ".pt": _read_pickle,
+  ".bin": _read_pickle,
+}
+
+
+def _import(module: str, package: str, path: pathlib.Path) -> ModuleType:
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise ImportError(
+      f"reading {path} needs {module.split('.')[0]}: pip install"
+      f" '{package}' ({error})"
+    ) from error
