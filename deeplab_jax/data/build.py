@@ -13,12 +13,17 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from deeplab_jax.data.builders.segmentation import SegmentationBuilder
+from deeplab_jax.data.builders.base import Builder
 
 # Data set name -> class in the module of that name in data/builders.
 _BUILDERS = {
   "shapes": "Shapes",
   "camvid": "Camvid",
+  "voc2012": "Voc2012",
+  "coco_voc": "CocoVoc",
+  "cityscapes": "Cityscapes",
+  "ade20k": "Ade20k",
+  "imagenet2012": "Imagenet2012",
 }
 
 SELF_BUILDING = ("shapes",)  # takes seconds and needs no source files
@@ -33,7 +38,7 @@ def directory(name: str, data_dir: str = "") -> pathlib.Path:
       ~/tensorflow_datasets.
   """
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  return root / name / str(SegmentationBuilder.VERSION)
+  return root / name / str(Builder.VERSION)
 
 
 def is_built(folder: pathlib.Path) -> bool:

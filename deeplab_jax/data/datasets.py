@@ -33,6 +33,8 @@ class DatasetInfo:
     eval_split: the split evaluated on by default.
     license: terms of use, in a few words.
     citation: where it was published.
+    unions: further splits that are parts of `splits` put together, as a TFDS
+      expression.
   """
 
   name: str
@@ -44,6 +46,7 @@ class DatasetInfo:
   eval_split: str
   license: str
   citation: str
+  unions: dict[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def num_classes(self) -> int:
@@ -76,6 +79,85 @@ DATASETS = {
       "A High-Definition Ground Truth Database. Pattern Recognition Letters "
       "2009; the 11-class 480x360 version of V. Badrinarayanan, A. Kendall, "
       "R. Cipolla: SegNet. PAMI 2017"
+    ),
+  ),
+  "voc2012": DatasetInfo(
+    name="voc2012",
+    class_names=classes.VOC,
+    colors=classes.bit_colors(len(classes.VOC)),
+    ignore_label=255,
+    splits={"train": 1464, "val": 1449, "sbd": 9118, "test": 1456},
+    unions={"trainval": "train+val", "train_aug": "train+sbd"},
+    train_split="train_aug",
+    eval_split="val",
+    license="Flickr's terms of use; annotations of the VOC organisers and SBD",
+    citation=(
+      "M. Everingham et al.: The PASCAL Visual Object Classes Challenge 2012; "
+      "B. Hariharan et al.: Semantic Contours from Inverse Detectors. ICCV 2011"
+    ),
+  ),
+  "coco_voc": DatasetInfo(
+    name="coco_voc",
+    class_names=classes.VOC,
+    colors=classes.bit_colors(len(classes.VOC)),
+    ignore_label=255,
+    splits={"train": None, "val": None},
+    train_split="train",
+    eval_split="val",
+    license="annotations CC BY 4.0; images under each photographer's terms",
+    citation=(
+      "T.-Y. Lin et al.: Microsoft COCO: Common Objects in Context. ECCV 2014"
+    ),
+  ),
+  "cityscapes": DatasetInfo(
+    name="cityscapes",
+    class_names=classes.CITYSCAPES,
+    colors=classes.CITYSCAPES_COLORS,
+    ignore_label=255,
+    splits={
+      "train_fine": 2975,
+      "val_fine": 500,
+      "test_fine": 1525,
+      "train_coarse": 22973,
+      "val_coarse": 500,
+    },
+    unions={
+      "trainval_fine": "train_fine+val_fine",
+      "trainval_coarse": "train_coarse+val_coarse",
+    },
+    train_split="train_fine",
+    eval_split="val_fine",
+    license="Cityscapes licence: non-commercial research",
+    citation=(
+      "M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene "
+      "Understanding. CVPR 2016"
+    ),
+  ),
+  "ade20k": DatasetInfo(
+    name="ade20k",
+    class_names=classes.ADE20K,
+    colors=classes.ADE20K_COLORS,
+    ignore_label=0,
+    splits={"train": 20210, "val": 2000},
+    train_split="train",
+    eval_split="val",
+    license="images for non-commercial research and education",
+    citation=(
+      "B. Zhou et al.: Scene Parsing through ADE20K Dataset. CVPR 2017"
+    ),
+  ),
+  "imagenet2012": DatasetInfo(
+    name="imagenet2012",
+    class_names=classes.imagenet_ids(),
+    colors=(),
+    ignore_label=None,
+    splits={"train": 1281167, "val": 50000},
+    train_split="train",
+    eval_split="val",
+    license="ImageNet terms of access: non-commercial research",
+    citation=(
+      "O. Russakovsky et al.: ImageNet Large Scale Visual Recognition "
+      "Challenge. IJCV 2015"
     ),
   ),
 }

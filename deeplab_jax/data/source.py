@@ -30,17 +30,20 @@ class SegmentationSource:
 
   def __init__(self, directory: pathlib.Path, split: str, info: DatasetInfo):
     builder = tfds.builder_from_directory(directory)
-    base = split.split("[")[0]  # "train[:10%]" is a part of "train"
-    if base not in builder.info.splits:
+    expression = info.unions.get(split, split)
+    largest = builder.info.metadata["largest"]
+    # "train[:10%]+val" is made of parts of "train" and "val".
+    parts = [part.split("[")[0].strip() for part in expression.split("+")]
+    if not set(parts) <= set(largest):
       raise ValueError(
-        f"split {split!r} must be one of {', '.join(builder.info.splits)} (or "
-        f"a part, as train[:10%]) in {directory}"
+        f"split {split!r} must be one of {', '.join([*largest, *info.unions])} "
+        f"(or a part, as train[:10%]); {directory} has {', '.join(largest)}"
       )
     self.info = info
     self.split = split
-    self.largest = tuple(builder.info.metadata["largest"][base])
+    self.largest = tuple(max(s) for s in zip(*(largest[p] for p in parts)))
     self._records = builder.as_data_source(
-      split,
+      expression,
       decoders={
         "image": tfds.decode.SkipDecoding(),
         "label": tfds.decode.SkipDecoding(),

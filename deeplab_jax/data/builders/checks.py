@@ -37,7 +37,24 @@ def read_mask(file: str, encoded: bytes) -> np.ndarray:
       f"{file}: a mask must be an indexed or a one-channel image, got mode "
       f"{mask.mode}; convert its colours to class indices"
     )
-  return np.asarray(mask).astype(np.int64)
+  return np.asarray(mask.convert("L") if mask.mode == "1" else mask)
+
+
+def remap(file: str, mask: np.ndarray, labels: dict[int, int]) -> np.ndarray:
+  """`mask` with each source value replaced by its label.
+
+  Raises:
+    BadExample: `file` holds a value that `labels` does not.
+  """
+  wrong = [value for value in np.unique(mask).tolist() if value not in labels]
+  if wrong:
+    raise BadExample(
+      f"{file}: values must be {min(labels)}..{max(labels)}, got "
+      f"{_listed(wrong)}; take the data set's own masks"
+    )
+  table = np.zeros(max(labels) + 1, np.uint8)
+  table[list(labels)] = list(labels.values())
+  return table[mask]
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -63,15 +80,17 @@ def check_pair(
       f"{file}: a mask must have the size of its image, {width}x{height}, got "
       f"{mask.shape[1]}x{mask.shape[0]}; make both from the same picture"
     )
-  found = np.unique(mask)
-  allowed = set(range(info.num_classes)) | {info.ignore_label}
-  wrong = [int(label) for label in found if int(label) not in allowed]
+  allowed = {*range(info.num_classes), info.ignore_label}
+  wrong = [label for label in np.unique(mask).tolist() if label not in allowed]
   if wrong:
-    listed = ", ".join(map(str, wrong[:10])) + (", ..." if wrong[10:] else "")
     raise BadExample(
-      f"{file}: labels must be {_allowed(info)}, got {listed}; map the mask's "
-      "values to class indices"
+      f"{file}: labels must be {_allowed(info)}, got {_listed(wrong)}; map the "
+      "mask's values to class indices"
     )
+
+
+def _listed(values: list[int]) -> str:
+  return ", ".join(map(str, values[:10])) + (", ..." if values[10:] else "")
 
 
 def _allowed(info: DatasetInfo) -> str:

@@ -7,7 +7,6 @@ that classes share in part, and a border of ignored pixels as VOC has.
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders import scenes
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
@@ -15,12 +14,12 @@ from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 _FIRST_SCENE = {"train": 0, "val": 1_000_000}
 
 
-class Shapes(SegmentationBuilder):
+class Shapes(SegmentationBuilder, skip_registration=True):
   """Generates every scene from its number alone: the same bytes every time."""
 
   name = "shapes"
 
-  def open(self, downloads: tfds.download.DownloadManager) -> dict[str, list]:
+  def open(self) -> dict[str, list]:
     return {
       split: [f"{split}_{i:04d}" for i in range(count)]
       for split, count in self.dataset.splits.items()

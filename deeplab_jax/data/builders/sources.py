@@ -16,68 +16,79 @@ class Source:
   Attributes:
     file: its published file name.
     url: its address; where `login` is true, a page that asks for an account.
-    md5: published checksum; "" where none is.
+    checksum: "<algorithm>:<hexadecimal>"; "" where none is known.
     login: whether the user has to download it.
+    folder: where it is usually extracted to, if it has no folder of its own.
   """
 
   file: str
   url: str
-  md5: str = ""
+  checksum: str = ""
   login: bool = False
+  folder: str = ""
 
-  def tree(
-    self,
-    manual_dir: pathlib.Path | None,
-    downloads: tfds.download.DownloadManager,
-    marker: str,
-    *,
-    check: bool = True,
-  ) -> Tree:
-    """The files, rooted at the folder that holds `marker`.
 
-    Takes `manual_dir`, if given: the archive in it, or else the extracted
-    archive, at any depth; without it, downloads.
+def find(
+  source: Source,
+  marker: str,
+  *,
+  manual_dir: pathlib.Path | None,
+  downloads: tfds.download.DownloadManager,
+  verify: bool = True,
+  required: bool = True,
+) -> Tree | None:
+  """The files of `source`, rooted at the folder that holds `marker`.
 
-    Args:
-      manual_dir: folder with the user's own download.
-      downloads: TFDS's download manager.
-      marker: relative path of a file or folder that the archive must have.
-      check: whether an archive must have the published checksum.
+  Takes `manual_dir`, if given: the archive in it, or else the extracted
+  archive, at any depth; without it, downloads.
 
-    Raises:
-      ValueError: nothing suitable is there; names file, address and remedy.
-    """
-    path = self._path(manual_dir, downloads)
-    if check and self.md5 and path.is_file():
-      self._check_md5(path)
-    tree = Tree.open(path).below(marker)
-    if tree is None:
-      raise ValueError(
-        f"{path}: must hold {self.file} from {self.url}, or what it extracts "
-        f"to, got no {marker} in it"
-      )
-    return tree
+  Args:
+    source: the archive.
+    marker: relative path of a file or folder that it must have.
+    manual_dir: folder with the user's own download.
+    downloads: TFDS's download manager, which keeps what it downloaded.
+    verify: whether an archive must have its known checksum.
+    required: whether it is an error, not None, that a login is needed or
+      `manual_dir` does not have it.
 
-  def _path(
-    self,
-    manual_dir: pathlib.Path | None,
-    downloads: tfds.download.DownloadManager,
-  ) -> pathlib.Path:
-    if manual_dir is None:
-      if self.login:
-        raise ValueError(
-          f"--manual_dir must be a folder with {self.file}, got none; download "
-          f"it with an account at {self.url}"
-        )
-      return pathlib.Path(downloads.download(self.url))
-    archive = manual_dir / self.file
+  Raises:
+    ValueError: nothing suitable is there; names file, address and remedy.
+  """
+  path = _path(source, manual_dir, downloads)
+  tree = None
+  if path is not None:
+    if verify and source.checksum and path.is_file():
+      _check(source, path)
+    tree = Tree.open(path)
+    if path.is_file() and source.folder:
+      tree = tree.moved(source.folder)
+    tree = tree.below(marker)
+  if tree is None and required:
+    raise ValueError(
+      f"--manual_dir must have {source.file} from {source.url} or what it "
+      f"extracts to, got no {marker} in {path or 'no folder'}"
+    )
+  return tree
+
+
+def _path(
+  source: Source,
+  manual_dir: pathlib.Path | None,
+  downloads: tfds.download.DownloadManager,
+) -> pathlib.Path | None:
+  """The archive, or the folder to look in; None where there is neither."""
+  if manual_dir is not None:
+    archive = manual_dir / source.file
     return archive if archive.is_file() else manual_dir
+  return None if source.login else pathlib.Path(downloads.download(source.url))
 
-  def _check_md5(self, path: pathlib.Path) -> None:
-    with path.open("rb") as file:
-      found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != self.md5:
-      raise ValueError(
-        f"{path}: MD5 must be {self.md5}, got {found}; delete it and download "
-        f"{self.url} again, or pass --partial for a sample"
-      )
+
+def _check(source: Source, path: pathlib.Path) -> None:
+  algorithm, _, expected = source.checksum.partition(":")
+  with path.open("rb") as file:
+    found = hashlib.file_digest(file, algorithm).hexdigest()
+  if found != expected:
+    raise ValueError(
+      f"{path}: {algorithm} must be {expected}, got {found}; delete it and "
+      f"download {source.url} again, or pass --partial for a sample"
+    )

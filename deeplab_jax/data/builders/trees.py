@@ -6,6 +6,7 @@ builders need not know whether the user has extracted the archive.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import pathlib
@@ -13,10 +14,21 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from deeplab_jax.data.builders.checks import BadExample
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class File:
+  """One file: its place, for messages, and how to read it."""
+
+  where: str
+  read: Callable[[], bytes]
 
 
 class Tree:
@@ -26,9 +38,9 @@ class Tree:
     origin: the folder or archive, for messages.
   """
 
-  def __init__(self, origin: str, readers: dict[str, Callable[[], bytes]]):
+  def __init__(self, origin: str, files: dict[str, File]):
     self.origin = origin
-    self._readers = readers
+    self._files = files
 
   @classmethod
   def open(cls, path: pathlib.Path) -> Tree:
@@ -39,25 +51,43 @@ class Tree:
     """
     try:
       if path.is_dir():
-        return cls(str(path), _folder(path))
-      if zipfile.is_zipfile(path):
-        return cls(str(path), _zip(path))
-      return cls(str(path), _tar(path))
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+        readers = _folder(path)
+      elif zipfile.is_zipfile(path):
+        readers = _zip(path)
+      else:
+        readers = _tar(_contents(path))
+    except _DAMAGE as error:
       raise ValueError(
         f"{path}: must be a folder, a zip or a tar file, got {error}; download "
         "it again"
       ) from error
+    return cls.of_readers(str(path), readers)
+
+  @classmethod
+  def of_readers(
+    cls, origin: str, readers: dict[str, Callable[[], bytes]]
+  ) -> Tree:
+    files = {
+      path: File(f"{origin}/{path}", reader) for path, reader in readers.items()
+    }
+    return cls(origin, files)
 
   def __contains__(self, path: str) -> bool:
-    return path in self._readers
+    return path in self._files
 
-  def paths(self, folder: str = "", suffix: str = "") -> list[str]:
-    """Sorted paths of the files below `folder` that end with `suffix`."""
+  def __or__(self, other: Tree) -> Tree:
+    """The files of both; `other` wins where both have a path."""
+    return Tree(self.origin, self._files | other._files)
+
+  def stems(self, folder: str, suffix: str) -> list[str]:
+    """Sorted paths, within `folder`, of its files that end with `suffix`.
+
+    `suffix` is cut off.
+    """
     start = f"{folder}/" if folder else ""
     return sorted(
-      path
-      for path in self._readers
+      path.removeprefix(start).removesuffix(suffix)
+      for path in self._files
       if path.startswith(start) and path.endswith(suffix)
     )
 
@@ -67,31 +97,45 @@ class Tree:
     Raises:
       BadExample: it is not there, or is damaged.
     """
-    if path not in self._readers:
+    if path not in self._files:
       raise BadExample(f"{self.where(path)}: no such file; complete the data")
     try:
-      return self._readers[path]()
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+      return self._files[path].read()
+    except _DAMAGE as error:
       raise BadExample(
         f"{self.where(path)}: cannot be read ({error}); replace the file"
       ) from error
 
   def lines(self, path: str) -> list[str]:
     """The lines of a text file that are not empty, stripped."""
-    text = self.read(path).decode()
+    try:
+      text = self.read(path).decode()
+    except UnicodeDecodeError as error:
+      raise BadExample(
+        f"{self.where(path)}: must be UTF-8 text ({error})"
+      ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
   def where(self, path: str) -> str:
     """How a message names the file `path`."""
+    if path in self._files:
+      return self._files[path].where
     return f"{self.origin}/{path}"
 
   def below(self, marker: str) -> Tree | None:
     """The subtree, at any depth, that has the file or folder `marker`."""
-    for path in sorted(self._readers, key=len):
+    for path in sorted(self._files, key=len):
       before, found, _ = f"/{path}/".partition(f"/{marker}/")
       if found:
         return self._sub(before.removeprefix("/"))
     return None
+
+  def moved(self, folder: str) -> Tree:
+    """The same files, in `folder`."""
+    return Tree(
+      self.origin,
+      {f"{folder}/{path}": file for path, file in self._files.items()},
+    )
 
   def _sub(self, folder: str) -> Tree:
     if not folder:
@@ -100,8 +144,8 @@ class Tree:
     return Tree(
       self.where(folder),
       {
-        path.removeprefix(start): reader
-        for path, reader in self._readers.items()
+        path.removeprefix(start): file
+        for path, file in self._files.items()
         if path.startswith(start)
       },
     )
@@ -124,21 +168,33 @@ def _zip(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
   }
 
 
-def _tar(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
-  with path.open("rb") as file:
-    is_packed = file.read(2) == b"\x1f\x8b"
-  content = _Unpacked(path) if is_packed else _File(path)
-  with content.open() as file, tarfile.open(fileobj=file) as archive:
+def _tar(contents: _Contents) -> dict[str, Callable[[], bytes]]:
+  with contents.open() as file:
     return {
-      member.name.removeprefix("./"): functools.partial(
-        content.read, member.offset_data, member.size
-      )
-      for member in archive
-      if member.isfile()
+      path: functools.partial(contents.read, offset, size)
+      for path, offset, size in _members(file)
     }
 
 
-class _File:
+def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
+  """Path, position and size of a tar's files; a tar in it is a folder."""
+  with tarfile.open(fileobj=file) as archive:
+    for member in archive:
+      path, offset = member.name.removeprefix("./"), member.offset_data
+      if path.endswith(".tar"):
+        for name, start, size in _members(archive.extractfile(member)):
+          yield f"{path.removesuffix('.tar')}/{name}", offset + start, size
+      elif member.isfile():
+        yield path, offset, member.size
+
+
+def _contents(path: pathlib.Path) -> _Contents:
+  with path.open("rb") as file:
+    is_packed = file.read(2) == b"\x1f\x8b"
+  return _Unpacked(path) if is_packed else _Contents(path)
+
+
+class _Contents:
   """A file read in any order by several threads."""
 
   def __init__(self, path: pathlib.Path):
@@ -153,7 +209,7 @@ class _File:
       return file.read(size)
 
 
-class _Unpacked(_File):
+class _Unpacked(_Contents):
   """A gzipped file, unpacked into a copy that goes with this object."""
 
   def __init__(self, path: pathlib.Path):

@@ -4,8 +4,7 @@
 `ImageSets/Segmentation/<split>.txt`, one name a line.
 """
 
-from deeplab_jax.data.builders import checks
-from deeplab_jax.data.builders.segmentation import Example
+from deeplab_jax.data.builders.segmentation import Example, read_pair
 from deeplab_jax.data.builders.trees import Tree
 
 MARKER = "ImageSets/Segmentation"
@@ -16,13 +15,10 @@ def names(tree: Tree, split: str) -> list[str]:
   return tree.lines(f"{MARKER}/{split}.txt")
 
 
+def image_file(name: str) -> str:
+  return f"JPEGImages/{name}.jpg"
+
+
 def read(tree: Tree, name: str) -> Example:
   """Image and labels of `name`."""
-  image = f"JPEGImages/{name}.jpg"
-  mask = f"SegmentationClass/{name}.png"
-  return Example(
-    tree.where(image),
-    tree.read(image),
-    tree.where(mask),
-    checks.read_mask(tree.where(mask), tree.read(mask)),
-  )
+  return read_pair(tree, image_file(name), f"SegmentationClass/{name}.png")

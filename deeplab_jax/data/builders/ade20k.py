@@ -1,0 +1,35 @@
+"""ADE20K scene parsing, 150 classes and 0 = not labelled."""
+
+from deeplab_jax.data.builders.segmentation import (
+  Example,
+  SegmentationBuilder,
+  read_pair,
+)
+from deeplab_jax.data.builders.sources import Source
+
+_ARCHIVE = Source(
+  file="ADEChallengeData2016.zip",
+  url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+)
+_FOLDERS = {"train": "training", "val": "validation"}
+
+
+class Ade20k(SegmentationBuilder, skip_registration=True):
+  """Reads `images/` and `annotations/` of ADEChallengeData2016."""
+
+  name = "ade20k"
+
+  def open(self) -> dict[str, list]:
+    self._tree = self.find(_ARCHIVE, "annotations")
+    return {
+      split: self._tree.stems(f"annotations/{folder}", ".png")
+      for split, folder in _FOLDERS.items()
+    }
+
+  def read(self, split: str, key: str) -> Example:
+    folder = _FOLDERS[split]
+    return read_pair(
+      self._tree,
+      f"images/{folder}/{key}.jpg",
+      f"annotations/{folder}/{key}.png",
+    )

@@ -1,0 +1,165 @@
+"""What the TFDS builders of all data sets share.
+
+A builder says which examples a split has and how to read one; this base checks
+and encodes them in parallel, and TFDS writes ArrayRecord files in the order
+given. No TensorFlow: images are stored as the encoded bytes of the source.
+"""
+
+import abc
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+
+from deeplab_jax.data.builders import sources
+from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.datasets import DATASETS, DatasetInfo
+
+Record = dict[str, Any]
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+  """Base of the builders; a subclass names itself as in `DATASETS`.
+
+  Attributes:
+    manual_dir: folder with the user's own download; None = download.
+    skip_bad: count and list unusable examples instead of stopping.
+    partial: accept a sample: any number of examples, any checksum.
+    skipped: what was wrong with the examples left out.
+    dataset: facts about the data set that is built.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  # TFDS would look for files beside this one, with a package that it does not
+  # require: importlib_resources.
+  code_path = None
+
+  def __init__(
+    self,
+    *,
+    manual_dir: pathlib.Path | None = None,
+    skip_bad: bool = False,
+    partial: bool = False,
+    **kwargs: Any,
+  ):
+    self.manual_dir = manual_dir
+    self.skip_bad = skip_bad
+    self.partial = partial
+    self.skipped: list[str] = []
+    self.dataset: DatasetInfo = DATASETS[self.name]
+    self._downloads: tfds.download.DownloadManager | None = None
+    super().__init__(file_format="array_record", **kwargs)
+
+  @property
+  @abc.abstractmethod
+  def features(self) -> tfds.features.FeaturesDict:
+    """What one record holds."""
+
+  @abc.abstractmethod
+  def open(self) -> dict[str, list]:
+    """Finds the source files; gives the keys of each split's examples."""
+
+  @abc.abstractmethod
+  def encode(self, split: str, key: Any) -> tuple[Record, tuple] | None:
+    """The record of an example and its image's height and width.
+
+    None leaves the example out. Called from several threads.
+
+    Raises:
+      BadExample: a file is unusable.
+    """
+
+  def find(
+    self, source: sources.Source, marker: str, *, required: bool = True
+  ) -> Tree | None:
+    """The files of `source`, see `sources.find`; only for use in `open`."""
+    return sources.find(
+      source,
+      marker,
+      manual_dir=self.manual_dir,
+      downloads=self._downloads,
+      verify=not self.partial,
+      required=required,
+    )
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=f"{self.name} as deeplab_jax trains on it.",
+      features=self.features,
+      citation=self.dataset.citation,
+      license=self.dataset.license,
+      disable_shuffling=True,
+      metadata=tfds.core.MetadataDict(),
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    self._downloads = dl_manager
+    splits = {split: keys for split, keys in self.open().items() if keys}
+    for split, keys in splits.items():
+      self._check_count(split, len(keys))
+    tfds.disable_progress_bar()  # of writing: ours knows how much is left
+    self.info.metadata["dataset"] = dataclasses.asdict(self.dataset)
+    self.info.metadata["largest"] = {}
+    return {
+      split: self._generate_examples(split, keys)
+      for split, keys in splits.items()
+    }
+
+  def _generate_examples(self, split: str, keys: list):
+    largest = np.zeros(2, int)
+    results = tqdm.tqdm(
+      in_order(functools.partial(self._try, split), keys),
+      f"{self.name} {split}",
+      total=len(keys),
+      unit=" images",
+    )
+    for index, result in enumerate(results):
+      if isinstance(result, BadExample):
+        self.skipped.append(str(result))
+      elif result is not None:
+        record, size = result
+        largest = np.maximum(largest, size)
+        yield index, record
+    self.info.metadata["largest"][split] = largest.tolist()
+
+  def _try(self, split: str, key: Any):
+    """`encode`, whose error is returned where bad examples are skipped."""
+    try:
+      return self.encode(split, key)
+    except BadExample as error:
+      if not self.skip_bad:
+        raise
+      return error
+
+  def _check_count(self, split: str, found: int) -> None:
+    expected = self.dataset.splits.get(split)
+    if expected not in (None, found) and not self.partial:
+      raise ValueError(
+        f"{self.name}: split {split} must have {expected} examples, got "
+        f"{found}; complete the download, or pass --partial for a sample"
+      )
+
+
+def in_order(
+  function: Callable[[Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
+  """`map(function, items)` by as many threads as there are cores."""
+  threads = os.cpu_count() or 1
+  pending: collections.deque[concurrent.futures.Future] = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    for item in items:
+      pending.append(pool.submit(function, item))
+      if len(pending) > 4 * threads:  # bounds what is held in memory
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
