@@ -118,7 +118,7 @@ def make_train_step(
       "loss": loss + decay,
       "cross_entropy": loss,
       "weight_decay": decay,
-      "gradient_norm": optax.global_norm(grads),
+      "gradient_norm": optax.tree.norm(grads),
       "learning_rate": schedule(state.step),
     }
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
