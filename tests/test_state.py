@@ -1,6 +1,5 @@
 """The training step: the official trajectory, and what it must not touch."""
 
-import contextlib
 import functools
 import json
 import sys
