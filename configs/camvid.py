@@ -19,6 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   arg = parse_arg(arg)
   config = base_config()
   config.model.backbone = "mobilenet_v2"
+  config.model.batch_norm_momentum = 0.99
   config.init_from = "models/mobilenet_v2_imagenet"
   config.init_parts = "backbone"
   config.update(batch_size=8, steps=3000, lr=0.01, last_layer_multiplier=5.0)

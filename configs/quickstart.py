@@ -23,6 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.update(min_scale=0.75, max_scale=1.25)
   config.model.backbone = "mobilenet_v2"
   config.model.width_multiplier = 0.35
+  config.model.batch_norm_momentum = 0.95
   config.model.decoder_convs = ((3, 64), (3, 64))
   config.eval.update(batch_size=4)
   return runlocal(config) if arg.runlocal else config

@@ -132,6 +132,7 @@ def _model_fields() -> dict[str, Any]:
     "output_stride": 16,
     "multi_grid": config_dict.placeholder(tuple),
     "width_multiplier": 1.0,
+    "head": "aspp",
     "atrous_rates": (6, 12, 18),
     "image_pooling": True,
     "aspp_separable": True,
@@ -140,6 +141,9 @@ def _model_fields() -> dict[str, Any]:
     "decoder_low_level_channels": 48,
     "decoder_convs": ((3, 256), (3, 256)),
     "dropout_rate": 0.1,
+    # None is the published 0.9997 (ASPP, decoder), which takes thousands of
+    # steps to settle: short runs need less.
+    "batch_norm_momentum": config_dict.placeholder(float),
     # Of the computation; parameters, statistics and loss stay float32.
     "dtype": "float32",
   }

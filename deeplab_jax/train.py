@@ -227,6 +227,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
   if evaluation is None:
     return False
   run.records.write(step, evaluation.as_metrics())
+  evaluation.write_picture(run.workdir / "pictures" / f"step_{step}.png")
   run.checkpoints.save_best(state, evaluation.miou)
   run.progress.miou = evaluation.miou
   run.progress.say(f"step {step}: held-out mIoU {evaluation.miou:.2%}")

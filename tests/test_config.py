@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
+from deeplab_jax.models import DeepLab, model_to_dict
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
@@ -123,6 +124,12 @@ def test_parse_arg_takes_the_types_of_the_defaults():
 def test_parse_arg_names_what_it_cannot_take(arg, message):
   with pytest.raises(ValueError, match=message):
     config_lib.parse_arg(arg, backbone="a", stride=16)
+
+
+def test_model_fields_are_the_arguments_of_the_model():
+  fields = config_lib.base_config().model.to_dict()
+  arguments = model_to_dict(DeepLab(num_classes=2))
+  assert fields == {k: v for k, v in arguments.items() if k != "num_classes"}
 
 
 def test_make_model_builds_what_the_config_says():
