@@ -1,4 +1,4 @@
-"""Official arrays into the variables of a model, with every name accounted for."""
+"""Official arrays into the variables of a model, every name accounted for."""
 
 import dataclasses
 import re

@@ -20,10 +20,16 @@ from deeplab_jax.import_weights.pytorch import is_torch, to_official
 Path = pathlib.Path | str
 Arrays = dict[str, np.ndarray]
 
-_VARIABLES = frozenset(
-  "weights depthwise_weights biases gamma beta moving_mean moving_variance"
-  .split()
-)  # fmt: skip
+# Last parts of the names of variables in slim's graphs.
+_VARIABLES = {
+  "weights",
+  "depthwise_weights",
+  "biases",
+  "gamma",
+  "beta",
+  "moving_mean",
+  "moving_variance",
+}
 _UNREADABLE = (
   OSError,
   EOFError,

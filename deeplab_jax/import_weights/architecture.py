@@ -1,0 +1,138 @@
+"""The arguments of a model from the names and shapes of its variables."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from deeplab_jax.import_weights.names import backbone_scope
+from deeplab_jax.models import BACKBONES
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Channels of the low-level features conv2, conv3 and conv4; for MobileNetV2 the
+# blocks whose depthwise outputs they are.
+_LOW_LEVELS = {"xception": (256, 728, 1024), "resnet": (256, 512, 1024)}
+_MOBILENET_BLOCKS = (2, 5, 12)
+_PUBLISHED_RATES = (6, 12, 18)
+
+
+def infer_arguments(shapes: Shapes) -> dict[str, Any]:
+  """What names and shapes tell of a DeepLab, or of a classifier's backbone.
+
+  Args:
+    shapes: of all variables, by official name.
+
+  Returns:
+    Arguments of `DeepLab`. Rates and the multi-grid leave no trace: three
+    atrous branches are taken to have the published rates, other numbers of
+    branches are left out. Of an ImageNet classifier only the backbone and its
+    width are told.
+
+  Raises:
+    ValueError: there is no known backbone among the names.
+  """
+  backbone = _backbone(shapes)
+  arguments = {"backbone": backbone}
+  if backbone.startswith("mobilenet_v2"):
+    last = f"{backbone_scope(backbone)}/expanded_conv_16/project/weights"
+    if last in shapes:
+      arguments["width_multiplier"] = shapes[last][-1] / 320
+  if is_classifier(shapes):
+    return arguments
+  if backbone.startswith("mobilenet_v3"):
+    arguments |= {"head": "lraspp", "decoder": ("conv3",)}
+    return arguments | _classes(shapes, "decoder/decoder_conv0")
+  return (
+    arguments
+    | _classes(shapes, "logits/semantic")
+    | _head(shapes)
+    | _decoder(shapes, backbone)
+  )
+
+
+def is_classifier(shapes: Shapes) -> bool:
+  """Whether the variables are those of an ImageNet classifier."""
+  return not any(name.startswith(("logits/", "decoder/")) for name in shapes)
+
+
+def _backbone(shapes: Shapes) -> str:
+  scopes = {name.partition("/")[0] for name in shapes}
+  found = [b for b in BACKBONES if backbone_scope(b) in scopes]
+  if not found:
+    known = sorted({backbone_scope(b) for b in BACKBONES})
+    raise ValueError(
+      f"no known backbone among the variables: expected one of"
+      f" {', '.join(known)}; found {', '.join(sorted(scopes)[:10]) or 'none'}"
+    )
+  if found[0].startswith("mobilenet_v3"):
+    large = "MobilenetV3/expanded_conv_14/project/weights" in shapes
+    return f"mobilenet_v3_{'large' if large else 'small'}_seg"
+  if len(found) == 1:
+    return found[0]
+  beta = any("/conv1_1/" in name for name in shapes)
+  return next(b for b in found if b.endswith("_beta") == beta)
+
+
+def _classes(shapes: Shapes, layer: str) -> dict[str, Any]:
+  kernel = shapes.get(f"{layer}/weights")
+  return {"num_classes": kernel[-1]} if kernel else {}
+
+
+def _head(shapes: Shapes) -> dict[str, Any]:
+  if any(name.startswith("meta_architecture/") for name in shapes):
+    return {"head": "dpc"}
+  arguments = {"image_pooling": "image_pooling/weights" in shapes}
+  separable = "aspp1_depthwise/depthwise_weights" in shapes
+  kind = "_depthwise/depthwise_weights" if separable else "/weights"
+  branches = sum(f"aspp{i}{kind}" in shapes for i in range(1, len(shapes)))
+  if branches:
+    arguments["aspp_separable"] = separable
+  if branches in (0, len(_PUBLISHED_RATES)):
+    arguments["atrous_rates"] = _PUBLISHED_RATES[:branches]
+  return arguments
+
+
+def _decoder(shapes: Shapes, backbone: str) -> dict[str, Any]:
+  names = [f"decoder/feature_projection0{s}/weights" for s in ("", "_1", "_2")]
+  projections = [shapes[name] for name in names if name in shapes]
+  if not projections:
+    return {"decoder": ()}
+  arguments = {"decoder_low_level_channels": projections[0][-1]}
+  levels = _low_levels(shapes, backbone)
+  if all(kernel[-2] in levels for kernel in projections):
+    arguments["decoder"] = tuple(levels[kernel[-2]] for kernel in projections)
+  return arguments | _decoder_convs(shapes)
+
+
+def _low_levels(shapes: Shapes, backbone: str) -> dict[int | None, str]:
+  """Channels to name of the low-level features."""
+  if backbone.startswith("mobilenet_v2"):
+    scope = backbone_scope(backbone)
+    norms = [
+      f"{scope}/expanded_conv_{block}/depthwise/BatchNorm/gamma"
+      for block in _MOBILENET_BLOCKS
+    ]
+    channels = [shapes.get(norm, (None,))[0] for norm in norms]
+  else:
+    channels = _LOW_LEVELS[backbone.split("_")[0]]
+  return dict(zip(channels, ("conv2", "conv3", "conv4")))
+
+
+def _decoder_convs(shapes: Shapes) -> dict[str, Any]:
+  """Kernel sizes and channels; separable and plain ones may mix (1x1)."""
+  convs, separable = [], []
+  for i in itertools.count():
+    scope = f"decoder/decoder_conv{i}"
+    depthwise = shapes.get(f"{scope}_depthwise/depthwise_weights")
+    plain = f"decoder/decoder_conv0/decoder_conv0_{i + 1}/weights"
+    last = shapes.get(f"{scope}_pointwise/weights" if depthwise else plain)
+    if last is None:
+      break
+    size = (depthwise or last)[0]
+    convs.append((size, last[-1]))
+    if size > 1:
+      separable.append(bool(depthwise))
+  arguments = {"decoder_convs": tuple(convs)} if convs else {}
+  return arguments | (
+    {"decoder_separable": any(separable)} if separable else {}
+  )

@@ -1,0 +1,184 @@
+"""From a file of published weights to an imported model directory."""
+
+import dataclasses
+import glob
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deeplab_jax import checkpoints
+from deeplab_jax.data.classes import bit_colors
+from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.import_weights.architecture import (
+  infer_arguments,
+  is_classifier,
+)
+from deeplab_jax.import_weights.download import download
+from deeplab_jax.import_weights.fit import Report, fit
+from deeplab_jax.import_weights.releases import LICENSE, Release, find_release
+from deeplab_jax.import_weights.sources import read
+from deeplab_jax.models import model_from_dict
+
+# Of a head that is drawn anew for nobody knows which classes: PASCAL VOC's.
+_DEFAULT_CLASSES = 21
+
+
+def convert(
+  source: str,
+  out: pathlib.Path | str,
+  *,
+  archive: str | None = None,
+  dataset: str | None = None,
+  license: str = "",
+  seed: int = 0,
+  **given: Any,
+) -> Report:
+  """Writes the model directory `out`.
+
+  The weights tell most of the network. With another number of classes than
+  theirs, the logits layer is drawn anew; from an ImageNet classifier, the
+  whole head.
+
+  Args:
+    source: a path as `read` takes it, or a key of `releases.RELEASES`.
+    out: created if missing.
+    archive: the file of a release, which is then not downloaded.
+    dataset: a key of `DATASETS`, for the classes' names and colours; a
+      release's own by default.
+    license: of the weights; a release's own by default.
+    seed: of what is drawn.
+    **given: arguments of `DeepLab`.
+
+  Returns:
+    What was loaded, skipped and drawn anew.
+
+  Raises:
+    ValueError: anything is wrong with the source, or with what was given.
+  """
+  release, path = _locate(source, archive)
+  dataset = dataset or (release.dataset if release else None)
+  arrays = read(path)
+  inferred = infer_arguments({n: np.shape(a) for n, a in arrays.items()})
+  _check("the arguments given", given, inferred)
+  if release:
+    _check(f"the release {source}", release.arguments, inferred)
+  arguments = (_release_arguments(release) | inferred | given) | {
+    "num_classes": _num_classes(dataset, given, inferred)
+  }
+  model = model_from_dict(arguments)
+  backbone_only = is_classifier(arrays) or (release and not release.dataset)
+  variables, report = fit(
+    arrays,
+    model,
+    parts="backbone" if backbone_only else "all",
+    reinitialize_logits=model.num_classes != inferred.get("num_classes"),
+    seed=seed,
+  )
+  checkpoints.save_model(
+    out,
+    model,
+    variables,
+    dataset=_dataset(dataset, model.num_classes),
+    source=_source(release.url if release else str(path), path),
+    license=license or (LICENSE if release else "unknown"),
+    evaluation={} if report.reinitialized else _evaluation(release),
+  )
+  return report
+
+
+def _locate(
+  source: str, archive: str | None
+) -> tuple[Release | None, pathlib.Path]:
+  """The release, if `source` names one, and the path to read."""
+  path = pathlib.Path(source).expanduser()
+  if archive is None and glob.glob(f"{glob.escape(str(path))}*"):
+    return None, path
+  release = find_release(source)
+  return release, pathlib.Path(archive) if archive else download(release.url)
+
+
+def _release_arguments(release: Release | None) -> dict[str, Any]:
+  """Of `DeepLab`, with the output stride of the first published result."""
+  if release is None:
+    return {}
+  if not release.results:
+    return release.arguments
+  return release.arguments | {"output_stride": release.results[0].output_stride}
+
+
+def _check(
+  who: str, claimed: Mapping[str, Any], inferred: Mapping[str, Any]
+) -> None:
+  """Raises one error with all that the variables contradict."""
+  conflicts = [
+    f"{name}: {claimed[name]!r}, but the variables have {inferred[name]!r}"
+    for name in sorted(set(claimed) & set(inferred) - {"num_classes"})
+    if not _agree(name, claimed[name], inferred[name])
+  ]
+  if conflicts:
+    raise ValueError(
+      f"{who} and the weights contradict each other:\n  "
+      + "\n  ".join(conflicts)
+    )
+
+
+def _agree(name, claimed, inferred) -> bool:
+  """Of rates, the variables tell only the number."""
+  if name == "atrous_rates":
+    return len(claimed) == len(inferred)
+  return claimed == inferred
+
+
+def _num_classes(dataset, given, inferred) -> int:
+  if dataset is None:
+    return given.get(
+      "num_classes", inferred.get("num_classes", _DEFAULT_CLASSES)
+    )
+  if dataset not in DATASETS:
+    raise ValueError(
+      f"dataset must be one of {', '.join(sorted(DATASETS))}; got {dataset!r}"
+    )
+  count = DATASETS[dataset].num_classes
+  if given.get("num_classes", count) != count:
+    raise ValueError(
+      f"num_classes is {given['num_classes']}, but the data set {dataset} has"
+      f" {count} classes: leave one of the two out"
+    )
+  return count
+
+
+def _dataset(name: str | None, num_classes: int) -> dict[str, Any]:
+  """The classes as model.json holds them."""
+  if name is None:
+    return {
+      "name": "unknown",
+      "class_names": [f"class {i}" for i in range(num_classes)],
+      "colors": bit_colors(num_classes),
+      "ignore_label": 255,
+    }
+  info = dataclasses.asdict(DATASETS[name])
+  fields = ("name", "class_names", "colors", "ignore_label")
+  return {field: info[field] for field in fields}
+
+
+def _source(origin: str, path: pathlib.Path) -> str:
+  if not path.is_file():
+    return origin
+  with path.open("rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return f"{origin} (sha256 {digest})"
+
+
+def _evaluation(release: Release | None) -> dict[str, Any]:
+  """Published figures, and what they were measured with."""
+  if release is None:
+    return {}
+  return {
+    "crop_size": release.crop_size,
+    "resize": release.resize,
+    "results": [dataclasses.asdict(result) for result in release.results],
+    "pretraining": release.pretraining,
+  }
