@@ -115,9 +115,10 @@ def _starting_point(
   if restored is not None:
     return restored, f"continuing from step {restored.step}"
   if config.init_from:
-    return checkpoints_lib.initialize_from(
+    state, report = checkpoints_lib.initialize_from(
       state, config.init_from, config.init_parts
     )
+    return state, f"starting from {config.init_from}\n{report}"
   return state, "starting from random weights"
 
 

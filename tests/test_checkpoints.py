@@ -185,25 +185,27 @@ def test_initialize_from_all_redraws_only_logits_of_other_classes(
   workdir, first
 ):
   fresh = _state(1, _model(num_classes=5))
-  found, table = checkpoints.initialize_from(fresh, workdir, "all")
+  found, report = checkpoints.initialize_from(fresh, workdir, "all")
   _assert_equal(found.params["logits"], fresh.params["logits"])
   source = _at(first, 3)
   _assert_equal(found.params["aspp"], source.params["aspp"])
   _assert_equal(found.params["backbone"], source.params["backbone"])
   _assert_equal(found.batch_stats, source.batch_stats)
   _assert_equal(found.opt_state, fresh.opt_state)
-  assert "drawn anew     2 tensors  params/logits" in table
+  assert report.reinitialized == report.skipped
+  assert report.reinitialized == ("logits/bias", "logits/kernel")
   assert int(found.step) == 0
 
 
 def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
   fresh = _state(1, _model(atrous_rates=(6,)))
-  found, table = checkpoints.initialize_from(fresh, workdir, "backbone")
+  found, report = checkpoints.initialize_from(fresh, workdir, "backbone")
   _assert_equal(found.params["aspp"], fresh.params["aspp"])
   source = _at(first, 3)
   _assert_equal(found.params["backbone"], source.params["backbone"])
   _assert_equal(found.batch_stats["backbone"], source.batch_stats["backbone"])
-  assert "left over" in table and "params/logits" in table
+  assert "logits/kernel" in report.skipped
+  assert all(name.startswith("backbone/") for name in report.loaded)
 
 
 def test_initialize_from_another_backbone_lists_the_differences(workdir):

@@ -1,0 +1,125 @@
+"""Trees of arrays on disk: the layer above Orbax."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+Tree = Any
+
+
+def manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+  """Orbax's manager of `folder`; clears away what killed saves left there."""
+  return ocp.CheckpointManager(
+    folder,
+    options=ocp.CheckpointManagerOptions(
+      cleanup_tmp_directories=True, save_root_metadata=False, **options
+    ),
+  )
+
+
+def to_save(**trees: Tree) -> ocp.args.Composite:
+  """The argument of a manager's `save` for items by name."""
+  return ocp.args.Composite(
+    **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+  )
+
+
+def fault(step: pathlib.Path, *names: str) -> str | None:
+  """What is wrong with the files of items of a step, None if they are whole.
+
+  Reads everything once: Orbax itself answers a truncated file with a page of
+  traceback for every array.
+  """
+  for name in names:
+    try:
+      _read_everything(step / name)
+    except (OSError, ValueError) as error:
+      return f"{name}: {str(error).splitlines()[0]}"
+  return None
+
+
+def _read_everything(item: pathlib.Path) -> None:
+  json.loads((item / "_METADATA").read_text())
+  store = tensorstore.KvStore.open(
+    {"driver": "ocdbt", "base": f"file://{item}/"}
+  ).result()
+  keys = store.list().result()
+  if not keys:
+    raise ValueError(f"{item} holds no arrays")
+  for read in [store.read(key) for key in keys]:
+    read.result()
+
+
+def restore(
+  item: pathlib.Path,
+  wanted: Tree | None = None,
+  place: jax.sharding.Sharding | None = None,
+) -> Tree:
+  """Restores one item of a step.
+
+  Args:
+    item: its folder.
+    wanted: the tree expected, of arrays or shapes; None takes what there is,
+      as NumPy arrays.
+    place: where to put the arrays; None follows `wanted`.
+  """
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    saved = reader.metadata(item).item_metadata.tree
+    if wanted is None:
+      as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+      arguments = jax.tree.map(lambda _: as_numpy, saved)
+      return reader.restore(
+        item, args=ocp.args.PyTreeRestore(restore_args=arguments)
+      )
+    require_same_names(flatten(saved), flatten(wanted), str(item))
+    arguments = jax.tree.map(
+      lambda x: ocp.ArrayRestoreArgs(
+        sharding=place or x.sharding, global_shape=x.shape, dtype=x.dtype
+      ),
+      wanted,
+    )
+    return reader.restore(
+      item, args=ocp.args.PyTreeRestore(wanted, restore_args=arguments)
+    )
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+  """Leaves by names such as "params/backbone/conv/kernel"."""
+  leaves = jax.tree.leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in leaves
+  }
+
+
+def unflatten_like(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
+  """The reverse of `flatten`, in the structure of `tree`."""
+  return jax.tree.unflatten(
+    jax.tree.structure(tree), [leaves[name] for name in flatten(tree)]
+  )
+
+
+def require_same_names(
+  found: Mapping[str, Any], wanted: Mapping[str, Any], where: str
+) -> None:
+  """Raises one error that lists every difference of names and shapes."""
+  faults = [f"missing: {name}" for name in wanted if name not in found]
+  faults += [f"unexpected: {name}" for name in found if name not in wanted]
+  faults += [
+    f"wrong shape: {name} must be {tuple(x.shape)}, got "
+    f"{tuple(found[name].shape)}"
+    for name, x in wanted.items()
+    if name in found and tuple(found[name].shape) != tuple(x.shape)
+  ]
+  if faults:
+    raise ValueError(
+      f"{where} is a checkpoint of another architecture; give the model it "
+      "was trained with, another --workdir, or init_parts='backbone':\n  "
+      + "\n  ".join(faults)
+    )

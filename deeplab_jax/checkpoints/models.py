@@ -1,0 +1,127 @@
+"""Model directories: weights together with what they are."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from deeplab_jax.checkpoints import items
+from deeplab_jax.models import (
+  DeepLab,
+  model_from_dict,
+  model_to_dict,
+  padding_value,
+)
+
+Path = pathlib.Path | str
+Tree = Any
+
+FORMAT = 1
+
+
+def save_model(
+  folder: Path, model: DeepLab, variables: Tree, **fields: Any
+) -> None:
+  """Writes an imported model directory.
+
+  Args:
+    folder: created if missing.
+    model: the network `variables` belong to.
+    variables: {"params", "batch_stats"}.
+    **fields: further fields of `model.json`, see `write_model_json`.
+  """
+  folder = pathlib.Path(folder).absolute()
+  write_model_json(folder, model, **fields)
+  with items.manager(folder / "checkpoints", max_to_keep=1) as manager:
+    manager.save(0, args=items.to_save(variables=variables), force=True)
+
+
+def write_model_json(folder: Path, model: DeepLab, **fields: Any) -> None:
+  """Writes `model.json`: format, model, preprocessing and `fields`.
+
+  `fields` are `dataset` {name, class_names, colors, ignore_label}, `source`,
+  `license`, `evaluation`, or a `preprocessing` of the weights' own: the
+  network's input is (image - mean) * scale for RGB images of 0..255.
+  """
+  mean = padding_value(model.backbone)
+  scale = 2 / 255 if mean == (127.5,) * 3 else 1.0
+  content = {
+    "format": FORMAT,
+    "model": model_to_dict(model),
+    "preprocessing": {"mean": list(mean), "scale": [scale] * 3},
+    **fields,
+  }
+  write_json(pathlib.Path(folder) / "model.json", content)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a JSON file that is never seen half written."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(content, indent=2) + "\n")
+  partial.rename(path)
+
+
+def load_variables(path: Path) -> tuple[DeepLab, Tree, dict[str, Any]]:
+  """Loads a model for inference.
+
+  Args:
+    path: a workdir or imported model directory (its newest whole step), a step
+      in its `checkpoints`, or its `best`.
+
+  Returns:
+    The model, its variables {"params", "batch_stats"} as `jax.Array`s on the
+    first device, and the content of `model.json`.
+
+  Raises:
+    ValueError: nothing usable there, or weights that are not the model's.
+  """
+  step = find_step(path)
+  content = _read_model_json(step.parent.parent)
+  model = model_from_dict(content["model"])
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  wanted = jax.eval_shape(model.init, jax.random.key(0), images)
+  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return model, items.restore(step / "variables", wanted, place), content
+
+
+def find_step(path: Path) -> pathlib.Path:
+  """The folder of the newest whole step of `path` (see `load_variables`)."""
+  path = pathlib.Path(path).expanduser().absolute()
+  if path.name.isdigit() and (path / "variables").is_dir():
+    steps = [path]
+  else:
+    steps = _steps(path / "checkpoints") or _steps(path)
+  faults = []
+  for step in steps:
+    fault = items.fault(step, "variables")
+    if fault is None:
+      return step
+    faults.append(f"{step}: {fault}")
+  raise ValueError(
+    f"no checkpoint at {path}: give a workdir, a step in its checkpoints, its "
+    "best, or a folder written by `python -m deeplab_jax.import_weights`"
+    + "".join(f"\n  not whole: {fault}" for fault in faults)
+  )
+
+
+def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The step folders in `folder`, newest first."""
+  if not folder.is_dir():
+    return []
+  steps = [step for step in folder.iterdir() if step.name.isdigit()]
+  return sorted(steps, key=lambda step: int(step.name), reverse=True)
+
+
+def _read_model_json(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / "model.json"
+  if not path.is_file():
+    raise ValueError(f"{path} is missing: {folder} is no model directory")
+  content = json.loads(path.read_text())
+  if content.get("format") != FORMAT:
+    raise ValueError(
+      f"{path}: format must be {FORMAT}, got {content.get('format')}"
+    )
+  return content
