@@ -40,7 +40,8 @@ def _model(options):
     options.num_classes,
     options.backbone,
     output_stride=options.output_stride,
-    head="lraspp" if lite else "aspp",
+    width_multiplier=options.width_multiplier,
+    head=options.head or ("lraspp" if lite else "aspp"),
     atrous_rates=() if options.no_rates else (6, 12, 18),
     decoder=() if options.no_decoder else decoder,
     aspp_separable=not options.plain,
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
   add("--output_stride", type=int, default=16, help="8, 16 or 32")
   add("--size", type=int, nargs="+", default=[513], help="side, or H W")
   add("--num_classes", type=int, default=21)
+  add("--width_multiplier", type=float, default=1.0, help="of MobileNetV2")
+  add("--head", default="", help="aspp, dpc, lraspp; default: as published")
   add("--no_rates", action="store_true", help="ASPP without atrous branches")
   add("--no_decoder", action="store_true", help="logits at the output stride")
   add("--plain", action="store_true", help="no separable convolutions in heads")

@@ -39,7 +39,7 @@ class Layer:
     bias: whether it has a bias.
     input_shape: `(1, h, w, in)`.
     output_shape: `(1, h', w', out)`.
-    itemsize: bytes of one value of input and output.
+    activation_bytes: of the input read and of the output written.
     parameters: number of trained values.
     statistics: number of moving means and variances.
   """
@@ -51,7 +51,7 @@ class Layer:
   bias: bool
   input_shape: tuple[int, ...]
   output_shape: tuple[int, ...]
-  itemsize: int
+  activation_bytes: int
   parameters: int
   statistics: int
 
@@ -59,12 +59,6 @@ class Layer:
   def multiply_adds(self) -> int:
     """One per kernel value and output position."""
     return math.prod(self.output_shape[:-1]) * math.prod(self.kernel)
-
-  @property
-  def activation_bytes(self) -> int:
-    """Bytes of the input read and of the output written."""
-    values = math.prod(self.input_shape) + math.prod(self.output_shape)
-    return values * self.itemsize
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -215,7 +209,7 @@ def _layers(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
       bias="bias" in params,
       input_shape=x.shape,
       output_shape=y.shape,
-      itemsize=y.dtype.itemsize,
+      activation_bytes=_bytes(x) + _bytes(y),
       parameters=_size(params),
       statistics=_size(module.variables.get("batch_stats", {})),
     )
@@ -248,3 +242,7 @@ def _pooled(module: nn.Module, x: jax.Array) -> int:
 
 def _size(tree: Any) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(x: jax.Array) -> int:
+  return x.size * x.dtype.itemsize

@@ -2,8 +2,8 @@
 
 The paper's figures are half of the float operations that TensorFlow 1's
 profiler finds in the whole evaluation graph, where atrous convolutions run on
-padded, interleaved maps. With the rules below every figure comes out to a few
-parts in 100 000 (one misprint excepted: 101.28 B in table 3).
+padded, interleaved maps. With the rules below every figure comes out within
+0.02 B (but for 101.28 B in table 3, which does not fit the paper's other rows).
 """
 
 import math
@@ -46,7 +46,8 @@ def paper_multiply_adds(
   connections, pooling and argmax per value; for the weights, which all passes
   share, three operations of the decay (square, sum, scale) and two of the
   random initialisation (scale, shift). Not counted: batch normalisation,
-  activations, resizing, softmax and the average over passes.
+  activations, resizing, softmax, MobileNetV3's gates and the average over
+  passes.
 
   Args:
     passes: of one model, from `evaluation_passes`.
