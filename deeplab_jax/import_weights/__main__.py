@@ -8,7 +8,6 @@ network; what is given beside is checked against them.
 import argparse
 import ast
 import dataclasses
-import os
 import sys
 from typing import Any
 
@@ -21,7 +20,6 @@ def main(arguments: list[str] | None = None) -> int:
   """Parses `arguments` (default: the command line); gives the exit status."""
   options = vars(_parser().parse_args(arguments))
   source, out = options.pop("source"), options.pop("out")
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only its errors
   try:
     report = convert(source, out, **options)
   except (ImportError, ValueError) as error:

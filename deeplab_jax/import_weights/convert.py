@@ -58,6 +58,9 @@ def convert(
   Raises:
     ValueError: anything is wrong with the source, or with what was given.
   """
+  out = pathlib.Path(out)
+  if (out / "checkpoints").exists():
+    raise ValueError(f"{out} holds a model already; give another --out")
   release, path = _locate(source, archive)
   dataset = dataset or (release.dataset if release else None)
   arrays = read(path)

@@ -1,5 +1,6 @@
 """Downloads of released archives, kept so that each is fetched once."""
 
+import http.client
 import os
 import pathlib
 import shutil
@@ -50,7 +51,7 @@ def _cache() -> pathlib.Path:
 
 
 def _fetch(url: str, path: pathlib.Path) -> None:
-  with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+  with _open(url) as response:
     total = int(response.headers["Content-Length"])
     with (
       rich.progress.wrap_file(response, total, description=path.stem) as source,
@@ -60,6 +61,14 @@ def _fetch(url: str, path: pathlib.Path) -> None:
   size = path.stat().st_size
   if size != total:
     raise OSError(f"the connection broke after {size} of {total} bytes")
+
+
+def _open(url: str) -> http.client.HTTPResponse:
+  try:
+    return urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS)
+  except urllib.error.HTTPError as error:
+    error.close()  # It holds the connection.
+    raise
 
 
 def _verify(path: pathlib.Path) -> None:

@@ -148,6 +148,8 @@ def _constant(tensor: Any) -> np.ndarray:
 
 
 def _read_npz(path: pathlib.Path) -> Arrays:
+  if not zipfile.is_zipfile(path):
+    raise zipfile.BadZipFile("it is not what np.savez writes")
   with np.load(path, allow_pickle=False) as file:
     return dict(file)
 
