@@ -43,9 +43,10 @@ def test_three_steps_follow_the_official_ones(shared, case):
     )
   _assert_rows(run["metrics"], golden["steps_xent_reg_total_lr"], frozen)
   _assert_gradients(run["gradients"], gradients["params"], frozen)
+  rtol = 1e-5 if frozen else 1e-3  # lr times the gradients' 3e-2; found 2e-4
   for name, norm in weights["params"].items():
     found = np.linalg.norm(run["params"][name])
-    np.testing.assert_allclose(found, norm.flat[0], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(found, norm.flat[0], rtol, err_msg=name)
   compared = 0
   for name, expected in statistics["batch_stats"].items():
     if not np.isnan(expected).any():

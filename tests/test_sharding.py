@@ -1,0 +1,129 @@
+"""One program on any number of devices and processes, with real ones."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from deeplab_jax import sharding
+
+_TESTS = pathlib.Path(__file__).parent
+
+
+def _start(first, last, folder, devices=1, **environment) -> subprocess.Popen:
+  """Starts `programs/train_tiny.py` with that many forced CPU devices."""
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  return subprocess.Popen(
+    [
+      sys.executable,
+      str(_TESTS / "programs/train_tiny.py"),
+      *(str(first), str(last), str(folder)),
+    ],
+    env={
+      **os.environ,
+      "XLA_FLAGS": flags,
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(_TESTS.parent),
+      "DEEPLAB_CACHE": str(folder.parent / "cache"),
+      **environment,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _losses(process: subprocess.Popen) -> list[float]:
+  output, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  return json.loads(output.splitlines()[-1])
+
+
+def _start_two(first, last, folder) -> list[subprocess.Popen]:
+  """Two processes of four devices each, joined over loopback."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    _start(
+      first,
+      last,
+      folder,
+      devices=4,
+      JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+      JAX_NUM_PROCESSES="2",
+      JAX_PROCESS_ID=str(index),
+    )
+    for index in range(2)
+  ]
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory) -> list[float]:
+  """The losses of 20 steps on one device."""
+  folder = tmp_path_factory.mktemp("one") / "run"
+  return _losses(_start(0, 20, folder))
+
+
+@pytest.fixture(scope="module")
+def on_eight(tmp_path_factory) -> tuple[list[float], pathlib.Path]:
+  """The losses of 10 steps on eight devices, and the checkpoint of them."""
+  folder = tmp_path_factory.mktemp("eight") / "run"
+  return _losses(_start(0, 10, folder, devices=8)), folder
+
+
+def test_training_learns_so_that_agreement_means_something(on_one):
+  assert on_one[-1] < 0.7 * on_one[0]
+
+
+def test_eight_devices_agree_with_one(on_one, on_eight):
+  np.testing.assert_allclose(on_eight[0], on_one[:10], rtol=1e-5)
+
+
+def test_a_checkpoint_of_eight_devices_continues_on_one(
+  on_one, on_eight, tmp_path
+):
+  folder = shutil.copytree(on_eight[1], tmp_path / "run")
+  losses = _losses(_start(10, 20, folder))
+  np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
+
+
+def test_a_checkpoint_of_eight_devices_continues_in_two_processes(
+  on_one, on_eight, tmp_path
+):
+  folder = shutil.copytree(on_eight[1], tmp_path / "run")
+  first, second = _start_two(10, 20, folder)
+  losses = _losses(first)
+  second.communicate(timeout=60)
+  assert second.returncode == 0
+  np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
+
+
+def test_global_batch_keeps_rows_in_order():
+  rows = np.arange(6, dtype=np.uint8).reshape(3, 2)
+  placed = sharding.global_batch({"label": rows}, sharding.make_mesh())
+  np.testing.assert_array_equal(placed["label"], rows)
+
+
+def test_the_compilation_cache_is_left_alone_where_jax_has_one(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
+  before = jax.config.jax_compilation_cache_dir
+  try:
+    jax.config.update("jax_compilation_cache_dir", "/mine")
+    sharding.start_runtime()
+    assert jax.config.jax_compilation_cache_dir == "/mine"
+    jax.config.update("jax_compilation_cache_dir", None)
+    sharding.start_runtime()
+    found = jax.config.jax_compilation_cache_dir
+    assert found == str(tmp_path / "compiled")
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
