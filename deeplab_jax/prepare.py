@@ -26,9 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  print(
-    f"{options.name} is in {build.directory(options.name, options.data_dir)}"
-  )
+  folder = build.directory(options.name, options.data_dir, options.manual_dir)
+  print(f"{options.name} is in {folder}")
   if skipped:
     print(f"{len(skipped)} examples left out:", *skipped, sep="\n  ")
   return 0

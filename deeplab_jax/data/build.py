@@ -6,14 +6,18 @@ everything is written, so whatever carries the final name is complete.
 
 import contextlib
 import fcntl
+import hashlib
 import importlib
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders.base import Builder
+from deeplab_jax.data.builders.trees import files_below
 
 # Data set name -> class in the module of that name in data/builders.
 _BUILDERS = {
@@ -24,21 +28,47 @@ _BUILDERS = {
   "cityscapes": "Cityscapes",
   "ade20k": "Ade20k",
   "imagenet2012": "Imagenet2012",
+  "folder": "Folder",
 }
 
-SELF_BUILDING = ("shapes",)  # takes seconds and needs no source files
+# Built on first use: these take seconds, or no more than a copy of the files.
+SELF_BUILDING = ("shapes", "folder")
 
 
-def directory(name: str, data_dir: str = "") -> pathlib.Path:
+def directory(name: str, data_dir: str = "", path: str = "") -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
   Args:
     name: a key of `DATASETS`.
     data_dir: root of all data sets; "" is $TFDS_DATA_DIR, or else
       ~/tensorflow_datasets.
+    path: the user's files, for "folder": another directory whenever they
+      change.
   """
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  return root / name / str(Builder.VERSION)
+  parts = [name, _config(path)] if name == "folder" else [name]
+  return root.joinpath(*parts, str(Builder.VERSION))
+
+
+def _config(path: str) -> str:
+  """Names the state of the files at `path`."""
+  folder = pathlib.Path(path).expanduser()
+  if not path or not folder.is_dir():
+    raise ValueError(
+      "data.path (--manual_dir of prepare) must be a folder of images and "
+      f"masks, got {path!r}"
+    )
+  readable = re.sub(r"\W+", "_", folder.resolve().name)
+  return f"{readable}_{_fingerprint(folder)}"
+
+
+def _fingerprint(folder: pathlib.Path) -> str:
+  """Changes whenever a file in `folder` is added, removed or written."""
+  digest = hashlib.sha256(str(folder.resolve()).encode())
+  for path in sorted(files_below(folder)):
+    stat = path.stat()
+    digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+  return digest.hexdigest()[:12]
 
 
 def is_built(folder: pathlib.Path) -> bool:
@@ -59,9 +89,10 @@ def build(
   Args:
     name: a key of `DATASETS`.
     data_dir: root of all data sets, see `directory`.
-    manual_dir: folder with the user's own download; "" downloads.
+    manual_dir: folder with the user's own download, or for "folder" the user's
+      files; "" downloads.
     skip_bad: leave out unusable examples instead of stopping at the first.
-    partial: accept any number of examples, as for a sample.
+    partial: accept a sample: any number of examples, any checksum.
 
   Returns:
     what was wrong with each example left out.
@@ -76,21 +107,29 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = directory(name, data_dir)
+  folder = directory(name, data_dir, manual_dir)
   with _only_one(folder):
     if is_built(folder):
       return []
-    module = importlib.import_module(f"deeplab_jax.data.builders.{name}")
-    builder = getattr(module, _BUILDERS[name])(
-      data_dir=str(folder.parent.parent),
-      manual_dir=manual,
-      skip_bad=skip_bad,
-      partial=partial,
+    builder = _builder(
+      name, folder, manual_dir=manual, skip_bad=skip_bad, partial=partial
     )
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
   return builder.skipped
+
+
+def _builder(name: str, folder: pathlib.Path, **options: Any) -> Builder:
+  """The builder whose result will be `folder`."""
+  module = importlib.import_module(f"deeplab_jax.data.builders.{name}")
+  config = None
+  if name == "folder":
+    config = tfds.core.BuilderConfig(name=folder.parent.name)
+    folder = folder.parent
+  return getattr(module, _BUILDERS[name])(
+    data_dir=str(folder.parent.parent), config=config, **options
+  )
 
 
 @contextlib.contextmanager

@@ -160,11 +160,24 @@ DATASETS = {
       "Challenge. IJCV 2015"
     ),
   ),
+  "folder": DatasetInfo(  # classes are those of the folder: see dataset_info
+    name="folder",
+    class_names=(),
+    colors=(),
+    ignore_label=255,
+    splits={"train": None, "val": None},
+    train_split="train",
+    eval_split="val",
+    license="the user's own",
+    citation="the user's own",
+  ),
 }
 
 
 def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
   """Facts about the data set `data_config.name`.
+
+  Those of "folder" come from `data_config.path`, which is built if need be.
 
   Raises:
     ValueError: there is no such data set; names those there are.
@@ -174,7 +187,11 @@ def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
       f"data.name must be one of {', '.join(sorted(DATASETS))}, "
       f"got {data_config.name!r}"
     )
-  return DATASETS[data_config.name]
+  if data_config.name != "folder":
+    return DATASETS[data_config.name]
+  from deeplab_jax.data import source  # TFDS takes a while to import
+
+  return source.built_info(source.prepared(data_config))
 
 
 def open_source(
@@ -188,6 +205,7 @@ def open_source(
     ValueError: the data set or the split is not there; tells the command that
       prepares it, or the splits there are.
   """
+  info = dataset_info(data_config)
   from deeplab_jax.data import source  # TFDS takes a while to import
 
-  return source.open_source(data_config, dataset_info(data_config), split)
+  return source.SegmentationSource(source.prepared(data_config), split, info)

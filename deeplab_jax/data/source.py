@@ -72,16 +72,28 @@ def decode_image(encoded: bytes) -> np.ndarray:
   )
 
 
-def open_source(
-  data_config: ml_collections.ConfigDict, info: DatasetInfo, split: str
-) -> SegmentationSource:
-  """See `datasets.open_source`."""
-  directory = build.directory(info.name, data_config.data_dir)
+def prepared(data_config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Where the data set is; builds it now if it needs no source of its own.
+
+  Raises:
+    ValueError: it is not there; names the command that prepares it.
+  """
+  name, data_dir = data_config.name, data_config.data_dir
+  directory = build.directory(name, data_dir, data_config.path)
   if not build.is_built(directory):
-    if info.name not in build.SELF_BUILDING:
+    if name not in build.SELF_BUILDING:
       raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(info.name, data_dir=data_config.data_dir)
-  return SegmentationSource(directory, split, info)
+    build.build(name, data_dir=data_dir, manual_dir=data_config.path)
+  return directory
+
+
+def built_info(directory: pathlib.Path) -> DatasetInfo:
+  """Facts about the data set in `directory`, as its builder stored them."""
+  metadata = tfds.builder_from_directory(directory).info.metadata
+  fields = dict(metadata["dataset"])
+  fields["class_names"] = tuple(fields["class_names"])
+  fields["colors"] = tuple(tuple(color) for color in fields["colors"])
+  return DatasetInfo(**fields)
 
 
 def _how_to_prepare(

@@ -7,10 +7,13 @@ records that training reads.
 
 import io
 import warnings
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 
 from deeplab_jax.data.datasets import DatasetInfo
 
@@ -25,19 +28,64 @@ def image_size(file: str, encoded: bytes) -> tuple[int, int]:
   return image.height, image.width
 
 
+def upright(encoded: bytes, size: tuple[int, int]) -> bytes:
+  """The image turned as its EXIF tag says, where that is what `size` fits.
+
+  Labelling tools show images turned, so their masks are; decoders that ignore
+  the tag, as training does, would not fit them. Stored without loss. An image
+  without the tag, or whose mask has the size as stored, stays as it is.
+  """
+  try:
+    image = PIL.Image.open(io.BytesIO(encoded))
+    turned = PIL.ImageOps.exif_transpose(image)
+  except Exception:  # `image_size` will say what is wrong with it
+    return encoded
+  is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
+  if not is_turned or (turned.height, turned.width) != size:
+    return encoded
+  file = io.BytesIO()
+  turned.convert("RGB").save(file, "PNG")
+  return file.getvalue()
+
+
 def read_mask(file: str, encoded: bytes) -> np.ndarray:
-  """Labels (h, w) of an indexed or grey mask: palette indices or grey values.
+  """Values (h, w) of an indexed or grey mask: palette indices or grey values.
 
   Raises:
     BadExample: it does not decode, or has more than one channel.
   """
-  mask = _decode(file, encoded)
-  if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+  mask = decode_mask(file, encoded)
+  if mask.ndim == 3:
     raise BadExample(
-      f"{file}: a mask must be an indexed or a one-channel image, got mode "
-      f"{mask.mode}; convert its colours to class indices"
+      f"{file}: a mask must be an indexed or a one-channel image, got colours; "
+      "convert them to class indices"
     )
-  return np.asarray(mask.convert("L") if mask.mode == "1" else mask)
+  return mask
+
+
+def decode_mask(file: str, encoded: bytes) -> np.ndarray:
+  """A mask as it is: values (h, w), or colours (h, w, 3) uint8."""
+  mask = _decode(file, encoded)
+  if mask.format == "JPEG":
+    raise BadExample(
+      f"{file}: a mask must be a PNG or another lossless file, got JPEG, which "
+      "alters labels; export it again"
+    )
+  if mask.mode == "1":
+    return np.asarray(mask).astype(np.uint8)
+  if mask.mode in ("L", "P", "I", "I;16", "I;16B"):
+    return np.asarray(mask)
+  return np.asarray(mask.convert("RGB"))
+
+
+def palette(encoded: bytes) -> tuple[tuple[int, int, int], ...]:
+  """Colours of an indexed image's palette; none of any other file."""
+  try:
+    image = PIL.Image.open(io.BytesIO(encoded))
+  except Exception:  # `decode_mask` will say what is wrong with it
+    return ()
+  flat = image.getpalette() if image.mode == "P" else []
+  return tuple(zip(*(iter(flat),) * 3))
 
 
 def remap(file: str, mask: np.ndarray, labels: dict[int, int]) -> np.ndarray:
@@ -49,12 +97,23 @@ def remap(file: str, mask: np.ndarray, labels: dict[int, int]) -> np.ndarray:
   wrong = [value for value in np.unique(mask).tolist() if value not in labels]
   if wrong:
     raise BadExample(
-      f"{file}: values must be {min(labels)}..{max(labels)}, got "
-      f"{_listed(wrong)}; take the data set's own masks"
+      f"{file}: values must be {ranges(labels)}, got {_listed(wrong)}; correct "
+      "the mask or the list of classes"
     )
-  table = np.zeros(max(labels) + 1, np.uint8)
-  table[list(labels)] = list(labels.values())
-  return table[mask]
+  values = np.array(sorted(labels))
+  table = np.array([labels[value] for value in sorted(labels)], np.uint8)
+  return table[np.searchsorted(values, mask)]
+
+
+def ranges(values: Iterable[int]) -> str:
+  """Integers in words: "0..10, 255"."""
+  runs: list[list[int]] = []
+  for value in sorted(values):
+    if runs and value == runs[-1][-1] + 1:
+      runs[-1][1:] = [value]
+    else:
+      runs.append([value])
+  return ", ".join("..".join(map(str, run)) for run in runs)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -80,22 +139,19 @@ def check_pair(
       f"{file}: a mask must have the size of its image, {width}x{height}, got "
       f"{mask.shape[1]}x{mask.shape[0]}; make both from the same picture"
     )
-  allowed = {*range(info.num_classes), info.ignore_label}
+  allowed = set(range(info.num_classes))
+  if info.ignore_label is not None:
+    allowed.add(info.ignore_label)
   wrong = [label for label in np.unique(mask).tolist() if label not in allowed]
   if wrong:
     raise BadExample(
-      f"{file}: labels must be {_allowed(info)}, got {_listed(wrong)}; map the "
-      "mask's values to class indices"
+      f"{file}: labels must be {ranges(allowed)}, got {_listed(wrong)}; map "
+      "the mask's values to class indices"
     )
 
 
 def _listed(values: list[int]) -> str:
   return ", ".join(map(str, values[:10])) + (", ..." if values[10:] else "")
-
-
-def _allowed(info: DatasetInfo) -> str:
-  extra = "" if info.ignore_label is None else f" or {info.ignore_label}"
-  return f"0..{info.num_classes - 1}{extra}"
 
 
 def _decode(file: str, encoded: bytes) -> PIL.Image.Image:

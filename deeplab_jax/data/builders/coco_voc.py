@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.sources import Source
-from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.builders.trees import Tree, files_below
 from deeplab_jax.data.classes import VOC
 
 _MINIMUM_PIXELS = 1000
@@ -98,9 +98,10 @@ class CocoVoc(SegmentationBuilder, skip_registration=True):
 
   def _year(self) -> int:
     """2014 if `manual_dir` holds that and no 2017, else 2017."""
-    if self.manual_dir is None or any(self.manual_dir.rglob("*2017*")):
+    if self.manual_dir is None:
       return 2017
-    return 2014 if any(self.manual_dir.rglob("*2014*")) else 2017
+    names = " ".join(path.name for path in files_below(self.manual_dir))
+    return 2014 if "2014" in names and "2017" not in names else 2017
 
   def _check_images(self, file: str, part: str, instances: dict) -> None:
     found = len(instances["images"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
+import os
 import pathlib
 import shutil
 import tarfile
@@ -151,11 +152,16 @@ class Tree:
     )
 
 
+def files_below(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  """All files in a folder, through links to folders as well."""
+  for folder, _, names in os.walk(root, followlinks=True):
+    yield from (pathlib.Path(folder, name) for name in names)
+
+
 def _folder(root: pathlib.Path) -> dict[str, Callable[[], bytes]]:
   return {
     path.relative_to(root).as_posix(): path.read_bytes
-    for path in root.rglob("*")
-    if path.is_file()
+    for path in files_below(root)
   }
 
 

@@ -1,0 +1,252 @@
+"""The classes of a user's folder: from a file, or from the masks themselves.
+
+`classes.yaml`, all but `classes` optional:
+
+    classes: {background: [0, 0, 0], road: [128, 64, 128]}   # or just names
+    ignore_label: 255           # of indexed masks; null = none
+    ignore_color: [224, 224, 192]                            # of colour masks
+
+or `classes.txt`, a name a line; or neither: then indexed masks have the classes
+0 to their largest value, 255 being ignored (but masks of 0 and 255 alone are
+background and foreground), and each colour of colour masks is a class.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders.base import in_order
+from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.classes import bit_colors
+from deeplab_jax.data.datasets import Color
+
+_FILE = "classes.yaml"
+_NAMES = "classes.txt"
+_IGNORE = 255
+_FIELDS = {"classes", "ignore_label", "ignore_color"}
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderClasses:
+  """Classes, and how masks write them.
+
+  Attributes:
+    names: one per label.
+    colors: one per label.
+    ignore_label: as in `DatasetInfo`.
+    values: label of each value of an indexed mask.
+    rgb: label of each colour (r * 65536 + g * 256 + b) of a colour mask; empty
+      where no colours are known.
+  """
+
+  names: tuple[str, ...]
+  colors: tuple[Color, ...]
+  ignore_label: int | None
+  values: dict[int, int]
+  rgb: dict[int, int]
+
+  def labels_of(self, tree: Tree, path: str) -> np.ndarray:
+    """Labels (h, w) of one mask."""
+    file = tree.where(path)
+    mask = checks.decode_mask(file, tree.read(path))
+    if mask.ndim == 3 and self.rgb:
+      return _of_colors(file, mask, self.rgb)
+    if mask.ndim == 3 and _is_grey(mask):
+      mask = mask[..., 0]
+    if mask.ndim == 3:
+      raise BadExample(
+        f"{file}: a mask of colours needs {_FILE} with the colour of each "
+        "class, got none; write it, or index the mask"
+      )
+    if not self.values:
+      raise BadExample(
+        f"{file}: masks must be all in colours or all indexed, got both; "
+        "convert one kind"
+      )
+    return checks.remap(file, mask, self.values)
+
+
+def find(tree: Tree, masks: Sequence[str]) -> FolderClasses:
+  """The classes of the folder `tree` whose masks are the files `masks`.
+
+  Raises:
+    ValueError: a list of classes is wrong, or none can be inferred.
+  """
+  if _FILE in tree:
+    return _from_yaml(tree.where(_FILE), tree.read(_FILE))
+  names = tuple(tree.lines(_NAMES)) if _NAMES in tree else None
+  found = _values(tree, masks)
+  if found.colors and names is None:
+    return _from_colors(tree, found.colors)
+  if found.indices == {0, _IGNORE} and len(names or "ab") == 2:
+    names = names or ("background", "foreground")
+    return _indexed(names, bit_colors(2), None, {0: 0, _IGNORE: 1})
+  if names is None:
+    largest = max(found.indices - {_IGNORE}, default=0)
+    names = tuple(f"class_{i}" for i in range(largest + 1))
+  return _indexed(names, _palette(tree, masks[:1], len(names)), _IGNORE)
+
+
+def _palette(tree: Tree, masks: Sequence[str], count: int) -> tuple[Color, ...]:
+  """The first colours of the masks' palette, if they have one, else VOC's."""
+  for mask in masks:
+    colors = checks.palette(tree.read(mask))[:count]
+    if len(set(colors)) == count:
+      return colors
+  return bit_colors(count)
+
+
+def _indexed(
+  names: tuple[str, ...],
+  colors: tuple[Color, ...],
+  ignore_label: int | None,
+  values: dict[int, int] | None = None,
+) -> FolderClasses:
+  """Classes whose masks hold labels, or else the given values."""
+  _check_count(len(names))
+  if values is None:
+    values = {label: label for label in range(len(names))}
+    if ignore_label is not None:
+      values[ignore_label] = ignore_label
+  return FolderClasses(names, colors, ignore_label, values, {})
+
+
+def _from_colors(tree: Tree, codes: set[int]) -> FolderClasses:
+  """A class for each colour of the masks, in the order of the codes."""
+  if len(codes) > _IGNORE:
+    raise ValueError(
+      f"{tree.origin}: masks of colours must have at most {_IGNORE} of them, "
+      f"got {len(codes)}; were they resized with smoothing? Write {_FILE}, or "
+      "export them again"
+    )
+  ordered = sorted(codes)
+  colors = tuple(tuple(code.to_bytes(3)) for code in ordered)
+  names = tuple(f"color_{code:06x}" for code in ordered)
+  rgb = {code: label for label, code in enumerate(ordered)}
+  return FolderClasses(names, colors, _IGNORE, {}, rgb)
+
+
+def _from_yaml(file: str, text: bytes) -> FolderClasses:
+  fields = _fields(file, text)
+  classes = fields["classes"]
+  if not isinstance(classes, dict):
+    classes = dict.fromkeys(classes)
+  names = tuple(str(name) for name in classes)
+  colors = [
+    None if color is None else _color(file, name, color)
+    for name, color in classes.items()
+  ]
+  ignore_label = fields.get("ignore_label", _IGNORE)
+  if ignore_label is not None and ignore_label not in range(256):
+    raise ValueError(
+      f"{file}: ignore_label must be 0..255 or null, got {ignore_label!r}"
+    )
+  drawn = tuple(a or b for a, b in zip(colors, bit_colors(len(names))))
+  indexed = _indexed(names, drawn, ignore_label)
+  rgb = {_code(c): i for i, c in enumerate(colors) if c is not None}
+  if "ignore_color" in fields:
+    rgb[_code(_color(file, "ignore_color", fields["ignore_color"]))] = _IGNORE
+  return dataclasses.replace(indexed, rgb=rgb)
+
+
+def _fields(file: str, text: bytes) -> dict[str, Any]:
+  """The contents of the YAML file, with known keys and a list of classes."""
+  try:
+    fields = yaml.safe_load(text)
+  except yaml.YAMLError as error:
+    raise ValueError(f"{file}: must be YAML ({error})") from error
+  if (
+    not isinstance(fields, dict)
+    or not isinstance(fields.get("classes"), dict | list)
+    or not fields["classes"]
+    or fields.keys() - _FIELDS
+  ):
+    raise ValueError(
+      f"{file}: must have classes, a list of names or a name: [r, g, b] each, "
+      f"and may have ignore_label and ignore_color, got {fields!r:.200}"
+    )
+  return fields
+
+
+def _color(file: str, name: str, color: Any) -> Color:
+  if (
+    not isinstance(color, list)
+    or len(color) != 3
+    or not all(value in range(256) for value in color)
+  ):
+    raise ValueError(
+      f"{file}: the colour of {name} must be [r, g, b] of 0..255, got {color!r}"
+    )
+  return tuple(color)
+
+
+def _check_count(count: int) -> None:
+  if count > _IGNORE:  # labels are stored in 8 bits, and 255 is for ignored
+    raise ValueError(
+      f"a folder must have at most {_IGNORE} classes, got {count}; merge some"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Values:
+  """What all masks together hold: indices, or else codes of colours."""
+
+  indices: set[int]
+  colors: set[int]
+
+
+def _values(tree: Tree, masks: Sequence[str]) -> _Values:
+  indices: set[int] = set()
+  colors: set[int] = set()
+  for is_index, values in in_order(functools.partial(_values_of, tree), masks):
+    (indices if is_index else colors).update(values)
+  if all(code >> 8 == code & 0xFFFF for code in colors):  # grey, saved as RGB
+    return _Values(indices | {code & 0xFF for code in colors}, set())
+  return _Values(indices, colors)
+
+
+def _values_of(tree: Tree, path: str) -> tuple[bool, list[int]]:
+  """Whether one mask is indexed, and the values or colours it has.
+
+  Nothing of a mask that cannot be decoded: the build will say so.
+  """
+  try:
+    mask = checks.decode_mask(tree.where(path), tree.read(path))
+  except BadExample:
+    return True, []
+  if mask.ndim == 2:
+    return True, np.unique(mask).tolist()
+  return False, np.unique(_codes(mask)).tolist()
+
+
+def _codes(mask: np.ndarray) -> np.ndarray:
+  """r * 65536 + g * 256 + b of colours (h, w, 3)."""
+  return mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _code(color: Color) -> int:
+  return int.from_bytes(bytes(color))
+
+
+def _is_grey(mask: np.ndarray) -> bool:
+  return bool((mask == mask[..., :1]).all())
+
+
+def _of_colors(file: str, mask: np.ndarray, rgb: dict[int, int]) -> np.ndarray:
+  """Labels (h, w) of a mask of colours."""
+  codes = _codes(mask)
+  wrong = sorted(set(np.unique(codes).tolist()) - rgb.keys())
+  if wrong:
+    found = ", ".join(str(tuple(code.to_bytes(3))) for code in wrong[:5])
+    raise BadExample(
+      f"{file}: colours must be the {len(rgb)} that {_FILE} lists, got {found}"
+      f"{', ...' if wrong[5:] else ''}; add them, or export the mask without "
+      "smoothing"
+    )
+  return checks.remap(file, codes, rgb)

@@ -1,0 +1,404 @@
+"""Any user's folder: layouts, classes, kinds of masks, faults."""
+
+import os
+import shutil
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from deeplab_jax.config import base_config
+from deeplab_jax.data import build, datasets, pipeline
+
+_COLORS = np.array([(0, 0, 0), (200, 30, 40), (10, 220, 60)], np.uint8)
+
+
+def _config(path, **fields):
+  config = base_config().data
+  config.update(
+    name="folder",
+    path=str(path),
+    data_dir=str(path.parent / "data"),
+    crop_size=(33, 33),
+    **fields,
+  )
+  return config
+
+
+def _write(root, masks, *, images="images", folder="masks"):
+  """Images of noise, and masks as they are given, by name."""
+  rng = np.random.default_rng(0)
+  for name, mask in masks.items():
+    for kind in (images, folder):
+      (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
+    image = rng.integers(0, 256, (*mask.shape[:2], 3), np.uint8)
+    PIL.Image.fromarray(image).save(root / images / f"{name}.png")
+    PIL.Image.fromarray(mask).save(root / folder / f"{name}.png")
+
+
+def _masks(count, classes=3, size=(20, 24)):
+  rng = np.random.default_rng(1)
+  return {
+    f"scene_{i:02d}": rng.integers(0, classes, size, np.uint8)
+    for i in range(count)
+  }
+
+
+def _examples(config, split):
+  source = datasets.open_source(config, split)
+  return {source[i]["name"]: source[i] for i in range(len(source))}
+
+
+def _all(config):
+  return _examples(config, "train") | _examples(config, "val")
+
+
+@pytest.fixture
+def root(tmp_path):
+  folder = tmp_path / "mine"
+  folder.mkdir()
+  return folder
+
+
+def test_indexed_masks_and_nothing_else(root):
+  masks = _masks(25)
+  _write(root, masks)
+  config = _config(root)
+  info = datasets.dataset_info(config)
+  assert info.class_names == ("class_0", "class_1", "class_2")
+  assert info.ignore_label == 255 and len(info.colors) == 3
+  assert len(_examples(config, "val")) == 2  # a tenth
+  found = _all(config)
+  assert found.keys() == masks.keys()
+  for name, mask in masks.items():
+    np.testing.assert_array_equal(found[name]["label"], mask)
+    image = cv2.imread(str(root / f"images/{name}.png"))[..., ::-1]
+    np.testing.assert_array_equal(found[name]["image"], image)
+
+
+def test_drawn_split_moves_few_images_when_one_is_added(root):
+  masks = _masks(40)
+  names = list(masks)
+  _write(root, {name: masks[name] for name in names[:-1]})
+  before = _examples(_config(root), "val").keys()
+  _write(root, {names[-1]: masks[names[-1]]})
+  assert len(before - _examples(_config(root), "val").keys()) <= 1
+
+
+def test_changed_files_are_built_anew(root):
+  masks = _masks(3)
+  _write(root, masks)
+  _all(_config(root))
+  name = "scene_00"
+  changed = np.full((20, 24), 2, np.uint8)
+  PIL.Image.fromarray(changed).save(root / f"masks/{name}.png")
+  os.utime(root / f"masks/{name}.png", ns=(1, 1))
+  np.testing.assert_array_equal(_all(_config(root))[name]["label"], changed)
+
+
+def test_nested_folders_and_other_suffixes(root):
+  masks = _masks(2)
+  _write(root, {f"city/{name}": mask for name, mask in masks.items()})
+  image = PIL.Image.open(root / "images/city/scene_00.png")
+  image.save(root / "images/city/scene_00.JPG", "JPEG")
+  (root / "images/city/scene_00.png").unlink()
+  (root / "images/.DS_Store").write_bytes(b"?")
+  assert _all(_config(root)).keys() == {"city/scene_00", "city/scene_01"}
+
+
+def test_lists_and_names_of_classes(root):
+  masks = _masks(5)
+  _write(root, masks)
+  names = list(masks)
+  (root / "train.txt").write_text("\n".join(names[:3]) + "\n")
+  (root / "val.txt").write_text(f"{names[4]}.png\n")
+  (root / "classes.txt").write_text("sky\nroad\ncar\nnever seen\n")
+  config = _config(root)
+  assert list(_examples(config, "train")) == names[:3]
+  assert list(_examples(config, "val")) == names[4:]
+  expected = ("sky", "road", "car", "never seen")
+  assert datasets.dataset_info(config).class_names == expected
+
+
+def test_one_list_leaves_the_rest_to_the_other_split(root):
+  masks = _masks(5)
+  _write(root, masks)
+  (root / "val.txt").write_text("scene_01\n")
+  config = _config(root)
+  assert list(_examples(config, "val")) == ["scene_01"]
+  assert len(_examples(config, "train")) == 4
+
+
+def test_voc_layout_uses_its_lists_and_palette(shared):
+  """The real CamVid folder, which also names its classes."""
+  path = shared / "data/camvid"
+  from deeplab_jax.data.builders import folder_classes
+  from deeplab_jax.data.builders.trees import Tree
+
+  found = folder_classes.find(
+    Tree.open(path), ["SegmentationClass/0001TP_006690.png"]
+  )
+  assert found.names == datasets.DATASETS["camvid"].class_names
+  assert found.colors == datasets.DATASETS["camvid"].colors
+
+
+def test_colour_masks_without_a_list(root):
+  masks = _masks(12)
+  _write(root, {name: _COLORS[mask] for name, mask in masks.items()})
+  config = _config(root)
+  info = datasets.dataset_info(config)
+  assert info.class_names == ("color_000000", "color_0adc3c", "color_c81e28")
+  order = np.array([0, 2, 1], np.uint8)  # of _COLORS, by their codes
+  for name, example in _all(config).items():
+    np.testing.assert_array_equal(example["label"], order[masks[name]])
+
+
+def test_colour_masks_with_yaml(root):
+  masks = _masks(6, classes=4)
+  palette = np.concatenate([_COLORS, [[255, 255, 255]]]).astype(np.uint8)
+  _write(root, {name: palette[mask] for name, mask in masks.items()})
+  (root / "classes.yaml").write_text(
+    "classes:\n"
+    "  ground: [0, 0, 0]\n"
+    "  roof: [200, 30, 40]\n"
+    "  tree: [10, 220, 60]\n"
+    "ignore_color: [255, 255, 255]\n"
+  )
+  config = _config(root)
+  info = datasets.dataset_info(config)
+  assert info.class_names == ("ground", "roof", "tree")
+  assert info.colors == tuple(tuple(c) for c in _COLORS.tolist())
+  for name, example in _all(config).items():
+    expected = np.where(masks[name] == 3, 255, masks[name])
+    np.testing.assert_array_equal(example["label"], expected)
+
+
+def test_black_and_white_masks_are_background_and_foreground(root):
+  masks = {name: mask * 255 for name, mask in _masks(4, classes=2).items()}
+  _write(root, masks)
+  config = _config(root)
+  info = datasets.dataset_info(config)
+  assert info.class_names == ("background", "foreground")
+  assert info.ignore_label is None
+  for name, example in _all(config).items():
+    np.testing.assert_array_equal(example["label"], masks[name] // 255)
+
+
+def test_indices_saved_as_grey_rgb_are_indices(root):
+  masks = _masks(4)
+  grey = {name: np.stack([mask] * 3, -1) for name, mask in masks.items()}
+  _write(root, grey)
+  config = _config(root)
+  assert datasets.dataset_info(config).num_classes == 3
+  for name, example in _all(config).items():
+    np.testing.assert_array_equal(example["label"], masks[name])
+
+
+@pytest.mark.parametrize("ignore", ["null", "0"])
+def test_ignore_label_of_the_user(root, ignore):
+  masks = _masks(4)
+  _write(root, masks)
+  (root / "classes.yaml").write_text(
+    f"classes: [a, b, c]\nignore_label: {ignore}\n"
+  )
+  config = _config(root, eval_split="train")
+  expected_ignore = None if ignore == "null" else 0
+  assert datasets.dataset_info(config).ignore_label == expected_ignore
+  batches = pipeline.eval_batches(
+    config, batch_size=1, padding_value=(127.5,) * 3
+  )
+  for batch in batches:
+    mask = masks[batch["name"][0]]
+    if expected_ignore == 0:
+      mask = np.where(mask == 0, 255, mask)
+    np.testing.assert_array_equal(batch["label"][0, :20, :24], mask)
+
+
+def test_single_image_is_both_splits(root):
+  _write(root, _masks(1))
+  config = _config(root)
+  assert list(_examples(config, "train")) == list(_examples(config, "val"))
+  batch = next(
+    pipeline.train_batches(
+      config, batch_size=2, seed=0, padding_value=(127.5,) * 3
+    )
+  )
+  assert batch["name"] == ["scene_00"] * 2
+
+
+def test_bit_masks_of_mode_1(root):
+  mask = np.zeros((20, 24), bool)
+  mask[5:, 7:] = True
+  _write(root, {"a": mask, "b": ~mask})
+  found = _all(_config(root))
+  np.testing.assert_array_equal(found["a"]["label"], mask)
+
+
+def test_image_turned_by_exif_is_turned_to_fit_its_mask(root):
+  _write(root, _masks(2, size=(20, 24)))
+  stored = np.array(PIL.Image.open(root / "images/scene_00.png"))
+  exif = PIL.Image.Exif()
+  exif[PIL.ExifTags.Base.Orientation] = 6  # stored on its side
+  PIL.Image.fromarray(np.rot90(stored).copy()).save(
+    root / "images/scene_00.png", exif=exif
+  )
+  example = _all(_config(root))["scene_00"]
+  np.testing.assert_array_equal(example["image"], stored)
+
+
+def _remove(root, path):
+  (root / path).unlink()
+
+
+def _resize_smoothly(root):
+  path = root / "masks/scene_00.png"
+  mask = PIL.Image.fromarray(_COLORS[_masks(1)["scene_00"]])
+  mask.resize((96, 80), PIL.Image.Resampling.BICUBIC).save(path)
+  image = PIL.Image.open(root / "images/scene_00.png")
+  image.resize((96, 80)).save(root / "images/scene_00.png")
+
+
+def _save_as_jpeg(root):
+  mask = PIL.Image.open(root / "masks/scene_01.png")
+  mask.save(root / "masks/scene_01.jpg", "JPEG")
+  (root / "masks/scene_01.png").unlink()
+
+
+def _save_mask(root, array):
+  PIL.Image.fromarray(array).save(root / "masks/scene_01.png")
+
+
+_YAML = "classes: {{a: {}, b: [1, 1, 1], c: [2, 2, 2]}}"
+_FAULTS = {
+  "no masks": (
+    lambda root: shutil.rmtree(root / "masks"),
+    r"mine: must have images/ and masks/",
+  ),
+  "a mask without image": (
+    lambda root: _remove(root, "images/scene_01.png"),
+    r"masks/scene_01\.png: a mask must have an image",
+  ),
+  "an image without mask": (
+    lambda root: _remove(root, "masks/scene_01.png"),
+    r"images/scene_01\.png: an image must have a mask",
+  ),
+  "two images of a name": (
+    lambda root: shutil.copy(
+      root / "images/scene_01.png", root / "images/scene_01.jpg"
+    ),
+    r"scene_01\.png: a name must have one file, got images/scene_01\.jpg",
+  ),
+  "a list with an unknown name": (
+    lambda root: (root / "train.txt").write_text("scene_00\nscene_99\n"),
+    r"train\.txt: must list images that are there, got scene_99",
+  ),
+  "an empty list": (
+    lambda root: (root / "val.txt").write_text("\n"),
+    r"val\.txt: must list images that are there, got no line",
+  ),
+  "a list that is no text": (
+    lambda root: (root / "val.txt").write_bytes(b"\xff\xfe\x00"),
+    r"val\.txt: must be UTF-8 text",
+  ),
+  "too few names of classes": (
+    lambda root: (root / "classes.txt").write_text("a\n"),
+    r"scene_\d\d\.png: values must be 0, 255, got 1, 2",
+  ),
+  "yaml that is none": (
+    lambda root: (root / "classes.yaml").write_text("classes: [a, b"),
+    r"classes\.yaml: must be YAML",
+  ),
+  "yaml with an unknown field": (
+    lambda root: (root / "classes.yaml").write_text("classes: [a]\nignore: 3"),
+    r"classes\.yaml: must have classes, .* ignore_label and ignore_color",
+  ),
+  "yaml without classes": (
+    lambda root: (root / "classes.yaml").write_text("ignore_label: 255"),
+    r"classes\.yaml: must have classes",
+  ),
+  "yaml with a colour that is none": (
+    lambda root: (root / "classes.yaml").write_text(
+      _YAML.format("[0, 0, 256]")
+    ),
+    r"classes\.yaml: the colour of a must be \[r, g, b\] of 0\.\.255",
+  ),
+  "yaml with an ignore label beyond 8 bits": (
+    lambda root: (root / "classes.yaml").write_text(
+      "classes: [a, b, c]\nignore_label: -1"
+    ),
+    r"classes\.yaml: ignore_label must be 0\.\.255 or null, got -1",
+  ),
+  "names of classes for masks of colours": (
+    lambda root: (
+      _save_mask(root, _COLORS[_masks(2)["scene_01"]]),
+      (root / "classes.txt").write_text("a\nb\nc\n"),
+    ),
+    r"scene_01\.png: a mask of colours needs classes\.yaml",
+  ),
+  "a colour that yaml does not list": (
+    lambda root: (
+      _save_mask(root, _COLORS[_masks(2)["scene_01"]]),
+      (root / "classes.yaml").write_text(_YAML.format("[0, 0, 0]")),
+    ),
+    r"scene_01\.png: colours must be the 3 .* got \(10, 220, 60\)",
+  ),
+  "masks of both kinds": (
+    lambda root: _save_mask(root, _COLORS[_masks(2)["scene_01"]]),
+    r"masks must be all in colours or all indexed, got both",
+  ),
+  "masks of colours resized with smoothing": (
+    _resize_smoothly,
+    r"masks of colours must have at most 255 of them, got \d{3,}",
+  ),
+  "a mask saved as JPEG": (
+    _save_as_jpeg,
+    r"scene_01\.jpg: a mask must be a PNG .* got JPEG",
+  ),
+  "a mask of another size": (
+    lambda root: _save_mask(root, np.zeros((24, 20), np.uint8)),
+    r"scene_01\.png: .* size of its image, 24x20, got 20x24",
+  ),
+  "a 16-bit mask of large values": (
+    lambda root: _save_mask(root, np.full((20, 24), 7000, np.uint16)),
+    r"at most 255 classes, got 7001",
+  ),
+  "a mask that is cut off": (
+    lambda root: (root / "masks/scene_01.png").write_bytes(
+      (root / "masks/scene_01.png").read_bytes()[:60]
+    ),
+    r"scene_01\.png: cannot be decoded",
+  ),
+  "an image that is text": (
+    lambda root: (root / "images/scene_01.png").write_text("hello"),
+    r"scene_01\.png: cannot be decoded",
+  ),
+}
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_fault_is_refused_by_name(root, fault):
+  plant, message = _FAULTS[fault]
+  _write(root, _masks(3))
+  plant(root)
+  with pytest.raises(ValueError, match=message):
+    datasets.dataset_info(_config(root))
+
+
+def test_path_must_be_given_and_be_there(root):
+  for path in ("", "nowhere"):
+    config = _config(root)
+    config.path = path
+    with pytest.raises(ValueError, match=rf"data\.path .* got '{path}'"):
+      datasets.dataset_info(config)
+
+
+def test_skip_bad_lists_and_leaves_out(root):
+  _write(root, _masks(12))
+  (root / "images/scene_03.png").write_text("hello")
+  data_dir = str(root.parent / "data")
+  skipped = build.build(
+    "folder", data_dir=data_dir, manual_dir=str(root), skip_bad=True
+  )
+  assert len(skipped) == 1 and "scene_03.png: cannot be decoded" in skipped[0]
+  assert len(_all(_config(root))) == 11
