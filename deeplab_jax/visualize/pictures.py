@@ -32,7 +32,7 @@ def error_map(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 def legend(
   class_names: Sequence[str], colors: Colors, width: int
 ) -> np.ndarray:
-  """Colour patches with names, wrapped to `width` pixels, uint8 (h, width, 3)."""
+  """Colour patches with names in lines of `width` pixels: uint8 RGB."""
   font = _font()
   places, x, y = [], _GAP, _GAP
   for name in class_names:

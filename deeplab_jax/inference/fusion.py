@@ -1,0 +1,120 @@
+"""From a padded batch of images to labels and probabilities.
+
+The one way to a label map: fill the padding with the value that the network
+sees as zero, normalise, run the network, resize the logits to the image with
+aligned corners, take the largest. Several scales and mirror images are fused as
+the official evaluation does: see `predict_fn`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.inference.crops import (
+  apply_confined,
+  extent,
+  flip_within,
+  inside,
+)
+from deeplab_jax.models import (
+  DeepLab,
+  padding_value,
+  preprocess,
+  resize_bilinear,
+)
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+  """`size` at `scale`, corners aligned: `int((side - 1) * scale + 1)`."""
+  height, width = (int((side - 1) * scale + 1) for side in size)
+  return height, width
+
+
+def label_dtype(num_classes: int) -> jnp.dtype:
+  """uint8, or uint16 above 256 classes."""
+  return jnp.dtype(jnp.uint8 if num_classes <= 256 else jnp.uint16)
+
+
+def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
+  """Makes the function that looks at images at one scale.
+
+  Args:
+    model: the network.
+    scale: of the images. Below 1 the logits are brought to the size that they
+      have at scale 1.
+
+  Returns:
+    A function of variables, images (b, h, w, 3) in 0..255 and crops, int32
+    (b, 2) height and width or None for the whole images, to float32 logits
+    (b, h * max(scale, 1) / s, w * max(scale, 1) / s, num_classes), s the
+    logits stride.
+  """
+
+  def logits(variables, images, crops=None):
+    canvas = images.shape[1:3]
+    size = scaled_size(canvas, scale)
+    inputs = preprocess(resize_bilinear(images, size), model.backbone)
+    if crops is not None:
+      crops = extent(crops, canvas, size)
+      inputs = jnp.where(inside(crops, size), inputs, 0)
+    result = apply_confined(model, variables, inputs, crops)
+    merged = scaled_size(canvas, max(scale, 1.0) / model.logits_stride)
+    return resize_bilinear(result, merged)
+
+  return logits
+
+
+def predict_fn(
+  model: DeepLab, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> Callable:
+  """Makes the function from images to labels and probabilities.
+
+  With several scales, or mirror images, each view's logits are resized to the
+  image (a mirrored view is mirrored back before) and their softmax averaged.
+
+  Args:
+    model: the network.
+    scales: of the images.
+    flip: whether to look at the mirror images, too.
+
+  Returns:
+    A function, to be jitted, of
+      variables: `{"params", "batch_stats"}`;
+      images: uint8 or float 0..255, (b, h, w, 3), each in the top left corner;
+      sizes: int32 (b, 2), true height and width of each;
+      crops: int32 (b, 2), the size that each is evaluated at, or None for
+        (h, w); see `crops`
+    to labels (b, h, w), uint8 or uint16, and float32 probabilities
+    (b, h, w, num_classes), to be cut to the true sizes.
+  """
+  looks = [logits_fn(model, scale) for scale in scales]
+  color = jnp.asarray(padding_value(model.backbone), jnp.float32)
+  dtype = label_dtype(model.num_classes)
+
+  def predict(variables, images, sizes, crops=None):
+    canvas = images.shape[1:3]
+    images = jnp.where(inside(sizes, canvas), images.astype(jnp.float32), color)
+    views = [
+      resize_bilinear(logits, canvas)
+      for look in looks
+      for logits in _views(look, flip, variables, images, crops)
+    ]
+    probabilities = sum(map(jax.nn.softmax, views)) / len(views)
+    # The softmax of a single view rounds: its logits break more ties.
+    scores = views[0] if len(views) == 1 else probabilities
+    return scores.argmax(-1).astype(dtype), probabilities
+
+  return predict
+
+
+def _views(look, flip, variables, images, crops):
+  """Logits of the images and, if `flip`, of their mirrors, mirrored back."""
+  if not flip:
+    return [look(variables, images, crops)]
+  pair = jnp.stack([images, flip_within(images, crops)])
+  # One after the other: half the memory and half the compilation.
+  straight, mirrored = jax.lax.map(lambda x: look(variables, x, crops), pair)
+  if crops is not None:
+    crops = extent(crops, images.shape[1:3], mirrored.shape[1:3])
+  return [straight, flip_within(mirrored, crops)]
