@@ -6,6 +6,9 @@ before any long work.
 """
 
 import difflib
+import pathlib
+import re
+import runpy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -222,16 +225,39 @@ def field_names(config: ConfigDict) -> list[str]:
   return names
 
 
+def load(spec: str) -> ConfigDict:
+  """The config of `configs/x.py` or `configs/x.py:argument`.
+
+  Raises:
+    ValueError: no such file, a wrong argument, or a field that is misspelt.
+  """
+  path, _, arg = spec.partition(":")
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"--config must be a file such as configs/voc.py: {path}")
+  get_config = runpy.run_path(path)["get_config"]
+  try:
+    return get_config(arg or None)
+  except AttributeError as error:
+    misspelt = re.search(r'Key "(\w+)" does not exist', str(error))
+    if misspelt is None:
+      raise
+    raise ValueError(f"{path}: {_no_such_field(misspelt[1])}") from error
+
+
 def check_overrides(arguments: Iterable[str]) -> None:
   """Finds misspelt fields among `--config.FIELD=VALUE` command-line words."""
   known = field_names(base_config())
   for word in arguments:
-    name = word.lstrip("-").partition("=")[0].removeprefix("config.")
-    if word.lstrip("-").startswith("config.") and name not in known:
-      raise ValueError(
-        f"config has no field {name!r}{_nearest(name, known)}; its fields "
-        f"are {', '.join(known)}"
-      )
+    flag = word.lstrip("-").partition("=")[0]
+    name = flag.removeprefix("config.")
+    if word.startswith("-") and name != flag and name not in known:
+      raise ValueError(_no_such_field(name))
+
+
+def _no_such_field(name: str) -> str:
+  known = field_names(base_config())
+  hint = _nearest(name, known) or f"; its fields are {', '.join(known)}"
+  return f"config has no field {name!r}{hint}"
 
 
 def check(config: ConfigDict, num_devices: int = 1) -> None:

@@ -2,16 +2,18 @@
 
   python -m deeplab_jax.main --config configs/voc.py --workdir runs/voc
 
-The same command continues a run that was cut off.
+The same command continues a run that was cut off. `--verbosity=1` shows where
+an error came from.
 """
 
+import re
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import sharding
+from deeplab_jax import evaluate, sharding, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="File of configs/, optionally with :ARGUMENTS."
@@ -21,7 +23,7 @@ _MODE = flags.DEFINE_enum(
   "mode",
   "train_and_eval",
   ["train", "eval", "train_and_eval"],
-  "Train without or with evaluations, or evaluate a checkpoint once.",
+  "Train without or with evaluations on the way, or evaluate a checkpoint.",
 )
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "What to evaluate; the workdir's newest by default."
@@ -31,26 +33,32 @@ _CHECKPOINT = flags.DEFINE_string(
 def main(arguments: list[str]) -> None:
   """Runs the mode that the flags ask for."""
   if len(arguments) > 1:
-    raise ValueError(f"unexpected arguments {arguments[1:]}; flags begin with --")
+    raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
   sharding.start_runtime()
-  config = _CONFIG.value
+  config, workdir = _CONFIG.value, _WORKDIR.value
   if _MODE.value == "eval":
-    from deeplab_jax import evaluate
-
-    evaluate.report(_CHECKPOINT.value or _WORKDIR.value, config, _WORKDIR.value)
+    evaluate.report(_CHECKPOINT.value or workdir, config, workdir)
   else:
-    from deeplab_jax import train
+    evaluating = _MODE.value == "train_and_eval"
+    train.train_and_evaluate(config, workdir, evaluating=evaluating)
 
-    train.train_and_evaluate(config, _WORKDIR.value)
+
+def _check_command_line(words: list[str]) -> None:
+  """Finds mistakes in the config that the flags themselves report at length."""
+  config_lib.check_overrides(words)
+  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
+  if flag:
+    config_lib.load(flag[1])
 
 
 def run() -> None:
-  """Parses the command line; turns callers' mistakes into one line each."""
+  """Parses the command line; a mistake ends in one message, exit status 1."""
   flags.mark_flags_as_required(["config", "workdir"])
   try:
-    config_lib.check_overrides(sys.argv[1:])
+    _check_command_line(sys.argv[1:])
     app.run(main)
-  except (ValueError, FloatingPointError, AttributeError) as error:
+  except (ValueError, FloatingPointError) as error:
+    logging.debug("the mistake came from here:", exc_info=True)
     sys.exit(f"error: {error}")
 
 

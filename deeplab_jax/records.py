@@ -1,6 +1,8 @@
 """What a run leaves behind beside its weights: metrics.jsonl, TensorBoard."""
 
 import json
+import math
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -14,31 +16,41 @@ class Records:
   drops what it will write again: no step is ever there twice.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    """Opens the records of `workdir` to go on after `step`."""
+  def __init__(self, workdir: pathlib.Path, step: int, writes: bool = True):
+    """Opens the records of `workdir` to go on after `step`.
+
+    With `writes` false, as in all processes but one, nothing is written.
+    """
     path = workdir / "metrics.jsonl"
     kept = [row for row in read(path) if row["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    partial.rename(path)
     self._mious = {
       row["step"]: row["eval/miou"] for row in kept if "eval/miou" in row
     }
-    self._lines = path.open("a", buffering=1)
+    if writes:
+      partial = path.with_suffix(".partial")
+      partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+      partial.rename(path)
+    self._lines = (path if writes else pathlib.Path(os.devnull)).open("a")
     self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1
+      str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=writes
     )
 
   def miou(self, step: int) -> float | None:
     """The mIoU in 0..1 on record for `step`, None if it was not evaluated."""
     return self._mious.get(step)
 
+  def last_evaluation(self) -> dict[str, float]:
+    """{"step", "miou"} of the last evaluation; {} without any."""
+    if not self._mious:
+      return {}
+    step = max(self._mious)
+    return {"step": step, "miou": self._mious[step]}
+
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds one line of values, named such as "train/loss"; NaN becomes null."""
-    row = {
-      name: None if value != value else value for name, value in values.items()
-    }
+    row = {k: None if math.isnan(v) else v for k, v in values.items()}
     self._lines.write(json.dumps({"step": step, **row}) + "\n")
+    self._lines.flush()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
     if "eval/miou" in values:
@@ -46,6 +58,7 @@ class Records:
       self._board.flush()
 
   def close(self) -> None:
+    """Closes the files."""
     self._lines.close()
     self._board.close()
 

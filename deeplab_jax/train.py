@@ -37,17 +37,18 @@ from deeplab_jax.state import (
 
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: pathlib.Path | str
+  config: ConfigDict, workdir: pathlib.Path | str, *, evaluating: bool = True
 ) -> float | None:
   """Trains what `config` describes, or continues what `workdir` holds.
 
   Args:
     config: see `config.base_config`; checked before anything else.
     workdir: created if missing; everything the run writes goes there.
+    evaluating: False trains only.
 
   Returns:
-    The held-out mIoU in 0..1 after the last step, None if the run was told to
-    stop before.
+    The held-out mIoU in 0..1 after the last step; None if that was not
+    evaluated, or the run was told to stop before.
 
   Raises:
     ValueError: a wrong field, a missing file, weights of another architecture.
@@ -64,17 +65,17 @@ def train_and_evaluate(
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     stack.callback(checkpoints.close)
     state, origin = _starting_point(state, checkpoints, config)
+    first = jax.process_index() == 0
     run = _Run(
       config=config,
       workdir=workdir,
+      evaluating=evaluating,
       mesh=mesh,
       dataset=dataset,
       model=model,
       checkpoints=checkpoints,
-      records=Records(workdir, int(state.step)),
-      progress=Progress(
-        config.steps, int(state.step), jax.process_index() == 0
-      ),
+      records=Records(workdir, int(state.step), writes=first),
+      progress=Progress(config.steps, int(state.step), visible=first),
       stop=StopRequest(),
     )
     stack.callback(run.records.close)
@@ -94,6 +95,7 @@ class _Run:
 
   config: ConfigDict
   workdir: pathlib.Path
+  evaluating: bool
   mesh: Mesh
   dataset: DatasetInfo
   model: DeepLab
@@ -105,6 +107,12 @@ class _Run:
   def due(self, step: int, every: int) -> bool:
     """Whether `step` is the last, or one of those done every so many steps."""
     return step >= self.config.steps or (every > 0 and step % every == 0)
+
+  def evaluates(self, step: int) -> bool:
+    """Whether there is to be an evaluation after `step` updates."""
+    if step == 0:
+      return self.evaluating and self.config.eval_first
+    return self.evaluating and self.due(step, self.config.eval_every)
 
 
 def _starting_point(
@@ -122,8 +130,8 @@ def _starting_point(
   return state, "starting from random weights"
 
 
-def _write_descriptions(run: _Run, **evaluation: Any) -> None:
-  """Writes config.json and model.json, the latter as `load` needs it."""
+def _write_descriptions(run: _Run) -> None:
+  """Writes config.json, and model.json with the latest evaluation."""
   if jax.process_index() != 0:
     return
   config = json.loads(run.config.to_json_best_effort())
@@ -136,7 +144,7 @@ def _write_descriptions(run: _Run, **evaluation: Any) -> None:
     dataset={name: facts[name] for name in names},
     source=f"trained by deeplab_jax, init_from={run.config.init_from!r}",
     license=run.dataset.license,
-    evaluation=evaluation,
+    evaluation=run.records.last_evaluation(),
   )
 
 
@@ -183,7 +191,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     window.add(step, names, metrics)
     stopping = run.stop.at(step)
     saving = stopping or run.due(step, config.checkpoint_every)
-    evaluating = run.due(step, config.eval_every) and not stopping
+    evaluating = run.evaluates(step) and not stopping
     if run.due(step, config.log_every):
       window.log()
     if saving:
@@ -208,11 +216,9 @@ def _batches(run: _Run, step: int) -> Iterator[dict[str, Any]]:
 
 
 def _owes_evaluation(run: _Run, step: int) -> bool:
-  """Whether to evaluate before training on: at 0 if asked to, or if the run
-  was cut off after saving `step` and before evaluating it."""
-  config = run.config
-  due = run.due(step, config.eval_every) if step else config.eval_first
-  owes = due and run.records.miou(step) is None
+  """Whether to evaluate before going on: the run may have been cut off after
+  it saved `step` and before it evaluated."""
+  owes = run.evaluates(step) and run.records.miou(step) is None
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(owes)))
 
 
@@ -228,6 +234,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
   if evaluation is None:
     return False
   run.records.write(step, evaluation.as_metrics())
+  _write_descriptions(run)
   evaluation.write_picture(run.workdir / "pictures" / f"step_{step}.png")
   run.checkpoints.save_best(state, evaluation.miou)
   run.progress.miou = evaluation.miou
@@ -243,8 +250,9 @@ def _report(run: _Run, step: int) -> float | None:
     )
     return None
   miou = run.records.miou(step)
+  result = "not evaluated" if miou is None else f"held-out mIoU {miou:.2%}"
   run.progress.say(
-    f"held-out mIoU {miou:.2%} after {step} steps\n"
+    f"{result} after {step} steps\n"
     f"pictures: {run.workdir / 'pictures'}\n"
     f"checkpoints: {run.workdir / 'checkpoints'}, best: {run.workdir / 'best'}"
   )
@@ -257,6 +265,7 @@ class _Window:
   def __init__(self, run: _Run, step: int):
     self._run = run
     self._pending: list[tuple[int, list[str], Metrics]] = []
+    self._latest: tuple[int, dict[str, float]] = (step, {})
     self._steps_timed = 0
     self._began = time.monotonic()
 

@@ -13,8 +13,8 @@ _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
 
 
-def _load(path: pathlib.Path, arg: str | None = None) -> ConfigDict:
-  return runpy.run_path(str(path))["get_config"](arg)
+def _load(path: pathlib.Path, arg: str = "") -> ConfigDict:
+  return config_lib.load(f"{path}:{arg}")
 
 
 def _changed(**fields) -> ConfigDict:
@@ -92,6 +92,25 @@ def test_check_overrides_names_the_nearest_field():
   message = r"no field 'data\.crop_sizes'; did you mean 'data\.crop_size'"
   with pytest.raises(ValueError, match=message):
     config_lib.check_overrides(["--config.data.crop_sizes=(65, 65)"])
+
+
+def test_load_names_a_misspelt_field_of_the_file(tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from deeplab_jax.config import base_config\n"
+    "def get_config(arg=None):\n"
+    "  config = base_config()\n"
+    "  config.batch_sise = 4\n"
+    "  return config\n"
+  )
+  message = r"mine\.py: config has no field 'batch_sise'; .* 'batch_size'"
+  with pytest.raises(ValueError, match=message):
+    config_lib.load(str(path))
+
+
+def test_load_names_a_missing_file(tmp_path):
+  with pytest.raises(ValueError, match=r"must be a file .*nothing\.py"):
+    config_lib.load(str(tmp_path / "nothing.py"))
 
 
 def test_check_overrides_passes_every_field_there_is():

@@ -1,0 +1,61 @@
+"""metrics.jsonl across interruptions."""
+
+import json
+
+from deeplab_jax import records
+
+
+def _rows(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _write(workdir, step, *values, **options):
+  opened = records.Records(workdir, step, **options)
+  for at, row in values:
+    opened.write(at, row)
+  opened.close()
+  return opened
+
+
+def test_continuing_drops_what_will_be_written_again(tmp_path):
+  _write(
+    tmp_path,
+    0,
+    (1, {"train/loss": 3.0}),
+    (2, {"train/loss": 2.0}),
+    (2, {"eval/miou": 0.5}),
+    (3, {"train/loss": 9.0}),
+  )
+  opened = _write(tmp_path, 2, (3, {"train/loss": 1.0}))
+  assert _rows(tmp_path) == [
+    {"step": 1, "train/loss": 3.0},
+    {"step": 2, "train/loss": 2.0},
+    {"step": 2, "eval/miou": 0.5},
+    {"step": 3, "train/loss": 1.0},
+  ]
+  assert opened.miou(2) == 0.5
+  assert opened.miou(3) is None
+  assert opened.last_evaluation() == {"step": 2, "miou": 0.5}
+
+
+def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1, "train/loss": 3.0}\n{"step": 2, "tra')
+  _write(tmp_path, 5, (6, {"train/loss": 1.0}))
+  assert [row["step"] for row in _rows(tmp_path)] == [1, 6]
+
+
+def test_a_class_without_pixels_is_null(tmp_path):
+  _write(tmp_path, 0, (1, {"eval/miou": 0.5, "eval/iou/car": float("nan")}))
+  assert _rows(tmp_path)[0]["eval/iou/car"] is None
+
+
+def test_other_processes_leave_the_files_alone(tmp_path):
+  _write(tmp_path, 0, (1, {"train/loss": 3.0}))
+  _write(tmp_path, 0, (1, {"train/loss": 4.0}), writes=False)
+  assert _rows(tmp_path) == [{"step": 1, "train/loss": 3.0}]
+
+
+def test_last_evaluation_of_a_new_run_is_empty(tmp_path):
+  assert _write(tmp_path, 0).last_evaluation() == {}
