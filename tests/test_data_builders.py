@@ -193,19 +193,19 @@ _FAULTS = {
     lambda root: _replace(
       root, "SegmentationClass/b.png", np.zeros((12, 16, 3), np.uint8)
     ),
-    r"b\.png: .* one-channel image, got mode RGB",
+    r"b\.png: .* one-channel image, got colours",
   ),
   "label beyond the classes": (
     lambda root: _replace(
       root, "SegmentationClass/b.png", np.full((12, 16), 11, np.uint8)
     ),
-    r"b\.png: labels must be 0\.\.10 or 255, got 11",
+    r"b\.png: labels must be 0\.\.10, 255, got 11",
   ),
   "16-bit label beyond 255": (
     lambda root: _replace(
       root, "SegmentationClass/b.png", np.full((12, 16), 256, np.uint16)
     ),
-    r"b\.png: labels must be 0\.\.10 or 255, got 256",
+    r"b\.png: labels must be 0\.\.10, 255, got 256",
   ),
 }
 

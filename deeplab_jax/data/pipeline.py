@@ -1,33 +1,21 @@
-"""Batches for training and evaluation, with Grain.
+"""Batches of images and labels for training and evaluating segmentation.
 
-The training batch of step s is a pure function of (seed, s): elements are
-shuffled by an index permutation seeded per epoch, each draws its augmentation
-from a generator seeded by (seed, position in the endless stream), and each
-process takes its rows of every global batch. So to resume is to start at a
-step, and the number of processes, threads or workers changes nothing.
+See `loading` for what makes them reproducible, `preprocess` for what is done to
+an image.
 """
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import cv2
-import grain
 import ml_collections
 import numpy as np
-from absl import flags
 
-from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data import datasets, loading, preprocess
+from deeplab_jax.data.loading import Batch, Example
 from deeplab_jax.data.preprocess import IGNORE, Size
 from deeplab_jax.data.source import SegmentationSource
 
-Batch = dict[str, Any]
-Example = dict[str, Any]
 Color = tuple[float, float, float]
-
-_THREADS = 4  # of each reading process; decoding and resizing release the GIL
-_BATCHES_AHEAD = 2  # per thread or worker process
-_EPOCHS = 2**32  # endless; Grain's own "for ever" overflows at batches of one
 
 
 def train_batches(
@@ -58,21 +46,19 @@ def train_batches(
     (b, *crop_size), "name": list of b str}, b = batch_size / process_count;
     "label" is 255 where ignored.
   """
-  rows = _rows(batch_size, process_count)
   source = _open(data_config, "train_split")
-  augment = functools.partial(
-    _augment, config=data_config, padding_value=padding_value
+  return loading.endless_batches(
+    _Standard(source, data_config),
+    functools.partial(
+      _augment, config=data_config, padding_value=padding_value
+    ),
+    batch_size=batch_size,
+    seed=seed,
+    start_step=start_step,
+    process_index=process_index,
+    process_count=process_count,
+    workers=data_config.workers,
   )
-  batches = (
-    grain.MapDataset.source(_Standard(source, data_config))
-    .seed(seed)
-    .shuffle()
-    .repeat(_EPOCHS)
-    .random_map(augment)
-    .batch(rows, batch_fn=_stack)
-  )
-  first = start_step * process_count + process_index
-  return _read(batches[first::process_count], data_config.workers)
 
 
 def eval_batches(
@@ -103,19 +89,21 @@ def eval_batches(
     (b, 2) true height and width, "valid": bool (b,)}. The last batch is filled
     up with rows that are not valid, size (0, 0), all ignored.
   """
-  rows = _rows(batch_size, process_count)
   source = _open(data_config, "eval_split")
   size = _eval_size(data_config, source)
-  count = min(limit or len(source), len(source))
-  padded = _PaddedToBatches(
-    _Standard(source, data_config),
-    count=count,
-    length=-(-count // batch_size) * batch_size,
-    size=size,
-    padding_value=padding_value,
+  examples = loading.FilledUp(
+    _Padded(_Standard(source, data_config), size, padding_value),
+    functools.partial(_blank, size, padding_value),
+    batch_size=batch_size,
+    limit=limit,
   )
-  batches = grain.MapDataset.source(padded).batch(rows, batch_fn=_stack)
-  return _read(batches[process_index::process_count], data_config.workers)
+  return loading.once_through(
+    examples,
+    batch_size=batch_size,
+    process_index=process_index,
+    process_count=process_count,
+    workers=data_config.workers,
+  )
 
 
 class _Standard:
@@ -141,45 +129,42 @@ class _Standard:
     return {"image": image, "label": label, "name": example["name"]}
 
 
-class _PaddedToBatches:
-  """Examples padded to one size, then blank ones up to whole batches."""
+class _Padded:
+  """Examples padded to one size, with their true "size"."""
 
   def __init__(
-    self,
-    source: _Standard,
-    *,
-    count: int,
-    length: int,
-    size: Size,
-    padding_value: Color,
+    self, source: Sequence[Example], size: Size, padding_value: Color
   ):
     self._source = source
-    self._count = count
-    self._length = length
     self._size = size
     self._padding_value = padding_value
 
   def __len__(self) -> int:
-    return self._length
+    return len(self._source)
 
   def __getitem__(self, index: int) -> Example:
-    if index >= self._count:
-      image, label = preprocess.blank(self._size, self._padding_value)
-      name, size = "", (0, 0)
-    else:
-      example = self._source[index]
-      name, size = example["name"], example["label"].shape
-      _check_fits(name, size, self._size)
-      image, label = preprocess.pad(
-        example["image"], example["label"], self._size, self._padding_value
-      )
+    example = self._source[index]
+    size = example["label"].shape
+    _check_fits(example["name"], size, self._size)
+    image, label = preprocess.pad(
+      example["image"], example["label"], self._size, self._padding_value
+    )
     return {
       "image": image,
       "label": label,
-      "name": name,
+      "name": example["name"],
       "size": np.array(size, np.int32),
-      "valid": np.array(index < self._count),
     }
+
+
+def _blank(size: Size, padding_value: Color) -> Example:
+  image, label = preprocess.blank(size, padding_value)
+  return {
+    "image": image,
+    "label": label,
+    "name": "",
+    "size": np.zeros(2, np.int32),
+  }
 
 
 def _augment(
@@ -211,15 +196,6 @@ def _open(config: ml_collections.ConfigDict, field: str) -> SegmentationSource:
   return datasets.open_source(config, config[field] or default)
 
 
-def _rows(batch_size: int, process_count: int) -> int:
-  if batch_size < 1 or batch_size % process_count:
-    raise ValueError(
-      f"batch_size must be a multiple of the {process_count} processes, got "
-      f"{batch_size}"
-    )
-  return batch_size // process_count
-
-
 def _eval_size(
   config: ml_collections.ConfigDict, source: SegmentationSource
 ) -> Size:
@@ -243,33 +219,3 @@ def _check_fits(name: str, size: Size, eval_size: Size) -> None:
       f"data.eval_size must hold the images, got {tuple(eval_size)} and an "
       f"image of {tuple(size)} in {name}; raise it, or set (0, 0)"
     )
-
-
-def _stack(examples: Sequence[Example]) -> Batch:
-  """Arrays stacked along a new first axis, names as a list."""
-  batch = {key: [example[key] for example in examples] for key in examples[0]}
-  return {
-    key: values if key == "name" else np.stack(values)
-    for key, values in batch.items()
-  }
-
-
-def _read(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
-  """Reads ahead: `workers` processes, or with 0 threads of this one."""
-  cv2.setNumThreads(1)  # parallel over batches; more would only contend
-  if not workers:
-    ahead = _THREADS * _BATCHES_AHEAD
-    return iter(batches.to_iter_dataset(grain.ReadOptions(_THREADS, ahead)))
-  if not flags.FLAGS.is_parsed():  # as in a notebook; Grain reads its flags
-    flags.FLAGS.mark_as_parsed()
-  return iter(
-    batches.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
-      grain.MultiprocessingOptions(workers, _BATCHES_AHEAD),
-      worker_init_fn=_start_worker,
-    )
-  )
-
-
-def _start_worker(index: int, count: int) -> None:
-  del index, count
-  cv2.setNumThreads(1)

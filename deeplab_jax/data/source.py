@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import shlex
 import typing
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,10 +18,11 @@ if typing.TYPE_CHECKING:
   import ml_collections
 
 
-class SegmentationSource:
-  """Random access to the examples of one split; pickles, for worker processes.
+class Source:
+  """Random access to the records of one split; pickles, for worker processes.
 
-  `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
+  `source[i]` is {"image": encoded bytes, "label": encoded PNG, or an integer
+  class, "name": str}.
 
   Attributes:
     info: facts about the data set.
@@ -42,25 +44,32 @@ class SegmentationSource:
     self.info = info
     self.split = split
     self.largest = tuple(max(s) for s in zip(*(largest[p] for p in parts)))
+    skip = tfds.decode.SkipDecoding()
     self._records = builder.as_data_source(
-      expression,
-      decoders={
-        "image": tfds.decode.SkipDecoding(),
-        "label": tfds.decode.SkipDecoding(),
-      },
+      expression, decoders={"image": skip, "label": skip}
     )
 
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+  def __getitem__(self, index: int) -> dict[str, Any]:
     record = self._records[index]
+    return record | {"name": record["name"].decode()}
+
+
+class SegmentationSource(Source):
+  """Random access to the examples of one split, decoded.
+
+  `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
+  """
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+    record = super().__getitem__(index)
+    label = np.frombuffer(record["label"], np.uint8)
     return {
       "image": decode_image(record["image"]),
-      "label": cv2.imdecode(
-        np.frombuffer(record["label"], np.uint8), cv2.IMREAD_GRAYSCALE
-      ),
-      "name": record["name"].decode(),
+      "label": cv2.imdecode(label, cv2.IMREAD_GRAYSCALE),
+      "name": record["name"],
     }
 
 
