@@ -138,3 +138,10 @@ def boundary_iou(counts: np.ndarray) -> np.ndarray:
   intersection, union = counts.astype(np.float64)
   missing = np.full(union.shape, np.nan)
   return np.divide(intersection, union, out=missing, where=union > 0)
+
+
+def mean_boundary_iou(counts: np.ndarray) -> float:
+  """Mean Boundary IoU over the classes that have one; NaN without any."""
+  values = boundary_iou(counts)
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,7 @@
+"""A checkpoint on a split: exact counts, figures, pictures, a report."""
+
+from deeplab_jax.evaluate.loop import evaluate
+from deeplab_jax.evaluate.report import report
+from deeplab_jax.evaluate.results import Detail, Evaluation, Example
+
+__all__ = ["Detail", "Evaluation", "Example", "evaluate", "report"]

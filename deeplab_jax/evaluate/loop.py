@@ -1,0 +1,267 @@
+"""A whole split through the network into counts.
+
+Confusion matrices are counted on the devices and summed over them; what looks
+at whole images (trimap, Boundary IoU) is counted on the host of the process
+that read them, while the devices work on the next batch.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import rich.progress
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from deeplab_jax import metrics, sharding
+from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.evaluate.results import Detail, Evaluation, Example
+from deeplab_jax.inference import predict_fn
+from deeplab_jax.models import DeepLab, padding_value
+
+_EXTREMES = 6  # worst and best images kept
+_LOW_BITS = 30
+
+
+def evaluate(
+  model: DeepLab,
+  variables: Any,
+  config: ConfigDict,
+  *,
+  mesh: Mesh | None = None,
+  should_stop: Callable[[], bool] = lambda: False,
+  detailed: bool = False,
+  show_progress: bool = False,
+) -> Evaluation | None:
+  """Evaluates `model` on the evaluation split of `config.data`.
+
+  Every process of a run calls this; all get the same figures.
+
+  Args:
+    model: the network; `config.eval.output_stride` may replace its own.
+    variables: `{"params", "batch_stats"}`, replicated over `mesh`.
+    config: `data` and `eval` are read.
+    mesh: all devices of all processes by default.
+    should_stop: asked before each batch.
+    detailed: whether to count what `Detail` holds, too.
+    show_progress: whether to draw a progress bar.
+
+  Returns:
+    what was found, None if told to stop.
+
+  Raises:
+    ValueError: the model has not the data set's classes, or a field of
+      `config.data` is wrong.
+  """
+  began = time.monotonic()
+  mesh = mesh or sharding.make_mesh()
+  dataset = datasets.dataset_info(config.data)
+  if model.num_classes != dataset.num_classes:
+    raise ValueError(
+      f"data.name {dataset.name!r} has {dataset.num_classes} classes, the "
+      f"model {model.num_classes}: evaluate it on what it was trained on"
+    )
+  if config.eval.output_stride:
+    model = model.clone(output_stride=config.eval.output_stride)
+  scales, flip = tuple(config.eval.scales), config.eval.flip
+  step = _make_step(model, scales, flip, mesh, detailed)
+  tally = _Tally(dataset.num_classes, config.eval.pictures, detailed)
+  batches = _batches(config, model, mesh, show_progress)
+  for batch in batches:
+    if _any_process(should_stop()):
+      return None
+    arrays = {name: batch[name] for name in ("image", "label", "size")}
+    arrays = sharding.global_batch(arrays, mesh)
+    # The step runs on while the host counts the batch before.
+    tally.add(batch, *step(variables, **arrays))
+  return tally.result(
+    dataset, _settings(model, config), time.monotonic() - began
+  )
+
+
+def _batches(
+  config: ConfigDict, model: DeepLab, mesh: Mesh, show_progress: bool
+) -> Iterator[dict[str, Any]]:
+  """This process's rows of all batches, their number raised to the devices."""
+  devices = mesh.devices.size
+  batch_size = -(-config.eval.batch_size // devices) * devices
+  batches = pipeline.eval_batches(
+    config.data,
+    batch_size=batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    padding_value=padding_value(model.backbone),
+    limit=config.data.eval_limit,
+  )
+  count = _num_images(config.data)
+  return rich.progress.track(
+    batches,
+    "evaluating",
+    total=-(-count // batch_size),
+    disable=not show_progress,
+  )
+
+
+def _num_images(data_config: ConfigDict) -> int:
+  info = datasets.dataset_info(data_config)
+  split = data_config.eval_split or info.eval_split
+  count = len(datasets.open_source(data_config, split))
+  return min(count, data_config.eval_limit or count)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_step(
+  model: DeepLab,
+  scales: tuple[float, ...],
+  flip: bool,
+  mesh: Mesh,
+  detailed: bool,
+) -> Callable:
+  """The compiled step, kept from one evaluation of a run to the next."""
+  predict = predict_fn(model, scales, flip)
+
+  def step(variables, image, label, size):
+    labels, probabilities = predict(variables, image, size)
+    classes = model.num_classes
+    counts = {"confusion": metrics.confusion_matrix(label, labels, classes)}
+    if detailed:
+      counts["calibration"] = metrics.calibration_counts(
+        probabilities.max(-1), labels, label, classes
+      )
+    return counts, labels
+
+  placements = sharding.replicated(mesh), sharding.divided(mesh)
+  return jax.jit(step, out_shardings=placements)
+
+
+class _Tally:
+  """Adds up the counts of the batches, one behind the device."""
+
+  def __init__(self, num_classes: int, num_examples: int, detailed: bool):
+    self._num_classes = num_classes
+    self._num_examples = num_examples
+    self._detailed = detailed
+    self._pending: tuple | None = None
+    self._totals: dict[str, np.ndarray] = {}
+    self._examples: list[Example] = []
+    self._scored: list[Example] = []
+    self._mious: dict[str, float | None] = {}
+    self._num_images = 0
+
+  def add(self, batch: dict, counts: dict, labels: jax.Array) -> None:
+    """Takes a batch just begun and counts the one before."""
+    self._count_pending()
+    self._pending = batch, counts, labels
+
+  def _count_pending(self) -> None:
+    if self._pending is None:
+      return
+    batch, counts, labels = self._pending
+    self._pending = None
+    for name, value in counts.items():
+      self._increase(name, np.asarray(value).astype(np.int64))
+    self._num_images += int(batch["valid"].sum())
+    if self._detailed or len(self._examples) < self._num_examples:
+      for example in _examples(batch, _local_rows(labels), self._num_classes):
+        self._look_at(example)
+
+  def _increase(self, name, value):
+    self._totals[name] = self._totals.get(name, 0) + value
+
+  def _look_at(self, example: Example) -> None:
+    """Counts and keeps what needs the whole image."""
+    if len(self._examples) < self._num_examples:
+      self._examples.append(example)
+    if not self._detailed:
+      return
+    maps = example.labels, example.predictions, self._num_classes
+    self._increase("trimap", metrics.trimap_counts(*maps))
+    self._increase("boundary", metrics.boundary_counts(*maps))
+    scored = not np.isnan(example.miou)
+    self._mious[example.name] = example.miou if scored else None
+    if scored:
+      self._scored = sorted([*self._scored, example], key=lambda e: e.miou)
+      del self._scored[_EXTREMES:-_EXTREMES]
+
+  def result(self, dataset, settings, seconds) -> Evaluation:
+    """The evaluation, summed over all processes."""
+    self._count_pending()
+    detail = None
+    if self._detailed:
+      detail = Detail(
+        trimap=_sum_over_processes(self._totals["trimap"]),
+        boundary=_sum_over_processes(self._totals["boundary"]),
+        calibration=self._totals["calibration"],
+        image_mious=self._mious,
+        worst=self._scored[:_EXTREMES],
+        best=self._scored[::-1][:_EXTREMES],
+      )
+    return Evaluation(
+      dataset=dataset,
+      settings=settings,
+      confusion=self._totals["confusion"],
+      num_images=int(_sum_over_processes(np.array(self._num_images))),
+      seconds=seconds,
+      examples=self._examples,
+      detail=detail,
+    )
+
+
+def _examples(
+  batch: dict, predictions: np.ndarray, num_classes: int
+) -> Iterator[Example]:
+  """The true images of a batch, cut to their sizes."""
+  for row in np.flatnonzero(batch["valid"]):
+    height, width = batch["size"][row]
+    labels = batch["label"][row, :height, :width]
+    predicted = predictions[row, :height, :width]
+    confusion = metrics.confusion_matrix_numpy(labels, predicted, num_classes)
+    yield Example(
+      name=batch["name"][row],
+      image=batch["image"][row, :height, :width],
+      labels=labels,
+      predictions=predicted,
+      miou=metrics.mean_iou(confusion),
+    )
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+  """The rows that this process's devices hold, in order."""
+  shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _any_process(flag: bool) -> bool:
+  """Whether `flag` is set on any process."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
+  """Sum of int64 counts; sent in halves, as devices have 32-bit integers."""
+  if jax.process_count() == 1:
+    return counts
+  mask = (1 << _LOW_BITS) - 1
+  halves = np.stack([counts >> _LOW_BITS, counts & mask]).astype(np.int32)
+  gathered = multihost_utils.process_allgather(halves).astype(np.int64)
+  high, low = gathered.sum(0)
+  return (high << _LOW_BITS) + low
+
+
+def _settings(model: DeepLab, config: ConfigDict) -> dict[str, Any]:
+  """What a reader of the figures must know."""
+  info = datasets.dataset_info(config.data)
+  return {
+    "split": config.data.eval_split or info.eval_split,
+    "backbone": model.backbone,
+    "output_stride": model.output_stride,
+    "scales": list(config.eval.scales),
+    "flip": config.eval.flip,
+    "devices": jax.device_count(),
+    "device": jax.devices()[0].device_kind,
+  }
