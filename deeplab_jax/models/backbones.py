@@ -21,8 +21,8 @@ class Backbone:
     settings: what the name says of the class's attributes.
     multi_grid: published default, or None where there is none to set.
     has_width: whether it takes a width multiplier.
-    subtract_mean: whether the input is RGB less the ImageNet mean, in place of
-      RGB scaled to -1..1.
+    mean: RGB (0..255) that the network's input takes for 0.
+    scale: factor of what is left after the mean.
     weight_decay: of the official training.
   """
 
@@ -31,48 +31,70 @@ class Backbone:
   settings: dict
   multi_grid: tuple[int, int, int] | None = None
   has_width: bool = False
-  subtract_mean: bool = False
+  mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+  scale: tuple[float, float, float] = (2 / 255, 2 / 255, 2 / 255)
   weight_decay: float = 4e-5
 
 
+_NO_GRID = (1, 1, 1)
+_TORCHVISION = {
+  "mean": (123.675, 116.28, 103.53),
+  "scale": (1 / 58.395, 1 / 57.12, 1 / 57.375),
+}
+
+
+def _xception(name):
+  return Backbone(
+    xception.Xception, xception.NORM, {"variant": name}, multi_grid=_NO_GRID
+  )
+
+
+def _resnet(variant, multi_grid=_NO_GRID, beta=False, torch=False, **inputs):
+  return Backbone(
+    resnet.ResNet,
+    resnet.NORM,
+    {"variant": variant, "beta": beta, "torchvision": torch},
+    multi_grid=multi_grid,
+    weight_decay=1e-4,
+    **inputs,
+  )
+
+
+def _plain_resnet(variant):
+  return _resnet(variant, mean=(123.15, 115.90, 103.06), scale=(1.0, 1.0, 1.0))
+
+
 BACKBONES = {
-  **{
-    name: Backbone(
-      xception.Xception, xception.NORM, {"variant": name}, multi_grid=(1, 1, 1)
-    )
-    for name in ("xception_41", "xception_65", "xception_71")
-  },
-  **{
-    name: Backbone(
-      resnet.ResNet,
-      resnet.NORM,
-      {"variant": name},
-      multi_grid=(1, 1, 1),
-      subtract_mean=True,
-      weight_decay=1e-4,
-    )
-    for name in ("resnet_50", "resnet_101")
-  },
-  **{
-    f"{name}_beta": Backbone(
-      resnet.ResNet,
-      resnet.NORM,
-      {"variant": name, "beta": True},
-      multi_grid=(1, 2, 4),
-      weight_decay=1e-4,
-    )
-    for name in ("resnet_50", "resnet_101")
-  },
+  "xception_41": _xception("xception_41"),
+  "xception_65": _xception("xception_65"),
+  "xception_71": _xception("xception_71"),
+  "resnet_50": _plain_resnet("resnet_50"),
+  "resnet_101": _plain_resnet("resnet_101"),
+  "resnet_50_beta": _resnet("resnet_50", (1, 2, 4), beta=True),
+  "resnet_101_beta": _resnet("resnet_101", (1, 2, 4), beta=True),
+  "resnet_50_torch": _resnet("resnet_50", torch=True, **_TORCHVISION),
+  "resnet_101_torch": _resnet("resnet_101", torch=True, **_TORCHVISION),
   "mobilenet_v2": Backbone(
     mobilenet.MobileNetV2, mobilenet.NORM, {}, has_width=True
   ),
-  **{
-    name: Backbone(mobilenet_v3.MobileNetV3, mobilenet.NORM, {"variant": name})
-    for name in ("mobilenet_v3_large_seg", "mobilenet_v3_small_seg")
-  },
+  "mobilenet_v2_torch": Backbone(
+    mobilenet.MobileNetV2,
+    mobilenet.TORCHVISION_NORM,
+    {"torchvision": True},
+    has_width=True,
+    **_TORCHVISION,
+  ),
+  "mobilenet_v3_large_seg": Backbone(
+    mobilenet_v3.MobileNetV3,
+    mobilenet.NORM,
+    {"variant": "mobilenet_v3_large_seg"},
+  ),
+  "mobilenet_v3_small_seg": Backbone(
+    mobilenet_v3.MobileNetV3,
+    mobilenet.NORM,
+    {"variant": "mobilenet_v3_small_seg"},
+  ),
 }
-
-_IMAGENET_MEAN = (123.15, 115.90, 103.06)
 
 
 def find_backbone(name: str) -> Backbone:
@@ -113,9 +135,7 @@ def build_backbone(
 
 def padding_value(backbone: str) -> tuple[float, float, float]:
   """The RGB value (0..255) that `preprocess` maps to 0."""
-  if find_backbone(backbone).subtract_mean:
-    return _IMAGENET_MEAN
-  return (127.5, 127.5, 127.5)
+  return find_backbone(backbone).mean
 
 
 def preprocess(images: jax.Array, backbone: str) -> jax.Array:
@@ -126,12 +146,12 @@ def preprocess(images: jax.Array, backbone: str) -> jax.Array:
     backbone: a key of `BACKBONES`.
 
   Returns:
-    float32 of the same shape: RGB less the ImageNet mean for the plain ResNets,
-    else RGB * 2 / 255 - 1.
+    float32 of the same shape: RGB * 2 / 255 - 1, but for the plain ResNets RGB
+    less the ImageNet mean, for torchvision's divided by the deviation as well.
   """
   if images.shape[-1] != 3:
     raise ValueError(f"images must be (..., 3) RGB, got shape {images.shape}")
-  images = jnp.asarray(images, jnp.float32)
-  if find_backbone(backbone).subtract_mean:
-    return images - np.asarray(_IMAGENET_MEAN, np.float32)
-  return images * np.float32(2 / 255) - 1
+  entry = find_backbone(backbone)
+  offset = np.multiply(entry.mean, entry.scale).astype(np.float32)
+  scale = np.asarray(entry.scale, np.float32)
+  return jnp.asarray(images, jnp.float32) * scale - offset

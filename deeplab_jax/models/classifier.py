@@ -60,7 +60,7 @@ class Classifier(nn.Module):
       dtype=self.dtype,
     )
     x, _ = backbone(images.astype(self.dtype), use_batch_stats)
-    if self.backbone == "mobilenet_v2":
+    if self.backbone.startswith("mobilenet_v2"):
       x = ConvNorm(
         int(1280 * max(1, self.width_multiplier)),
         NORM,

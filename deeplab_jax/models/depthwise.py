@@ -72,14 +72,15 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 def _run(functions, lowering, geometry, *arrays):
   """Calls the function of `lowering`, or of the platform compiled for."""
-  if lowering is not None:
-    return functions[lowering](geometry, *arrays)
-  chosen = {
-    platform: functools.partial(functions[name], geometry)
-    for platform, name in LOWERING.items()
+  # One object per lowering: JAX traces equal branches once.
+  bound = {
+    name: functools.partial(function, geometry)
+    for name, function in functions.items()
   }
-  default = functools.partial(functions["lax"], geometry)
-  return lax.platform_dependent(*arrays, default=default, **chosen)
+  if lowering is not None:
+    return bound[lowering](*arrays)
+  chosen = {platform: bound[name] for platform, name in LOWERING.items()}
+  return lax.platform_dependent(*arrays, default=bound["lax"], **chosen)
 
 
 def _lax(geometry, x, kernel):

@@ -92,9 +92,9 @@ def _paddings(x, kernel, stride, rate, rule):
   )
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-  """3x3 maximum with stride 2, TensorFlow's SAME padding."""
-  pads = [same_padding(n, 3, 2, 1, "tensorflow") for n in x.shape[1:3]]
+def max_pool(x: jax.Array, padding: PaddingRule = "tensorflow") -> jax.Array:
+  """3x3 maximum of `x` (b, h, w, c) with stride 2."""
+  pads = [same_padding(n, 3, 2, 1, padding) for n in x.shape[1:3]]
   return nn.max_pool(x, (3, 3), (2, 2), pads)
 
 

@@ -12,9 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
-from deeplab_jax.models.layers import ConvNorm, Norm, truncated_normal
+from deeplab_jax.models.layers import (
+  ConvNorm,
+  Norm,
+  PaddingRule,
+  truncated_normal,
+)
 
 NORM = Norm(momentum=0.997, epsilon=1e-3)
+TORCHVISION_NORM = Norm(momentum=0.997, epsilon=1e-5)
 KERNEL_INIT = truncated_normal(0.09)
 # (output channels, stride) of the stem and of the 17 blocks.
 _LAYERS = (
@@ -42,6 +48,7 @@ class InvertedResidual(nn.Module):
     kernel_size: side of the depthwise kernel.
     activation: of expansion and depthwise convolution.
     squeeze: module applied, as `squeeze_excite`, before the projection.
+    padding: rule for the strided convolution.
     norm: batch-norm settings.
     dtype: of the computation.
   """
@@ -53,6 +60,7 @@ class InvertedResidual(nn.Module):
   kernel_size: int = 3
   activation: Callable[[jax.Array], jax.Array] = nn.relu6
   squeeze: type[nn.Module] | None = None
+  padding: PaddingRule = "tensorflow"
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
@@ -65,7 +73,7 @@ class InvertedResidual(nn.Module):
       ConvNorm,
       norm=self.norm,
       activation=self.activation,
-      padding="tensorflow",
+      padding=self.padding,
       kernel_init=KERNEL_INIT,
       dtype=self.dtype,
     )
@@ -92,12 +100,15 @@ class MobileNetV2(nn.Module):
 
   Attributes:
     width_multiplier: factor of all channel counts.
+    torchvision: whether strided convolutions pad one pixel on every side and
+      channels are multiples of 8 at every width.
     output_stride: 8, 16 or 32.
     norm: batch-norm settings.
     dtype: of the computation.
   """
 
   width_multiplier: float = 1.0
+  torchvision: bool = False
   output_stride: int = 16
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
@@ -114,7 +125,8 @@ class MobileNetV2(nn.Module):
       (16, 576); channels at width 1.
     """
     # The official code rounds to multiples of 8 at width 1 only.
-    divisor = 8 if self.width_multiplier == 1 else 1
+    divisor = 8 if self.torchvision or self.width_multiplier == 1 else 1
+    padding = "explicit" if self.torchvision else "tensorflow"
     depths = [divisible(d * self.width_multiplier, divisor) for d, _ in _LAYERS]
     plan = atrous_plan([s for _, s in _LAYERS], self.output_stride)
     x = ConvNorm(
@@ -123,7 +135,7 @@ class MobileNetV2(nn.Module):
       kernel_size=3,
       stride=plan[0][0],
       activation=nn.relu6,
-      padding="tensorflow",
+      padding=padding,
       kernel_init=KERNEL_INIT,
       dtype=self.dtype,
       name="stem",
@@ -136,6 +148,7 @@ class MobileNetV2(nn.Module):
         stride,
         rate,
         expanded=(x.shape[-1] if layer == 2 else divisible(6 * x.shape[-1], 8)),
+        padding=padding,
         norm=self.norm,
         dtype=self.dtype,
         name=f"block_{layer - 2}",

@@ -2,7 +2,8 @@
 
 He et al., "Deep residual learning"; the stride of a block sits in the 3x3
 convolution of its last unit, and the beta stem replaces the 7x7 convolution by
-three of 3x3. The paper's ResNet-101 is the beta variant.
+three of 3x3. The paper's ResNet-101 is the beta variant. The networks of
+torchvision, which pads and strides elsewhere, are here for their weights.
 """
 
 import functools
@@ -17,7 +18,6 @@ from deeplab_jax.models.layers import ConvNorm, Norm, max_pool
 NORM = Norm(momentum=0.95, epsilon=1e-5)
 _ROOT_STRIDE = 4
 _WIDTHS = (64, 128, 256, 512)
-_STRIDES = (2, 2, 2, 1)
 UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3)}
 
 
@@ -78,6 +78,8 @@ class ResNet(nn.Module):
   Attributes:
     variant: a key of `UNITS`.
     beta: whether the stem is three 3x3 convolutions in place of one 7x7.
+    torchvision: whether blocks stride in their first unit and the pooling pads
+      one pixel on every side.
     output_stride: 8, 16 or 32.
     multi_grid: factors of the rates of the last block's three units.
     norm: batch-norm settings.
@@ -86,6 +88,7 @@ class ResNet(nn.Module):
 
   variant: str
   beta: bool = False
+  torchvision: bool = False
   output_stride: int = 16
   multi_grid: tuple[int, int, int] = (1, 1, 1)
   norm: Norm = NORM
@@ -100,12 +103,13 @@ class ResNet(nn.Module):
     Returns:
       `(b, h / output_stride, w / output_stride, 2048)`, and the linear features
       `conv2` (stride 4, 256 channels), `conv3` (8, 512), `conv4` (16, 1024):
-      each the third convolution of the last unit before a block's stride.
+      each the third convolution of a block's last unit but one.
     """
-    x = max_pool(self._root(x, use_batch_stats))
+    x = self._root(x, use_batch_stats)
+    x = max_pool(x, "explicit" if self.torchvision else "tensorflow")
     counts = UNITS[self.variant]
     units = [(b, u) for b, count in enumerate(counts) for u in range(count)]
-    strides = [_STRIDES[b] if u == counts[b] - 1 else 1 for b, u in units]
+    strides = [self._stride(b, u) for b, u in units]
     plan = atrous_plan(strides, self.output_stride, _ROOT_STRIDE)
     low_levels = {}
     for (block, unit), (stride, rate) in zip(units, plan):
@@ -122,6 +126,12 @@ class ResNet(nn.Module):
         low_levels[f"conv{block + 2}"] = branch
     del low_levels["conv5"]
     return x, low_levels
+
+  def _stride(self, block, unit):
+    if self.torchvision:
+      return 2 if block > 0 and unit == 0 else 1
+    last = UNITS[self.variant][block] - 1
+    return 2 if block < 3 and unit == last else 1
 
   def _root(self, x, use_batch_stats):
     conv = functools.partial(

@@ -66,7 +66,9 @@ def paper_multiply_adds(
 def _operations(summary: Summary) -> int:
   """Float operations of one forward pass."""
   backbone = find_backbone(summary.model.backbone)
-  preprocessing = 1 if backbone.subtract_mean else 2  # subtract, or scale first
+  preprocessing = (
+    1 if backbone.scale == (1.0, 1.0, 1.0) else 2
+  )  # subtract, scale
   biases = sum(
     math.prod(layer.output_shape) for layer in summary.layers if layer.bias
   )

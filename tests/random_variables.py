@@ -1,0 +1,33 @@
+"""Variables for tests that need numbers but no training and no files."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SPREAD = {"scale": (1, 0.1), "bias": (0, 0.1), "mean": (0, 0.1)}
+
+
+def random_variables(module, *arguments, seed: int = 0, **keywords) -> dict:
+  """What `module.init` would give, drawn so that activations stay near one.
+
+  Batch-norm statistics are random too: at their initial values a zero stays a
+  zero, which hides mistakes at the borders.
+  """
+  shapes = jax.eval_shape(
+    lambda key: module.init(key, *arguments, **keywords), jax.random.key(0)
+  )
+  generator = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    if name == "var":
+      value = np.exp(0.2 * generator.standard_normal(leaf.shape))
+    elif name in _SPREAD:
+      centre, spread = _SPREAD[name]
+      value = centre + spread * generator.standard_normal(leaf.shape)
+    else:
+      fan_in = np.prod(leaf.shape[:3])
+      value = generator.standard_normal(leaf.shape) * (2 / fan_in) ** 0.5
+    return jnp.asarray(value, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)

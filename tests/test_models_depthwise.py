@@ -1,0 +1,104 @@
+"""Every lowering equals the definition, forward and in both gradients."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab_jax.models.depthwise import depthwise_conv
+from deeplab_jax.models.layers import same_padding
+
+SIZES = ((9, 8), (5, 7))
+RATES = (1, (1, 3), 6)
+
+
+def padding(size, taps, stride, rate, rule):
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
+  return tuple(
+    same_padding(n, taps, stride, r, rule) for n, r in zip(size, rates)
+  )
+
+
+def forward_and_gradients(lowering, x, kernel, dy_key, **geometry):
+  @jax.jit
+  def run(x, kernel):
+    y, pullback = jax.vjp(
+      lambda x, k: depthwise_conv(x, k, lowering=lowering, **geometry),
+      x,
+      kernel,
+    )
+    dy = jax.random.normal(dy_key, y.shape).astype(y.dtype)
+    return [a.astype(jnp.float32) for a in (y, *pullback(dy))]
+
+  return run(x, kernel)
+
+
+@pytest.mark.parametrize(
+  "taps,stride,rule",
+  [
+    (3, 1, "explicit"),
+    (3, 2, "explicit"),
+    (3, 2, "tensorflow"),
+    (5, 2, "tensorflow"),
+  ],
+)
+def test_shift_equals_lax(taps, stride, rule):
+  check_shift_equals_lax(taps, stride, rule, SIZES, RATES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["explicit", "tensorflow"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [1, 3, 5, 7])
+def test_shift_equals_lax_in_a_wide_sweep(taps, stride, rule):
+  sizes = ((1, 1), (2, 9), (16, 20), (33, 33))
+  check_shift_equals_lax(
+    taps, stride, rule, sizes, (1, 2, 3, (1, 6), 18, (18, 15))
+  )
+
+
+def check_shift_equals_lax(taps, stride, rule, sizes, rates):
+  keys = jax.random.split(jax.random.key(0), 3)
+  for size, rate in itertools.product(sizes, rates):
+    x = jax.random.normal(keys[0], (2, *size, 3))
+    kernel = jax.random.normal(keys[1], (taps, taps, 1, 3))
+    geometry = {
+      "stride": stride,
+      "rate": rate,
+      "padding": padding(size, taps, stride, rate, rule),
+    }
+    ours = forward_and_gradients("shift", x, kernel, keys[2], **geometry)
+    definition = forward_and_gradients("lax", x, kernel, keys[2], **geometry)
+    for a, b in zip(ours, definition):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [1, 6])
+def test_bfloat16_sums_in_float32(rate):
+  keys = jax.random.split(jax.random.key(1), 3)
+  x = jax.random.normal(keys[0], (2, 9, 9, 4), jnp.bfloat16)
+  kernel = jax.random.normal(keys[1], (3, 3, 1, 4), jnp.bfloat16)
+  geometry = {"rate": rate, "padding": ((rate, rate), (rate, rate))}
+  wide = forward_and_gradients(
+    "lax",
+    x.astype(jnp.float32),
+    kernel.astype(jnp.float32),
+    keys[2],
+    **geometry,
+  )
+  ours = forward_and_gradients("shift", x, kernel, keys[2], **geometry)
+  # One rounding of the sum to 8 bits; 9 roundings would reach 3e-2.
+  np.testing.assert_allclose(ours[0], wide[0], rtol=2**-8, atol=1e-6)
+
+
+def test_platform_choice_is_the_shift_on_cpu():
+  x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 1, 2))
+
+  def convolve(x):
+    return depthwise_conv(x, kernel, padding=((1, 1), (1, 1)))
+
+  compiled = jax.jit(convolve).lower(x).compile().as_text()
+  assert "convolution(" not in compiled
+  np.testing.assert_array_equal(convolve(x)[0, :, :, 0][0], [4, 6, 6, 6, 4])

@@ -1,0 +1,33 @@
+"""The networks compute what the official implementation computed."""
+
+import pytest
+
+from tests.golden import network
+
+# Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("name", network.CASES)
+def test_logits_features_and_labels_equal_the_official(shared, name):
+  errors = network.network_errors(shared, name)
+  assert {k: e for k, e in errors.items() if e > TOLERANCE} == {}
+  labels = network.label_errors(shared, name)
+  assert labels["clear"] == 0
+  assert labels["share clear"] > 0.99
+
+
+@pytest.mark.parametrize("name", network.ENDPOINT_CASES)
+def test_every_layer_equals_the_official(shared, name):
+  errors = network.endpoint_errors(shared, name)
+  assert {k: e for k, e in errors.items() if e > TOLERANCE} == {}
+
+
+def test_all_network_files_are_used(shared):
+  folder = shared / "reference" / "golden"
+  stems = {p.stem for p in folder.glob("*_os*.npz")} - {
+    p.stem for p in folder.glob("multiscale_*")
+  }
+  assert stems == set(network.CASES)
+  endpoints = {p.stem for p in folder.glob("*_endpoints.json")}
+  assert endpoints == {f"{name}_endpoints" for name in network.ENDPOINT_CASES}

@@ -1,0 +1,136 @@
+"""Padding, batch normalisation and resizing against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab_jax.models.layers import (
+  BatchNorm,
+  conv,
+  max_pool,
+  resize_bilinear,
+  same_padding,
+)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_explicit_stride_two_is_stride_one_subsampled(size):
+  x = jax.random.normal(jax.random.key(0), (1, size, size, 3))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+  np.testing.assert_allclose(
+    conv(x, kernel, stride=2), conv(x, kernel)[:, ::2, ::2], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  "size,taps,pads", [(7, 3, (1, 1)), (8, 3, (0, 1)), (8, 7, (2, 3))]
+)
+def test_tensorflow_padding_of_stride_two(size, taps, pads):
+  assert same_padding(size, taps, 2, 1, "tensorflow") == pads
+
+
+def test_max_pool_of_even_size_starts_at_pixel_zero():
+  x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+  np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[10, 11], [14, 15]])
+
+
+def test_one_by_one_with_stride_subsamples_from_zero():
+  x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+  y = conv(x, jnp.ones((1, 1, 1, 1)), stride=2)
+  np.testing.assert_array_equal(y[0, :, :, 0], [[0, 2], [6, 8]])
+
+
+def batch_norm_numpy(x, epsilon):
+  mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+  return (x - mean) / np.sqrt(var + epsilon), mean, var
+
+
+@pytest.mark.parametrize("shift", [0, 300])
+def test_batch_norm_trains_with_unbiased_moving_variance(shift):
+  x = np.random.default_rng(0).normal(shift, 2, (3, 4, 5, 6))
+  x = x.astype(np.float32)
+  norm = BatchNorm(momentum=0.9, epsilon=1e-3)
+  variables = norm.init(jax.random.key(0), x, use_batch_stats=False)
+  stats = {"mean": jnp.full(6, float(shift)), "var": jnp.ones(6)}
+  y, updated = norm.apply(
+    variables | {"batch_stats": stats},
+    x,
+    use_batch_stats=True,
+    mutable=["batch_stats"],
+  )
+  expected, mean, var = batch_norm_numpy(x.astype(np.float64), 1e-3)
+  np.testing.assert_allclose(y, expected, atol=3e-4)
+  moved = updated["batch_stats"]
+  np.testing.assert_allclose(
+    moved["mean"], 0.9 * shift + 0.1 * mean, rtol=1e-5, atol=1e-5
+  )
+  unbiased = var * 60 / 59
+  np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * unbiased, rtol=1e-4)
+
+
+def test_batch_norm_of_a_single_value_is_finite():
+  norm = BatchNorm(momentum=0.9, epsilon=1e-3)
+  x = jnp.ones((1, 1, 1, 2))
+  variables = norm.init(jax.random.key(0), x, use_batch_stats=False)
+  y, updated = norm.apply(variables, x, True, mutable=["batch_stats"])
+  assert np.isfinite(y).all()
+  np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9, rtol=1e-6)
+
+
+def resize_numpy(x, size):
+  """Corner-aligned, one pixel at a time, in float64."""
+  out = np.zeros((x.shape[0], *size, x.shape[3]))
+  scales = [
+    (n - 1) / (m - 1) if m > 1 else 0 for n, m in zip(x.shape[1:3], size)
+  ]
+  for i in range(size[0]):
+    for j in range(size[1]):
+      positions = (i * scales[0], j * scales[1])
+      low = [int(np.floor(p + 1e-9)) for p in positions]
+      high = [min(a + 1, n - 1) for a, n in zip(low, x.shape[1:3])]
+      u, v = (p - a for p, a in zip(positions, low))
+      top = (1 - v) * x[:, low[0], low[1]] + v * x[:, low[0], high[1]]
+      bottom = (1 - v) * x[:, high[0], low[1]] + v * x[:, high[0], high[1]]
+      out[:, i, j] = (1 - u) * top + u * bottom
+  return out
+
+
+@pytest.mark.parametrize("size", [(9, 13), (3, 4), (1, 1), (5, 7), (2, 30)])
+def test_resize_bilinear_aligns_corners(size):
+  x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+  np.testing.assert_allclose(
+    resize_bilinear(x, size), resize_numpy(x, size), atol=2e-5
+  )
+
+
+def test_resize_bilinear_equals_the_official(shared):
+  golden = np.load(shared / "reference" / "golden" / "resize.npz")
+  image = jnp.asarray(golden["image"], jnp.float32)
+  image = image if image.ndim == 4 else image[None]
+  names = [n for n in golden.files if n.startswith("bilinear_")]
+  assert len(names) > 3
+  for name in names:
+    size = tuple(int(n) for n in name.split("_")[-1].split("x"))
+    x = image[:, :1, :1] if "from1x1" in name else image
+    ours = np.asarray(resize_bilinear(x, size))
+    np.testing.assert_allclose(
+      ours.reshape(golden[name].shape), golden[name], rtol=1e-6, atol=1e-4
+    )
+
+
+def test_resize_bilinear_gradient_is_the_transpose():
+  keys = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(keys[0], (2, 5, 7, 3))
+  dy = jax.random.normal(keys[1], (2, 9, 4, 3))
+  _, pullback = jax.vjp(lambda x: resize_bilinear(x, (9, 4)), x)
+  (dx,) = pullback(dy)
+  inner = (resize_numpy(np.asarray(x), (9, 4)) * np.asarray(dy)).sum()
+  np.testing.assert_allclose((x * dx).sum(), inner, rtol=1e-4)
+
+
+def test_resize_bilinear_names_what_is_wrong():
+  with pytest.raises(ValueError, match=r"\(b, h, w, c\).*got shape \(3, 3\)"):
+    resize_bilinear(jnp.ones((3, 3)), (5, 5))
+  with pytest.raises(ValueError, match=r"size \(0, 5\)"):
+    resize_bilinear(jnp.ones((1, 3, 3, 1)), (0, 5))
