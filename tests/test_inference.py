@@ -13,6 +13,7 @@ import deeplab_jax
 from deeplab_jax import checkpoints, import_weights, inference, visualize
 from deeplab_jax.inference import crops, tiles
 from deeplab_jax.models import DeepLab, preprocess
+from tests.random_variables import random_variables
 
 NAMES = ("ground", "tree", "sky")
 COLORS = ((0, 0, 0), (10, 200, 30), (30, 60, 250))
@@ -34,20 +35,8 @@ def tiny_model(**arguments) -> DeepLab:
   return DeepLab(**(settings | arguments))
 
 
-def random_variables(model: DeepLab):
-  """Variables that keep activations of order one; none is trivial."""
-  random = np.random.default_rng(0)
-  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-
-  def draw(path, leaf):
-    noise = random.normal(size=leaf.shape).astype(np.float32)
-    if leaf.ndim == 4:
-      return noise * np.sqrt(2 / np.prod(leaf.shape[:3]))
-    spread = 1 if path[-1].key in ("scale", "var") else 0
-    return spread + 0.1 * noise
-
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+def make_variables(model: DeepLab):
+  return random_variables(model, np.zeros((1, 65, 65, 3), np.float32))
 
 
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -59,7 +48,7 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def segmenter(model=None, **options) -> inference.Segmenter:
   model = model or tiny_model()
-  variables = random_variables(model)
+  variables = make_variables(model)
   settings = {"class_names": NAMES, "colors": COLORS} | options
   return inference.Segmenter(model, variables, **settings)
 
@@ -147,7 +136,7 @@ def test_multiscale_with_decoder_equals_official(shared):
 
 def test_padding_is_what_the_network_sees_as_zero():
   model = tiny_model()
-  variables = random_variables(model)
+  variables = make_variables(model)
   image = random_image(50, 40)
   canvas = np.full((1, 65, 65, 3), 99, np.uint8)
   canvas[0, :50, :40] = image
@@ -187,7 +176,7 @@ def test_labels_of_many_classes_take_16_bits():
 )
 def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
   model = tiny_model(**arguments)
-  variables = random_variables(model)
+  variables = make_variables(model)
   image = np.zeros((1, 97, 129, 3), np.float32)
   image[:, :65, :97] = np.random.default_rng(0).normal(size=(1, 65, 97, 3))
   crop = jnp.array([[65, 97]])
@@ -208,7 +197,7 @@ def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
 
 def test_canvas_does_not_change_fused_views():
   model = tiny_model()
-  variables = random_variables(model)
+  variables = make_variables(model)
   predict = jax.jit(inference.predict_fn(model, (0.5, 1.25), flip=True))
   image = random_image(100, 120)
   size, crop = np.array([[100, 120]]), np.array([[129, 129]])
@@ -266,7 +255,7 @@ def by_definition(model, image, crop):
   height, width = image.shape[:2]
   padded[0, :height, :width] = image
   labels, _ = jax.jit(inference.predict_fn(model))(
-    random_variables(model), padded, np.array([[height, width]])
+    make_variables(model), padded, np.array([[height, width]])
   )
   return np.asarray(labels)[0, :height, :width]
 
@@ -312,7 +301,7 @@ def test_outputs_agree_with_each_other(labeller):
 
 def test_load_gives_the_stored_model(tmp_path):
   model = tiny_model()
-  variables = jax.tree.map(jnp.asarray, random_variables(model))
+  variables = make_variables(model)
   dataset = {"name": "x", "class_names": NAMES, "colors": COLORS}
   checkpoints.save_model(
     tmp_path,

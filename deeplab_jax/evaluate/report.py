@@ -1,4 +1,4 @@
-"""`--mode eval`: a stored model on a split, and a folder that tells about it."""
+"""`--mode eval`: a stored model on a split, and a folder that tells of it."""
 
 import os
 import pathlib

@@ -41,7 +41,8 @@ class Detail:
     trimap: int64 (width, num_classes, num_classes), see `trimap_counts`.
     boundary: int64 (2, num_classes), see `boundary_counts`.
     calibration: int64 (2, levels), see `calibration_counts`.
-    image_mious: image name -> its own mean IoU, None where nothing is labelled.
+    image_mious: name -> mean IoU of the image, None where nothing is labelled;
+      these and the following only of the images that this process read.
     worst: the images of the lowest mean IoU, the lowest first.
     best: the images of the highest, the highest first.
   """

@@ -1,0 +1,55 @@
+"""Evaluates a small random network, for tests of whole processes.
+
+  evaluate_tiny.py IMAGES_FOLDER
+
+The folder holds images/ and masks/. Process 0 prints the figures as JSON.
+"""
+
+import json
+import sys
+
+import jax
+
+from deeplab_jax import config as config_lib
+from deeplab_jax import evaluate, sharding
+from deeplab_jax.evaluate import Evaluation
+from deeplab_jax.models import DeepLab
+from tests.random_variables import random_variables
+
+SIZE = (65, 65)
+
+
+def make_model() -> DeepLab:
+  return DeepLab(
+    num_classes=3,
+    backbone="mobilenet_v2",
+    width_multiplier=0.25,
+    atrous_rates=(),
+    decoder=(),
+  )
+
+
+def make_config(folder: str):
+  config = config_lib.base_config()
+  config.data.update(
+    name="folder", path=folder, data_dir=f"{folder}_built", eval_size=SIZE
+  )
+  config.eval.update(batch_size=2, pictures=2)
+  return config
+
+
+def evaluate_folder(folder: str, detailed: bool = True) -> Evaluation:
+  model = make_model()
+  variables = random_variables(model, jax.numpy.zeros((1, *SIZE, 3)))
+  mesh = sharding.make_mesh()
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  return evaluate.evaluate(
+    model, variables, make_config(folder), mesh=mesh, detailed=detailed
+  )
+
+
+if __name__ == "__main__":
+  sharding.start_runtime()
+  evaluation = evaluate_folder(sys.argv[1])
+  if jax.process_index() == 0:
+    print(json.dumps(evaluation.to_dict()))

@@ -1,0 +1,239 @@
+"""Evaluation of a small folder against counts made one image at a time."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+from PIL import Image
+
+from deeplab_jax import checkpoints, evaluate
+from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
+from tests.programs.evaluate_tiny import (
+  SIZE,
+  evaluate_folder,
+  make_config,
+  make_model,
+)
+from tests.random_variables import random_variables
+
+_TESTS = pathlib.Path(__file__).parent
+NUM_IMAGES = 11
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """Images of several sizes with masks of classes 0, 1 and void."""
+  root = tmp_path_factory.mktemp("data") / "mine"
+  random = np.random.default_rng(0)
+  for kind in ("images", "masks"):
+    (root / kind).mkdir(parents=True)
+  for index in range(NUM_IMAGES):
+    size = random.integers(30, 66, 2)
+    image = random.integers(0, 256, (*size, 3), np.uint8)
+    mask = (random.random(size) < 0.3).astype(np.uint8)
+    mask[:, 10:13] = 255
+    Image.fromarray(image).save(root / f"images/{index:02}.png")
+    Image.fromarray(mask).save(root / f"masks/{index:02}.png")
+  (root / "classes.txt").write_text("ground\ntree\nsky\n")
+  names = "".join(f"{index:02}\n" for index in range(NUM_IMAGES))
+  for split in ("train", "val"):
+    (root / f"{split}.txt").write_text(names)
+  return root
+
+
+@pytest.fixture(scope="module")
+def variables():
+  return random_variables(make_model(), np.zeros((1, *SIZE, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def evaluation(folder) -> evaluate.Evaluation:
+  return evaluate_folder(str(folder))
+
+
+@pytest.fixture(scope="module")
+def predictions(folder, variables) -> dict[str, np.ndarray]:
+  """Label maps by the definition, one image at a time."""
+  model = make_model()
+
+  @jax.jit
+  def label(inputs):
+    logits = model.apply(variables, inputs)
+    return resize_bilinear(logits, SIZE).argmax(-1)[0]
+
+  found = {}
+  for path in sorted((folder / "images").iterdir()):
+    image = np.asarray(Image.open(path))
+    height, width = image.shape[:2]
+    inputs = np.zeros((1, *SIZE, 3), np.float32)
+    normal = preprocess(image[None], model.backbone)[0]
+    inputs[0, :height, :width] = normal
+    found[path.stem] = np.asarray(label(inputs))[:height, :width]
+  return found
+
+
+@pytest.fixture(scope="module")
+def expected_confusion(folder, predictions) -> np.ndarray:
+  counts = np.zeros((3, 3), int)
+  for name, predicted in predictions.items():
+    mask = np.asarray(Image.open(folder / f"masks/{name}.png"))
+    for truth in range(3):
+      for guess in range(3):
+        pixels = (mask == truth) & (predicted == guess)
+        counts[truth, guess] += pixels.sum()
+  return counts
+
+
+def test_every_image_counts_once(evaluation, expected_confusion):
+  assert evaluation.num_images == NUM_IMAGES
+  assert evaluation.confusion.sum() == expected_confusion.sum()
+  # Rounding may turn single pixels where two logits are equal.
+  difference = np.abs(evaluation.confusion - expected_confusion).sum()
+  assert difference <= 4
+  assert (expected_confusion.sum(0) > 100).sum() > 1
+
+
+def test_figures_follow_from_the_counts(evaluation):
+  confusion = evaluation.confusion.astype(float)
+  hits = np.diag(confusion)
+  union = confusion.sum(0) + confusion.sum(1) - hits
+  iou = hits / union
+  content = evaluation.to_dict()
+  assert content["miou"] == pytest.approx(iou.mean())
+  assert content["iou"]["tree"] == pytest.approx(iou[1])
+  assert content["pixel_accuracy"] == pytest.approx(
+    hits.sum() / confusion.sum()
+  )
+  assert content["classes_in_mean"] == 3 and content["absent_classes"] == []
+  assert len(content["trimap_miou"]) == 40
+  assert len(content["image_miou"]) == NUM_IMAGES
+  assert json.loads(json.dumps(content)) == content
+  logged = evaluation.as_metrics()
+  assert logged["eval/miou"] == content["miou"]
+  assert logged["eval/iou/sky"] == 0
+
+
+def test_worst_and_best_images_are_in_order(evaluation):
+  mious = sorted(evaluation.detail.image_mious.values())
+  assert [e.miou for e in evaluation.detail.worst] == mious[:6]
+  assert [e.miou for e in evaluation.detail.best] == mious[::-1][:6]
+
+
+def test_classes_that_do_not_occur_are_left_out(evaluation):
+  confusion = evaluation.confusion.copy()
+  confusion[:, 2] = 0
+  part = evaluate.Evaluation(
+    evaluation.dataset, {}, confusion, NUM_IMAGES, 1.0, []
+  )
+  content = part.to_dict()
+  assert content["absent_classes"] == ["sky"]
+  assert content["classes_in_mean"] == 2 and content["iou"]["sky"] is None
+  console = rich.console.Console(width=100)
+  with console.capture() as captured:
+    console.print(part.table())
+  assert "mIoU of 2/3 classes" in captured.get()
+  assert "absent" in captured.get()
+
+
+def test_picture_shows_the_examples(evaluation, tmp_path):
+  assert [e.name for e in evaluation.examples] == ["00", "01"]
+  evaluation.write_picture(tmp_path / "deep/er/picture.png")
+  with Image.open(tmp_path / "deep/er/picture.png") as picture:
+    assert picture.width > 1000
+
+
+def test_another_output_stride_and_views_change_the_answer(
+  folder, variables, evaluation
+):
+  config = make_config(str(folder))
+  config.eval.update(output_stride=8, scales=(1.0,), flip=True)
+  dense = evaluate.evaluate(make_model(), variables, config)
+  assert dense.settings["output_stride"] == 8 and dense.settings["flip"]
+  assert dense.confusion.sum() == evaluation.confusion.sum()
+  assert (dense.confusion != evaluation.confusion).any()
+  assert dense.detail is None and len(dense.examples) == 2
+
+
+def test_evaluation_limit_and_stop(folder, variables):
+  config = make_config(str(folder))
+  config.data.eval_limit = 3
+  few = evaluate.evaluate(make_model(), variables, config)
+  assert few.num_images == 3
+  stopped = evaluate.evaluate(
+    make_model(), variables, config, should_stop=lambda: True
+  )
+  assert stopped is None
+
+
+def test_evaluation_refuses_other_number_of_classes(folder, variables):
+  with pytest.raises(ValueError, match="'folder' has 3 classes, the model 5"):
+    evaluate.evaluate(
+      DeepLab(num_classes=5), variables, make_config(str(folder))
+    )
+
+
+def test_report_writes_figures_and_pictures(folder, variables, tmp_path):
+  checkpoints.save_model(tmp_path / "model", make_model(), variables)
+  found = evaluate.report(
+    tmp_path / "model", make_config(str(folder)), tmp_path / "run"
+  )
+  out = tmp_path / "run/evaluation"
+  content = json.loads((out / "results.json").read_text())
+  assert content["miou"] == found.miou
+  assert content["peak_memory_bytes"] > 1e6
+  assert (out / "examples.png").stat().st_size > 1000
+
+
+def _start(folder, index, port) -> subprocess.Popen:
+  """One process of two, with two forced CPU devices."""
+  return subprocess.Popen(
+    [sys.executable, str(_TESTS / "programs/evaluate_tiny.py"), str(folder)],
+    env={
+      **os.environ,
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(_TESTS.parent),
+      "DEEPLAB_CACHE": str(folder.parent / "cache"),
+      "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+      "JAX_NUM_PROCESSES": "2",
+      "JAX_PROCESS_ID": str(index),
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_two_processes_of_two_devices_find_the_same(folder, evaluation):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  processes = [_start(folder, index, port) for index in range(2)]
+  outputs = [process.communicate(timeout=300) for process in processes]
+  assert not any(p.returncode for p in processes), outputs[0][1]
+  found = json.loads(outputs[0][0].splitlines()[-1])
+  expected = evaluation.to_dict()
+  assert found["settings"]["devices"] == 4
+  assert found["images"] == NUM_IMAGES
+  # Single pixels may turn where two logits are equal but for rounding.
+  for name, tolerance in (
+    ("confusion_matrix", 3),
+    ("boundary_iou", 1e-3),
+    ("trimap_miou", 1e-3),
+  ):
+    np.testing.assert_allclose(
+      *(_flat(content[name]) for content in (found, expected)), atol=tolerance
+    )
+  assert found["miou"] == pytest.approx(expected["miou"], abs=1e-3)
+
+
+def _flat(content) -> np.ndarray:
+  values = content.values() if isinstance(content, dict) else content
+  return np.array(list(values), float)
