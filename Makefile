@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo exactness test test-slow lint clean
 
 $(VENV)/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev
 
 test: lint  ## what continuous integration runs
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+exactness: $(VENV)/.dev  ## worst errors against the official outputs, in docs/
+	$(BIN)/python -m pytest -n 0 -m "slow or not slow" \
+	  --exactness docs/exactness.md $$(grep -l exactness tests/test_*.py)
 
 test-slow: lint  ## the checks that take minutes each
 	$(BIN)/python -m pytest -n 1 -m slow
