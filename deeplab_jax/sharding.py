@@ -30,7 +30,8 @@ def start_runtime() -> None:
 
   Call it before anything touches a device.
   """
-  logging.getLogger("absl").setLevel(logging.WARNING)
+  for library in ("absl", "jax"):  # Orbax tells of every file, jax of every
+    logging.getLogger(library).setLevel(logging.WARNING)  # missing accelerator
   _start_processes()
   _start_compilation_cache()
 

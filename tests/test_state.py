@@ -11,6 +11,7 @@ import pytest
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import import_weights, optimizer, sharding, state
+from tests.programs import train_tiny
 
 _SLOW = ("xception_41_frozen", "xception_41_bn", "resnet_v1_50_beta_bn")
 _BACKBONES = {"resnet_v1_50_beta": "resnet_50_beta"}
@@ -54,6 +55,74 @@ def test_three_steps_follow_the_official_ones(shared, case):
       np.testing.assert_allclose(found, expected, 2e-6, 2e-6, err_msg=name)
       compared += 1
   assert compared == len(moved) > 0
+
+
+@functools.cache
+def _tiny_step(seed=0, **changes):
+  """The compiled step of the tiny model, for a changed config."""
+  config = config_lib.base_config()
+  config.update(lr=0.1, steps=100, seed=seed, **changes)
+  rule, mesh = optimizer.make_optimizer(config), sharding.make_mesh()
+  return state.make_train_step(train_tiny.Tiny(), rule, config, mesh)
+
+
+@functools.cache
+def _tiny_start() -> state.TrainState:
+  """A fresh state on the host: steps take copies of it."""
+  rule = optimizer.make_optimizer(config_lib.base_config())
+  mesh = sharding.make_mesh()
+  fresh = state.init_state(train_tiny.Tiny(), rule, (17, 17), 0, mesh)
+  return jax.device_get(fresh)
+
+
+def _tiny_states() -> tuple[state.TrainState, state.TrainState]:
+  """The same fresh state on the host and on the devices."""
+  placement = sharding.replicated(sharding.make_mesh())
+  return _tiny_start(), jax.device_put(_tiny_start(), placement)
+
+
+def test_a_step_trains_every_parameter_and_moves_every_statistic():
+  before, fresh = _tiny_states()
+  after, metrics = _tiny_step()(fresh, train_tiny.batch_of(0))
+  assert int(after.step) == 1
+  for kind in ("params", "batch_stats"):
+    old, new = (_by_name(getattr(x, kind)) for x in (before, after))
+    for name in old:
+      assert not np.array_equal(old[name], new[name]), name
+  decay = optimizer.decay_loss(before.params, 4e-5)
+  assert metrics["weight_decay"] == pytest.approx(float(decay))
+  total = metrics["cross_entropy"] + metrics["weight_decay"]
+  assert metrics["loss"] == pytest.approx(float(total))
+
+
+def test_frozen_batch_norm_keeps_statistics_and_trains_the_rest():
+  before, fresh = _tiny_states()
+  step = _tiny_step(train_batch_norm=False)
+  after, _ = step(fresh, train_tiny.batch_of(0))
+  jax.tree.map(
+    np.testing.assert_array_equal, before.batch_stats, after.batch_stats
+  )
+  old, new = _by_name(before.params), _by_name(after.params)
+  for name in old:
+    assert not np.array_equal(old[name], new[name]), name
+
+
+def test_random_draws_follow_from_seed_and_step_alone():
+  def loss_at(number, seed=0):
+    _, fresh = _tiny_states()
+    fresh = fresh.replace(step=jnp.int32(number))
+    _, metrics = _tiny_step(seed)(fresh, train_tiny.batch_of(0))
+    return float(metrics["cross_entropy"])
+
+  assert loss_at(3) == loss_at(3)
+  assert loss_at(3) != loss_at(4)
+  assert loss_at(3) != loss_at(3, seed=1)
+
+
+def test_the_state_passed_in_is_donated():
+  _, fresh = _tiny_states()
+  _tiny_step()(fresh, train_tiny.batch_of(0))
+  assert fresh.params["logits"]["kernel"].is_deleted()
 
 
 def _official_arrays(shared, variant: str) -> dict[str, np.ndarray]:
