@@ -206,3 +206,30 @@ def test_float32_truncation_of_scaled_sizes():
   # float32 factor: the product is rounded before it is truncated.
   assert preprocess.scaled_size((10, 100), 0.7) == (7, 70)
   assert preprocess.scaled_size((1, 3), 0.5) == (1, 1)
+
+
+def test_jitter_equals_its_three_steps():
+  rng = np.random.default_rng(0)
+  image = rng.integers(60, 180, (9, 11, 3), np.uint8)
+  strengths = (0.2, 0.4, 0.5)
+  for seed in range(20):
+    got = preprocess.jitter_colors(
+      np.random.default_rng(seed), image, strengths
+    )
+    draws = np.random.default_rng(seed).random(3)
+    brightness, contrast, saturation = 1 + (2 * draws - 1) * strengths
+    expected = image * brightness
+    luma = np.array([0.299, 0.587, 0.114])
+    grey = (expected @ luma)[..., None]
+    expected = grey + saturation * (expected - grey)
+    mean = (expected @ luma).mean()
+    expected = mean + contrast * (expected - mean)
+    assert np.abs(got - np.clip(expected, 0, 255)).max() <= 0.51
+
+
+def test_no_jitter_draws_nothing_and_changes_nothing():
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (5, 6, 3), np.uint8)
+  state = rng.bit_generator.state
+  assert preprocess.jitter_colors(rng, image, (0, 0, 0)) is image
+  assert rng.bit_generator.state == state

@@ -40,6 +40,15 @@ def test_prepare_again_changes_nothing(tmp_path):
   assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def test_sample_is_not_taken_for_the_whole(tmp_path, shared, capsys):
+  sample = str(shared / "data/ade20k-sample")
+  arguments = ["ade20k", "--data_dir", str(tmp_path), "--manual_dir", sample]
+  assert prepare.main([*arguments, "--partial"]) == 0
+  assert prepare.main([*arguments, "--partial"]) == 0
+  assert prepare.main(arguments) == 1
+  assert "1.0.0 holds a sample, built with --partial" in capsys.readouterr().err
+
+
 def test_prepare_reports_an_error_in_one_line(tmp_path, capsys):
   arguments = ["camvid", "--data_dir", str(tmp_path), "--manual_dir", "nowhere"]
   assert prepare.main(arguments) == 1

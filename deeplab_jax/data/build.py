@@ -110,6 +110,7 @@ def build(
   folder = directory(name, data_dir, manual_dir)
   with _only_one(folder):
     if is_built(folder):
+      _check_complete(folder, partial)
       return []
     builder = _builder(
       name, folder, manual_dir=manual, skip_bad=skip_bad, partial=partial
@@ -118,6 +119,16 @@ def build(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
   return builder.skipped
+
+
+def _check_complete(folder: pathlib.Path, partial: bool) -> None:
+  """Refuses a sample built earlier where all of the data set is asked for."""
+  built = tfds.builder_from_directory(folder).info.metadata
+  if built["partial"] and not partial:
+    raise ValueError(
+      f"{folder} holds a sample, built with --partial; delete it to build the "
+      "whole data set"
+    )
 
 
 def _builder(name: str, folder: pathlib.Path, **options: Any) -> Builder:

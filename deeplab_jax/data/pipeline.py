@@ -184,8 +184,11 @@ def _augment(
     scale_step=config.scale_step,
     flip=config.flip,
   )
+  image = preprocess.jitter_colors(
+    rng, example["image"], config.get("color_jitter", (0, 0, 0))
+  )
   image, label = preprocess.take_crop(
-    example["image"], example["label"], crop, config.crop_size, padding_value
+    image, example["label"], crop, config.crop_size, padding_value
   )
   return {"image": image, "label": label, "name": example["name"]}
 

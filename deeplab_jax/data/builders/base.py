@@ -109,6 +109,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
       self._check_count(split, len(keys))
     tfds.disable_progress_bar()  # of writing: ours knows how much is left
     self.info.metadata["dataset"] = dataclasses.asdict(self.dataset)
+    self.info.metadata["partial"] = self.partial
     self.info.metadata["largest"] = {}
     return {
       split: self._generate_examples(split, keys)
