@@ -224,7 +224,8 @@ def test_jitter_equals_its_three_steps():
     expected = grey + saturation * (expected - grey)
     mean = (expected @ luma).mean()
     expected = mean + contrast * (expected - mean)
-    assert np.abs(got - np.clip(expected, 0, 255)).max() <= 0.51
+    # OpenCV multiplies in 10-bit fixed point: measured 0.7 beyond no rounding.
+    assert np.abs(got - np.clip(expected, 0, 255)).max() <= 0.75
 
 
 def test_no_jitter_draws_nothing_and_changes_nothing():
