@@ -1,0 +1,84 @@
+"""Labels the pictures of files and folders.
+
+  python -m deeplab_jax.predict CHECKPOINT IMAGE_OR_FOLDER... --out DIR
+
+DIR/labels/<name>.png holds class numbers, with the classes' colours as palette;
+DIR/overlays/<name>.png shows them over the picture. Exit status 1 if a picture
+could not be done; the others are.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from PIL import Image
+
+import deeplab_jax
+from deeplab_jax import sharding
+from deeplab_jax.predict.files import Failure, predict_files
+from deeplab_jax.predict.naming import Job, find_jobs
+from deeplab_jax.predict.reading import read_image
+
+__all__ = ["Failure", "Job", "find_jobs", "main", "predict_files", "read_image"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command with `arguments`, by default those of the command line.
+
+  Returns:
+    the exit status.
+  """
+  flags = _parse(arguments)
+  sharding.start_runtime()
+  # The user's own pictures may be as large as memory allows.
+  Image.MAX_IMAGE_PIXELS = None
+  began = time.monotonic()
+  try:
+    jobs = find_jobs(flags.inputs, flags.out)
+    segmenter = deeplab_jax.load(
+      flags.checkpoint,
+      output_stride=flags.output_stride,
+      scales=flags.scales,
+      flip=flags.flip,
+    )
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  failures = predict_files(segmenter, jobs, flags.out, show_progress=True)
+  seconds = time.monotonic() - began
+  done = len(jobs) - len(failures)
+  print(f"{done} of {len(jobs)} pictures done in {seconds:.1f} s: {flags.out}")
+  for failure in failures:
+    print(f"failed: {failure.source}: {failure.reason}", file=sys.stderr)
+  return 1 if failures else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    "python -m deeplab_jax.predict", description="Labels pictures."
+  )
+  parser.add_argument(
+    "checkpoint", help="workdir, step in it, or imported model directory"
+  )
+  parser.add_argument(
+    "inputs", nargs="+", metavar="IMAGE_OR_FOLDER", help="pictures, or folders"
+  )
+  parser.add_argument("--out", required=True, help="folder of the results")
+  parser.add_argument(
+    "--output_stride", type=int, help="8, 16 or 32; the model's by default"
+  )
+  parser.add_argument(
+    "--scales",
+    type=_scales,
+    default=(1.0,),
+    help="average over these, such as 0.5,0.75,1,1.25,1.5,1.75",
+  )
+  parser.add_argument(
+    "--flip", action="store_true", help="average over mirror images, too"
+  )
+  return parser.parse_args(arguments)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+  return tuple(float(part) for part in text.split(","))

@@ -1,0 +1,279 @@
+"""Pictures of every kind from files to label files, and the command."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import deeplab_jax
+from deeplab_jax import checkpoints, predict, visualize
+from deeplab_jax.models import DeepLab
+from tests.random_variables import random_variables
+
+_REPOSITORY = pathlib.Path(__file__).parent.parent
+COLORS = ((0, 0, 0), (10, 200, 30), (30, 60, 250))
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> pathlib.Path:
+  """A small model directory."""
+  folder = tmp_path_factory.mktemp("model") / "tiny"
+  model = DeepLab(
+    num_classes=3,
+    backbone="mobilenet_v2",
+    width_multiplier=0.25,
+    atrous_rates=(),
+    decoder=(),
+    output_stride=32,
+  )
+  checkpoints.save_model(
+    folder,
+    model,
+    random_variables(model, np.zeros((1, 65, 65, 3), np.float32)),
+    dataset={"name": "x", "class_names": ["a", "b", "c"], "colors": COLORS},
+  )
+  return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(checkpoint):
+  return deeplab_jax.load(checkpoint)
+
+
+# --------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+  "name", ["a.png", "a.bmp", "a.tif", "a.webp", "a_without_ending"]
+)
+def test_read_image_is_exact_for_lossless_files(tmp_path, pixels, name):
+  kind = {".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF"}
+  kind = kind.get(pathlib.Path(name).suffix, "PNG")
+  Image.fromarray(pixels).save(tmp_path / name, kind, lossless=True)
+  np.testing.assert_array_equal(predict.read_image(tmp_path / name), pixels)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_read_image_takes_the_high_bytes_of_16_bits(tmp_path, pixels, ending):
+  wide = pixels.astype(np.uint16) * 256 + 77
+  cv2.imwrite(str(tmp_path / f"rgb.{ending}"), wide[..., ::-1])
+  cv2.imwrite(str(tmp_path / f"grey.{ending}"), wide[..., 0])
+  rgb = predict.read_image(tmp_path / f"rgb.{ending}")
+  np.testing.assert_array_equal(rgb, pixels)
+  grey = predict.read_image(tmp_path / f"grey.{ending}")
+  np.testing.assert_array_equal(grey, np.repeat(pixels[..., :1], 3, -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
+def test_read_image_converts_modes(tmp_path, pixels, mode):
+  picture = Image.fromarray(pixels).convert(mode)
+  ending = "tif" if mode in ("CMYK", "YCbCr") else "png"
+  picture.save(tmp_path / f"a.{ending}")
+  expected = np.asarray(picture.convert("RGB"))
+  read = predict.read_image(tmp_path / f"a.{ending}")
+  np.testing.assert_array_equal(read, expected)
+
+
+def test_read_image_lays_transparent_pixels_on_white(tmp_path, pixels):
+  alpha = np.full((20, 30), 255, np.uint8)
+  alpha[:, :10] = 0
+  Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "a.png")
+  read = predict.read_image(tmp_path / "a.png")
+  assert (read[:, :10] == 255).all()
+  np.testing.assert_array_equal(read[:, 10:], pixels[:, 10:])
+
+
+def test_read_image_turns_upright(tmp_path, pixels):
+  picture = Image.fromarray(pixels)
+  exif = picture.getexif()
+  exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+  picture.save(tmp_path / "a.png", exif=exif)
+  read = predict.read_image(tmp_path / "a.png")
+  np.testing.assert_array_equal(read, np.rot90(pixels, -1))
+
+
+def test_read_image_takes_the_first_frame(tmp_path, pixels):
+  frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
+  frames[0].save(
+    tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True
+  )
+  np.testing.assert_array_equal(predict.read_image(tmp_path / "a.webp"), pixels)
+
+
+def test_read_image_says_what_is_wrong(tmp_path, pixels):
+  (tmp_path / "text.jpg").write_text("no picture")
+  (tmp_path / "empty.jpg").touch()
+  Image.fromarray(pixels).save(tmp_path / "whole.png")
+  half = (tmp_path / "whole.png").read_bytes()[:900]
+  (tmp_path / "cut.png").write_bytes(half)
+  Image.fromarray(pixels[..., 0].astype(np.float32)).save(tmp_path / "f.tif")
+  wide = np.full((2, 2), 70000, np.int32)
+  Image.fromarray(wide).save(tmp_path / "i.tif")
+  for name, error, message in (
+    ("text.jpg", OSError, "not a picture in a known format"),
+    ("empty.jpg", OSError, "not a picture in a known format"),
+    ("cut.png", OSError, "truncated"),
+    ("missing.png", OSError, "No such file"),
+    ("f.tif", ValueError, "floating point pixels; convert it to 8 or 16"),
+    ("i.tif", ValueError, "32-bit pixels; convert it to 8 or 16"),
+  ):
+    with pytest.raises(error, match=message):
+      predict.read_image(tmp_path / name)
+
+
+# ---------------------------------------------------------------- naming
+
+
+def _touch(folder, *names):
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+
+
+def test_jobs_keep_the_tree_of_folders(tmp_path):
+  _touch(
+    tmp_path,
+    "in/b.jpg",
+    "in/deep/er/a.JPEG",
+    "in/notes.txt",
+    "in/.hidden.png",
+    "in/.git/a.png",
+    "in/out/labels/b.png",
+  )
+  jobs = predict.find_jobs([tmp_path / "in"], tmp_path / "in/out")
+  assert [job.name for job in jobs] == ["b.png", "deep/er/a.png"]
+  assert jobs[1].source == tmp_path / "in/deep/er/a.JPEG"
+
+
+def test_jobs_of_one_name_are_told_apart(tmp_path):
+  _touch(tmp_path, "x/a.jpg", "x/A.png", "x/a.jpg.png", "y/a.jpg", "y/c.gif")
+  folders = [tmp_path / "x", tmp_path / "y"]
+  jobs = predict.find_jobs(folders, tmp_path / "out")
+  names = {
+    job.source.relative_to(tmp_path).as_posix(): job.name for job in jobs
+  }
+  assert names == {
+    "x/A.png": "A.png.png",
+    "x/a.jpg": "a.jpg.2.png",
+    "x/a.jpg.png": "a.jpg.png",
+    "y/a.jpg": "a.jpg.3.png",
+    "y/c.gif": "c.png",
+  }
+
+
+def test_jobs_take_named_files_as_they_are(tmp_path):
+  jobs = predict.find_jobs([tmp_path / "gone.xyz"], tmp_path / "out")
+  assert jobs == [predict.Job(tmp_path / "gone.xyz", "gone.png")]
+
+
+def test_jobs_refuse_a_folder_without_pictures(tmp_path):
+  with pytest.raises(ValueError, match=f"no pictures in folder {tmp_path}"):
+    predict.find_jobs([tmp_path], tmp_path / "out")
+
+
+# ----------------------------------------------------------------- files
+
+
+def test_files_receive_labels_and_overlays(tmp_path, segmenter):
+  random = np.random.default_rng(1)
+  for index in range(9):
+    size = random.integers(1, 90, 2)
+    image = random.integers(0, 256, (*size, 3), np.uint8)
+    path = tmp_path / f"in/sub{index % 2}/{index}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+  jobs = predict.find_jobs([tmp_path / "in"], tmp_path / "out")
+  assert predict.predict_files(segmenter, jobs, tmp_path / "out") == []
+  for job in jobs:
+    image = np.asarray(Image.open(job.source))
+    with Image.open(tmp_path / "out/labels" / job.name) as picture:
+      assert picture.mode == "P"
+      labels = np.asarray(picture)
+      palette = np.reshape(picture.getpalette(), (-1, 3))
+    np.testing.assert_array_equal(labels, segmenter(image))
+    np.testing.assert_array_equal(palette[:3], COLORS)
+    overlay = np.asarray(Image.open(tmp_path / "out/overlays" / job.name))
+    expected = visualize.overlay(image, labels, COLORS)
+    np.testing.assert_array_equal(overlay, expected)
+
+
+def test_files_that_fail_are_named_and_the_others_done(
+  tmp_path, segmenter, pixels
+):
+  for index in range(10):
+    Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+  (tmp_path / "3.png").write_bytes(b"broken")
+  # Where a folder should be made, a file is in the way.
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out/overlays").mkdir()
+  (tmp_path / "out/overlays/7.png").mkdir()
+  jobs = predict.find_jobs([tmp_path], tmp_path / "out")
+  failures = predict.predict_files(segmenter, jobs, tmp_path / "out")
+  reasons = {failure.source.name: failure.reason for failure in failures}
+  assert set(reasons) == {"3.png", "7.png"}
+  assert reasons["3.png"] == "not a picture in a known format"
+  assert "Is a directory" in reasons["7.png"]
+  assert len(list((tmp_path / "out/overlays").glob("*.png"))) == 9
+
+
+# --------------------------------------------------------------- command
+
+
+def _run(*arguments, cache) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-m", "deeplab_jax.predict", *map(str, arguments)],
+    cwd=_REPOSITORY,
+    env={**os.environ, "DEEPLAB_CACHE": str(cache), "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_command_reports_what_failed(tmp_path, checkpoint, pixels):
+  Image.fromarray(pixels).save(tmp_path / "good.png")
+  (tmp_path / "bad.jpg").write_text("no picture")
+  done = _run(
+    *(checkpoint, tmp_path, "--out", tmp_path / "out"),
+    *("--output_stride", "16", "--scales", "1,1.5", "--flip"),
+    cache=tmp_path / "cache",
+  )
+  assert done.returncode == 1, done.stderr
+  assert "1 of 2 pictures done" in done.stdout
+  assert f"failed: {tmp_path / 'bad.jpg'}: not a picture" in done.stderr
+  with Image.open(tmp_path / "out/labels/good.png") as picture:
+    assert picture.size == (30, 20)
+  alone = _run(
+    *(checkpoint, tmp_path / "good.png", "--out", tmp_path / "again"),
+    cache=tmp_path / "cache",
+  )
+  assert alone.returncode == 0, alone.stderr
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (("nowhere", "a.png"), "no checkpoint at"),
+    (("{checkpoint}", "a.png", "--output_stride", "12"), "must be 8, 16 or 32"),
+    (("{checkpoint}", "a.png", "--scales", "0.3"), "multiples of 1/4"),
+  ],
+)
+def test_command_refuses_in_one_line(
+  arguments, message, tmp_path, checkpoint, monkeypatch, capsys
+):
+  monkeypatch.setattr("deeplab_jax.sharding.start_runtime", lambda: None)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+  arguments = [word.format(checkpoint=checkpoint) for word in arguments]
+  status = predict.main([*arguments, "--out", str(tmp_path)])
+  error = capsys.readouterr().err
+  assert status == 1
+  assert message in error.splitlines()[0] and error.startswith("error: ")
