@@ -1,0 +1,22 @@
+"""The smallest real run: steps of milliseconds, saved and evaluated often."""
+
+from deeplab_jax.config import base_config
+
+
+def get_config(arg=None):
+  """Ignores `arg`."""
+  config = base_config()
+  config.update(batch_size=4, steps=40, lr=0.05, eval_first=True)
+  config.update(log_every=1, checkpoint_every=5, eval_every=20)
+  config.update(keep_checkpoints=2)
+  config.data.update(name="shapes", crop_size=(33, 33), eval_limit=6)
+  config.model.update(
+    backbone="mobilenet_v2",
+    width_multiplier=0.25,
+    output_stride=32,
+    atrous_rates=(),
+    decoder=(),
+    batch_norm_momentum=0.9,
+  )
+  config.eval.update(batch_size=4, pictures=2)
+  return config

@@ -1,0 +1,223 @@
+"""Whole runs: real processes, real signals, compared bit for bit."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from deeplab_jax import checkpoints, train
+from deeplab_jax import config as config_lib
+from deeplab_jax.checkpoints import items
+
+_REPOSITORY = pathlib.Path(__file__).parent.parent
+_CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """Where the runs share data and compiled programs."""
+  return tmp_path_factory.mktemp("runs")
+
+
+def _start(folder, workdir, *flags, **environment) -> subprocess.Popen:
+  """Starts the command that a user types, on the tiny config."""
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "deeplab_jax.main", "--config", str(_CONFIG)),
+      *("--workdir", str(workdir)),
+      f"--config.data.data_dir={folder / 'data'}",
+      *flags,
+    ],
+    cwd=_REPOSITORY,
+    env={
+      **os.environ,
+      "DEEPLAB_CACHE": str(folder / "cache"),
+      "JAX_PLATFORMS": "cpu",
+      **environment,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def _finish(process: subprocess.Popen) -> str:
+  """Waits for the end; returns what was printed."""
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, output
+  return output
+
+
+def _rows(workdir) -> list[dict]:
+  """metrics.jsonl, less what depends on the clock."""
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines() if path.exists() else []
+  rows = [json.loads(line) for line in lines if line.endswith("}")]
+  return [
+    {name: x for name, x in row.items() if "per_second" not in name}
+    for row in rows
+  ]
+
+
+def _wait_for_step(process, workdir, step) -> None:
+  """Returns when `step` is logged; fails if the run ends before."""
+  while not any(row["step"] >= step for row in _rows(workdir)):
+    assert process.poll() is None, process.communicate()[0]
+    time.sleep(0.005)
+
+
+def _assert_same_run(found, expected, last_step=40):
+  """Parameters, statistics, optimizer, step and records, bit for bit."""
+  for item in ("variables", "training"):
+    place = pathlib.Path("checkpoints") / str(last_step) / item
+    trees = [items.restore(folder / place) for folder in (found, expected)]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+  assert _rows(found) == _rows(expected)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder) -> tuple[pathlib.Path, str]:
+  """The workdir of a whole run, and what it printed."""
+  workdir = folder / "uninterrupted"
+  return workdir, _finish(_start(folder, workdir))
+
+
+def test_a_run_leaves_what_the_readme_says(uninterrupted):
+  workdir, output = uninterrupted
+  steps = [row["step"] for row in _rows(workdir) if "train/loss" in row]
+  assert steps == list(range(1, 41))
+  evaluated = [row for row in _rows(workdir) if "eval/miou" in row]
+  assert [row["step"] for row in evaluated] == [0, 20, 40]
+  assert "eval/iou/background" in evaluated[0]
+  pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
+  assert pictures == ["step_0.png", "step_20.png", "step_40.png"]
+  assert list((workdir / "tensorboard").glob("events.*"))
+  miou = evaluated[-1]["eval/miou"]
+  assert f"held-out mIoU {miou:.2%} after 40 steps" in output
+  assert "400 images in train" in output or "images in train" in output
+  assert str(workdir / "pictures") in output
+  model, _, content = checkpoints.load_variables(workdir)
+  assert model.width_multiplier == 0.25
+  assert content["evaluation"] == {"step": 40, "miou": miou}
+  assert content["dataset"]["name"] == "shapes"
+  best = max(evaluated, key=lambda row: row["eval/miou"])["step"]
+  assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
+
+
+def test_a_finished_run_says_so_and_trains_no_more(uninterrupted, folder):
+  workdir, _ = uninterrupted
+  before = (workdir / "metrics.jsonl").read_text()
+  output = _finish(_start(folder, workdir))
+  assert "continuing from step 40" in output
+  assert "after 40 steps" in output
+  assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_killed_run_continues_bit_for_bit(uninterrupted, folder):
+  workdir = folder / "killed"
+  process = _start(folder, workdir)
+  _wait_for_step(process, workdir, 13)
+  process.kill()
+  process.communicate()
+  output = _finish(_start(folder, workdir))
+  assert "continuing from step" in output
+  _assert_same_run(workdir, uninterrupted[0])
+
+
+def test_sigterm_saves_within_a_step_and_exits_with_zero(uninterrupted, folder):
+  workdir = folder / "terminated"
+  process = _start(folder, workdir)
+  _wait_for_step(process, workdir, 7)
+  process.send_signal(signal.SIGTERM)
+  output = _finish(process)
+  assert "stopped at step" in output
+  last = max(row["step"] for row in _rows(workdir))
+  assert (workdir / f"checkpoints/{last}").is_dir()
+  assert last < 40
+  _finish(_start(folder, workdir))
+  _assert_same_run(workdir, uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_instants_change_nothing(folder):
+  flags = ("--config.steps=600", "--config.checkpoint_every=3")
+  expected, workdir = folder / "long", folder / "killed_often"
+  _finish(_start(folder, expected, *flags))
+  rng = np.random.default_rng(0)
+  kills = 0
+  while kills < 20:
+    process = _start(folder, workdir, *flags)
+    if kills % 4:  # else also before the first step
+      _wait_for_step(process, workdir, max(_last_step(workdir), 0))
+    time.sleep(rng.uniform(0, 1.0))
+    if process.poll() is not None:
+      break
+    process.kill()
+    process.communicate()
+    kills += 1
+  assert kills >= 20
+  _finish(_start(folder, workdir, *flags))
+  _assert_same_run(workdir, expected, last_step=600)
+
+
+def _last_step(workdir) -> int:
+  return max((row["step"] for row in _rows(workdir)), default=0)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(uninterrupted, folder):
+  workdir = folder / "two"
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  processes = [
+    _start(
+      folder,
+      workdir,
+      JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+      JAX_NUM_PROCESSES="2",
+      JAX_PROCESS_ID=str(index),
+    )
+    for index in range(2)
+  ]
+  for process in processes:
+    _finish(process)
+  losses = [
+    [row["train/loss"] for row in _rows(run) if "train/loss" in row]
+    for run in (workdir, uninterrupted[0])
+  ]
+  # Sums of another order, amplified over the steps.
+  np.testing.assert_allclose(losses[0][:20], losses[1][:20], rtol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_images(folder):
+  config = config_lib.load(str(_CONFIG))
+  config.data.data_dir = str(folder / "data")
+  config.update(lr=1e30, eval_first=False, checkpoint_every=1)
+  with pytest.raises(FloatingPointError) as caught:
+    train.train_and_evaluate(config, folder / "diverged")
+  message = str(caught.value)
+  assert "in step 2 at learning rate" in message
+  assert message.count("train_") == 4  # the names of the batch
+  saved = [path.name for path in (folder / "diverged/checkpoints").iterdir()]
+  assert saved == ["1"]
+
+
+def test_init_from_starts_with_the_weights_of_another_run(
+  uninterrupted, folder
+):
+  config = config_lib.load(str(_CONFIG))
+  config.data.data_dir = str(folder / "data")
+  config.update(init_from=str(uninterrupted[0]), steps=1, lr=1e-9)
+  train.train_and_evaluate(config, folder / "from")
+  rows = _rows(folder / "from")
+  expected = [row for row in _rows(uninterrupted[0]) if row["step"] == 40][-1]
+  assert rows[0]["eval/miou"] == expected["eval/miou"]
