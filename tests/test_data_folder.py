@@ -329,6 +329,12 @@ _FAULTS = {
     ),
     r"classes\.yaml: ignore_label must be 0\.\.255 or null, got -1",
   ),
+  "yaml with a colour to ignore and no label for it": (
+    lambda root: (root / "classes.yaml").write_text(
+      "classes: [a, b, c]\nignore_label: null\nignore_color: [9, 9, 9]"
+    ),
+    r"classes\.yaml: ignore_label must be 0\.\.255 where there is",
+  ),
   "names of classes for masks of colours": (
     lambda root: (
       _save_mask(root, _COLORS[_masks(2)["scene_01"]]),

@@ -26,7 +26,7 @@ class DatasetInfo:
   Attributes:
     name: what `data.name` and `python -m deeplab_jax.prepare` call it.
     class_names: one name per label, index = label.
-    colors: (r, g, b) of 0..255 per class, for pictures.
+    colors: (r, g, b) of 0..255 per class, for pictures; none without masks.
     ignore_label: label of pixels neither trained nor scored; None = no pixel.
     splits: expected number of examples per split; None = any number.
     train_split: the split trained on by default.
@@ -203,9 +203,14 @@ def open_source(
 
   Raises:
     ValueError: the data set or the split is not there; tells the command that
-      prepares it, or the splits there are.
+      prepares it, or the splits there are. Or it has no masks.
   """
   info = dataset_info(data_config)
+  if not info.colors:
+    raise ValueError(
+      f"data.name must be a data set with masks, got {info.name}, which is for "
+      "classification"
+    )
   from deeplab_jax.data import source  # TFDS takes a while to import
 
   return source.SegmentationSource(source.prepared(data_config), split, info)

@@ -151,7 +151,13 @@ def _from_yaml(file: str, text: bytes) -> FolderClasses:
   indexed = _indexed(names, drawn, ignore_label)
   rgb = {_code(c): i for i, c in enumerate(colors) if c is not None}
   if "ignore_color" in fields:
-    rgb[_code(_color(file, "ignore_color", fields["ignore_color"]))] = _IGNORE
+    if ignore_label is None:
+      raise ValueError(
+        f"{file}: ignore_label must be 0..255 where there is an ignore_color, "
+        "got null"
+      )
+    color = _color(file, "ignore_color", fields["ignore_color"])
+    rgb[_code(color)] = ignore_label
   return dataclasses.replace(indexed, rgb=rgb)
 
 

@@ -16,7 +16,7 @@ from deeplab_jax.data.preprocess import IGNORE
 # Middle of each class's hues, in turns; neighbours overlap at the ends, so
 # that colour alone does not tell the classes apart.
 _HUES = {1: 0.02, 2: 0.16, 3: 0.33, 4: 0.5, 5: 0.66, 6: 0.83}
-_HUE_SPREAD = 0.11
+_HUE_SPREAD = 0.09
 _POLE = 6
 
 Points = np.ndarray  # (n, 2) float: x, y
@@ -46,7 +46,7 @@ def _add_object(
   if label == _POLE:
     _draw_poles(rng, region)
   else:
-    radius, angle = rng.uniform(14, 32), rng.uniform(0, 2 * np.pi)
+    radius, angle = rng.uniform(16, 34), rng.uniform(0, 2 * np.pi)
     _OUTLINES[label](rng, region, center, radius, angle)
   surface = _texture(rng, label, height, width) * _color(rng, label)
   # Soft edges, as a lens gives; the label's edge stays hard.
@@ -128,7 +128,7 @@ def _rotation(angle: float) -> np.ndarray:
 def _color(rng: np.random.Generator, label: int) -> np.ndarray:
   hue = _HUES[label] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD)
   rgb = colorsys.hsv_to_rgb(
-    hue % 1.0, rng.uniform(0.45, 0.9), rng.uniform(0.55, 0.95)
+    hue % 1.0, rng.uniform(0.5, 0.9), rng.uniform(0.55, 0.95)
   )
   return np.array(rgb, np.float32) * 255
 
@@ -151,7 +151,7 @@ def _texture(
     5: np.cos(u / 3),  # broad bands
     6: np.sign(np.cos(y * (2 * np.pi / 14))),  # marks along a pole
   }[label]
-  contrast = rng.uniform(0.12, 0.25)
+  contrast = rng.uniform(0.15, 0.28)
   shade = 1 + rng.uniform(-0.15, 0.15) * (x / width - 0.5)
   return ((0.9 + contrast * pattern) * shade)[..., None].astype(np.float32)
 
