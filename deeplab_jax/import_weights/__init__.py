@@ -1,19 +1,29 @@
 """Published weights into our parameter tree.
 
 `read` gives the arrays of a file under their official names, `from_tensorflow`
-the variables of a model from them. The command is
+the variables of a model from them, `from_torch` those from a state dict. The
+command is
 `python -m deeplab_jax.import_weights SOURCE --model BACKBONE --out DIR`.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from deeplab_jax.import_weights.fit import Parts, Report, fit, official_shapes
+from deeplab_jax.import_weights.pytorch import to_official
 from deeplab_jax.import_weights.sources import read
 from deeplab_jax.models import Classifier, DeepLab
 
-__all__ = ["Report", "fit", "from_tensorflow", "official_shapes", "read"]
+__all__ = [
+  "Report",
+  "fit",
+  "from_tensorflow",
+  "from_torch",
+  "official_shapes",
+  "read",
+]
 
 
 def from_tensorflow(
@@ -52,3 +62,23 @@ def from_tensorflow(
     seed=seed,
   )
   return variables
+
+
+def from_torch(
+  state: Mapping[str, Any], model: DeepLab | Classifier, **options: Any
+) -> dict:
+  """The variables of `model` from a state dict of torchvision or timm.
+
+  Args:
+    state: tensors or arrays of ResNet-50 or -101 or MobileNetV2 (for the
+      backbones whose names end in `_torch`), or of timm's Xception.
+    model: the network; a DeepLab takes `parts="backbone"`.
+    **options: as for `from_tensorflow`.
+
+  Returns:
+    `{"params", "batch_stats"}`, float32.
+
+  Raises:
+    ValueError: the state dict is of no such network, or not of the model's.
+  """
+  return from_tensorflow(to_official(state), model, **options)

@@ -56,7 +56,7 @@ def to_official(state: Mapping[str, np.ndarray]) -> Arrays:
       unknown.append(name)
     elif leaf != "num_batches_tracked":
       norm = f"{module}.running_mean" in state
-      official, array = _convert(layer, leaf, array, norm)
+      official, array = _convert(layer, leaf, np.asarray(array), norm)
       arrays[f"{backbone_scope(backbone)}/{official}"] = array
   if unknown:
     raise ValueError(

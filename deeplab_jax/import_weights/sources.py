@@ -6,10 +6,9 @@ then. Frozen graphs, .npz and .safetensors files need neither.
 
 import importlib
 import pathlib
-import pickle
 import tarfile
 import tempfile
-import zipfile
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -30,13 +29,6 @@ _VARIABLES = {
   "moving_mean",
   "moving_variance",
 }
-_UNREADABLE = (
-  OSError,
-  EOFError,
-  tarfile.TarError,
-  zipfile.BadZipFile,
-  pickle.UnpicklingError,
-)
 _FORMATS = (
   "a TensorFlow checkpoint (its prefix such as model.ckpt, its .index file, or"
   " its folder), a frozen graph (.pb), a release (.tar.gz), .npz,"
@@ -60,23 +52,29 @@ def read(path: Path) -> Arrays:
     ImportError: the file needs a package that is not installed.
   """
   path = pathlib.Path(path).expanduser()
-  try:
-    arrays = _read(path)
-  except _UNREADABLE as error:
-    raise ValueError(f"cannot read {path}: {error}") from error
+  arrays = _read(_only_model_in(path) if path.is_dir() else path)
   return to_official(arrays) if is_torch(arrays) else arrays
 
 
 def _read(path: pathlib.Path) -> Arrays:
-  if path.is_dir():
-    return _read(_only_model_in(path))
-  if path.name.endswith((".tar.gz", ".tgz")):
-    return _read_archive(path)
+  reader = _find_reader(path)
+  try:
+    return reader(path)
+  except ImportError:
+    raise
+  except Exception as error:  # Every library has its own.
+    raise ValueError(
+      f"cannot read {path}: {type(error).__name__}: {error}"
+    ) from error
+
+
+def _find_reader(path: pathlib.Path) -> Callable[[pathlib.Path], Arrays]:
   prefix = _checkpoint_prefix(path)
-  if prefix is not None:
-    return _read_checkpoint(prefix)
-  if path.suffix in _READERS and path.is_file():
-    return _READERS[path.suffix](path)
+  if prefix.with_name(f"{prefix.name}.index").is_file():
+    return _read_checkpoint
+  for suffix, reader in _READERS.items():
+    if path.name.endswith(suffix) and path.is_file():
+      return reader
   problem = "is not" if path.exists() else "does not exist; expected"
   raise ValueError(f"{path} {problem} {_FORMATS}")
 
@@ -99,36 +97,27 @@ def _only_model_in(folder: pathlib.Path) -> pathlib.Path:
 def _read_archive(path: pathlib.Path) -> Arrays:
   with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
     archive.extractall(folder, filter="data")
-    return _read(pathlib.Path(folder))
+    return _read(_only_model_in(pathlib.Path(folder)))
 
 
-def _checkpoint_prefix(path: pathlib.Path) -> pathlib.Path | None:
-  """The prefix of a TensorFlow checkpoint given by any of its names."""
-  name = path.name.removesuffix(".index").split(".data-")[0]
-  prefix = path.with_name(name)
-  return prefix if path.with_name(f"{name}.index").is_file() else None
+def _checkpoint_prefix(path: pathlib.Path) -> pathlib.Path:
+  """What the names of a TensorFlow checkpoint's files begin with."""
+  return path.with_name(path.name.removesuffix(".index").split(".data-")[0])
 
 
-def _read_checkpoint(prefix: pathlib.Path) -> Arrays:
-  tensorflow = _import("tensorflow", "deeplab_jax[import]", prefix)
-  try:
-    reader = tensorflow.train.load_checkpoint(str(prefix))
-    names = reader.get_variable_to_shape_map()
-    return {name: reader.get_tensor(name) for name in sorted(names)}
-  except (tensorflow.errors.OpError, RuntimeError) as error:
-    raise ValueError(f"cannot read {prefix}: {error}") from error
+def _read_checkpoint(path: pathlib.Path) -> Arrays:
+  tensorflow = _import("tensorflow", "deeplab_jax[import]", path)
+  reader = tensorflow.train.load_checkpoint(str(_checkpoint_prefix(path)))
+  names = sorted(reader.get_variable_to_shape_map())
+  return {name: reader.get_tensor(name) for name in names}
 
 
 def _read_graph(path: pathlib.Path) -> Arrays:
   """The constants that were variables before the graph was frozen."""
   # The same messages as TensorFlow's, from a package that is always here.
-  from google.protobuf.message import DecodeError
   from tensorboardX.proto.graph_pb2 import GraphDef
 
-  try:
-    graph = GraphDef.FromString(path.read_bytes())
-  except DecodeError as error:
-    raise ValueError(f"{path} is no TensorFlow graph: {error}") from error
+  graph = GraphDef.FromString(path.read_bytes())
   return {
     node.name: _constant(node.attr["value"].tensor)
     for node in graph.node
@@ -148,8 +137,6 @@ def _constant(tensor: Any) -> np.ndarray:
 
 
 def _read_npz(path: pathlib.Path) -> Arrays:
-  if not zipfile.is_zipfile(path):
-    raise zipfile.BadZipFile("it is not what np.savez writes")
   with np.load(path, allow_pickle=False) as file:
     return dict(file)
 
@@ -166,6 +153,8 @@ def _read_pickle(path: pathlib.Path) -> Arrays:
 
 
 _READERS = {
+  ".tar.gz": _read_archive,
+  ".tgz": _read_archive,
   ".npz": _read_npz,
   ".pb": _read_graph,
   ".safetensors": _read_safetensors,
