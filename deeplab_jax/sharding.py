@@ -30,8 +30,9 @@ def start_runtime() -> None:
 
   Call it before anything touches a device.
   """
-  for library in ("absl", "jax"):  # Orbax tells of every file, jax of every
-    logging.getLogger(library).setLevel(logging.WARNING)  # missing accelerator
+  # Orbax tells of every file, jax of every accelerator that is not there.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("jax").setLevel(logging.WARNING)
   _start_processes()
   _start_compilation_cache()
 
