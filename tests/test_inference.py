@@ -140,12 +140,11 @@ def test_padding_is_what_the_network_sees_as_zero():
   image = random_image(50, 40)
   canvas = np.full((1, 65, 65, 3), 99, np.uint8)
   canvas[0, :50, :40] = image
-  _, probabilities = inference.predict_fn(model)(
-    variables, canvas, np.array([[50, 40]])
-  )
+  predict = jax.jit(inference.predict_fn(model))
+  _, probabilities = predict(variables, canvas, np.array([[50, 40]]))
   inputs = np.zeros((1, 65, 65, 3), np.float32)
   inputs[0, :50, :40] = preprocess(image[None], model.backbone)[0]
-  logits = model.apply(variables, inputs)
+  logits = jax.jit(model.apply)(variables, inputs)
   logits = deeplab_jax.resize_bilinear(logits, (65, 65))
   expected = jax.nn.softmax(logits)
   np.testing.assert_allclose(probabilities, expected, atol=1e-5)
@@ -164,6 +163,7 @@ def test_labels_of_many_classes_take_16_bits():
   [
     {"atrous_rates": (6, 12), "decoder": ("conv2",)},
     {"backbone": "resnet_50", "output_stride": 8, "width_multiplier": 1.0},
+    {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
     pytest.param(
       {
         "backbone": "xception_41",
@@ -272,6 +272,20 @@ def test_labels_are_those_of_the_official_crop(size, crop):
   expected = by_definition(model, image, crop)
   assert len(np.unique(expected)) > 1
   assert (labels != expected).mean() < 1e-3
+
+
+def test_lite_raspp_runs_on_its_own_crop():
+  model = tiny_model(
+    backbone="mobilenet_v3_small_seg",
+    width_multiplier=1.0,
+    head="lraspp",
+    output_stride=32,
+    decoder=("conv3",),
+  )
+  image = random_image(90, 40)
+  expected = by_definition(model, image, (97, 65))
+  assert (segmenter(model)(image) != expected).mean() < 1e-3
+  assert len(np.unique(expected)) > 1
 
 
 def test_few_programs_serve_many_sizes(labeller):

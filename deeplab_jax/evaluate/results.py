@@ -5,6 +5,7 @@ import math
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 import rich.table
 from PIL import Image
@@ -171,8 +172,8 @@ class Evaluation:
     return table
 
   def write_picture(self, path: pathlib.Path | str) -> None:
-    """Draws the examples as a PNG; does nothing without examples."""
-    if not self.examples:
+    """Draws the examples as a PNG; only on process 0, and if there are any."""
+    if not self.examples or jax.process_index() != 0:
       return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

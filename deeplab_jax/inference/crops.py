@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.layers import ConvNorm
+from deeplab_jax.models.mobilenet_v3 import SqueezeExcite
 
 
 def inside(sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
@@ -54,6 +55,14 @@ def extent(
   return jnp.stack(lengths, axis=1)
 
 
+def can_confine(model: nn.Module) -> bool:
+  """Whether `confined` knows all that `model` (a `DeepLab`) does.
+
+  Not the pooling of Lite R-ASPP: its windows cover the canvas.
+  """
+  return model.head != "lraspp"
+
+
 def confined(
   crops: jax.Array, canvas: tuple[int, int], output_stride: int
 ) -> Callable:
@@ -65,20 +74,29 @@ def confined(
     output_stride: of the features that image pooling averages.
   """
   pooled = tuple(-(-side // output_stride) for side in canvas)
-  share = extent(crops, canvas, pooled).prod(1) / math.prod(pooled)
+
+  def limits(shape):
+    return extent(crops, canvas, shape)
 
   def keep(x):
-    kept = inside(extent(crops, canvas, x.shape[1:3]), x.shape[1:3])
-    return jnp.where(kept, x, 0)
+    return jnp.where(inside(limits(x.shape[1:3]), x.shape[1:3]), x, 0)
+
+  def share(shape):
+    """The crops' part of a map: a mean over it is too small by that factor."""
+    return (limits(shape).prod(1) / math.prod(shape))[:, None, None, None]
 
   def intercept(next_method, args, kwargs, context):
     module = context.module
-    if not isinstance(module, ConvNorm) or context.method_name != "__call__":
+    if context.method_name != "__call__":
+      return next_method(*args, **kwargs)
+    if isinstance(module, SqueezeExcite):
+      # Scales its input by a function of the input's mean.
+      part = share(args[0].shape[1:3])
+      return next_method(args[0] / part) * part
+    if not isinstance(module, ConvNorm):
       return next_method(*args, **kwargs)
     if module.name == "image_pooling":
-      # A mean over the canvas, where all but the crop is zero.
-      mean = args[0] / share[:, None, None, None]
-      return next_method(mean, *args[1:], **kwargs)
+      return next_method(args[0] / share(pooled), *args[1:], **kwargs)
     # Before, too: the decoder's resizing smears the crop's edge outwards.
     return keep(next_method(keep(args[0]), *args[1:], **kwargs))
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from deeplab_jax import visualize
+from deeplab_jax.inference.crops import can_confine
 from deeplab_jax.inference.fusion import predict_fn
 from deeplab_jax.inference.tiles import ALIGNMENT, windows
 from deeplab_jax.models import DeepLab
@@ -143,18 +144,24 @@ class Segmenter:
     elif math.prod(crop) > self._max_pixels:
       return self._segment_tiles(image, crop, want)
     else:
-      # A given evaluation size need not be one of the buckets' multiples.
-      canvas = tuple(
-        side if side == least > 1 else _bucket(side)
-        for side, least in zip(crop, self.evaluation_size)
-      )
-      result = self._run_canvas(image, canvas, crop, want)
+      result = self._run_canvas(image, self._canvas(crop), crop, want)
     return result[: size[0], : size[1]]
+
+  def _canvas(self, crop: Size) -> Size:
+    """What the program for `crop` is compiled for."""
+    if not can_confine(self.model):
+      return crop
+    # A given evaluation size need not be one of the buckets' multiples.
+    height, width = (
+      side if side == least > 1 else _bucket(side)
+      for side, least in zip(crop, self.evaluation_size)
+    )
+    return height, width
 
   def _segment_tiles(self, image: np.ndarray, crop: Size, want: str):
     """Window by window; see `tiles`."""
     size = image.shape[:2]
-    tile = tuple(min(side, self._tile) for side in crop)
+    tile = tuple(min(side, self._tile) for side in self._canvas(crop))
     result = None
     for rows, columns in windows(size, tile, margin=self._tile // 8):
       top, left = rows.start, columns.start
@@ -180,7 +187,8 @@ class Segmenter:
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[:height, :width] = image
     size = np.array([height, width], np.int32)
-    limits = None if crop is None else np.array(crop, np.int32)
+    confine = crop is not None and can_confine(self.model)
+    limits = np.array(crop, np.int32) if confine else None
     return np.asarray(self._run(self._variables, padded, size, limits, want))
 
 

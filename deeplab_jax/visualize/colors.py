@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -41,8 +42,8 @@ def overlay(
   image: np.ndarray, labels: np.ndarray, colors: Colors, opacity: float = 0.55
 ) -> np.ndarray:
   """Lays the colours of `labels` (h, w) over `image`, uint8 RGB (h, w, 3)."""
-  mixed = (1 - opacity) * image + opacity * colorize(labels, colors)
-  return np.rint(mixed).astype(np.uint8)
+  paint = colorize(labels, colors)
+  return cv2.addWeighted(image, 1 - opacity, paint, opacity, 0)
 
 
 def label_picture(labels: np.ndarray, colors: Colors) -> Image.Image:
