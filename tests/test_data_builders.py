@@ -276,6 +276,24 @@ def test_skip_bad_leaves_out_and_lists_the_fault(layout, fault):
   assert [source[i]["name"] for i in range(len(source))] == ["a"]
 
 
+def test_nothing_usable_is_refused(layout):
+  for image in (layout / "JPEGImages").iterdir():
+    image.write_text("no image")
+  with pytest.raises(
+    ValueError, match=r"split train must have usable .* got none"
+  ):
+    _build(layout, skip_bad=True)
+
+
+def test_nothing_listed_is_refused(layout):
+  for names in (layout / "ImageSets/Segmentation").iterdir():
+    names.write_text("")
+  with pytest.raises(
+    ValueError, match=r"at least one split must have examples"
+  ):
+    _build(layout)
+
+
 def test_incomplete_split_is_refused_by_its_count(layout):
   with pytest.raises(ValueError, match=r"split train must have 367 .* got 2"):
     _build(layout, partial=False)

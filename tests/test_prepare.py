@@ -46,7 +46,8 @@ def test_sample_is_not_taken_for_the_whole(tmp_path, shared, capsys):
   assert prepare.main([*arguments, "--partial"]) == 0
   assert prepare.main([*arguments, "--partial"]) == 0
   assert prepare.main(arguments) == 1
-  assert "1.0.0 holds a sample, built with --partial" in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert "ade20k/1.1.0 holds a sample, built with --partial" in error
 
 
 def test_prepare_reports_an_error_in_one_line(tmp_path, capsys):

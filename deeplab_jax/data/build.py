@@ -1,6 +1,6 @@
 """Building a data set once, with TFDS, into ArrayRecord files.
 
-A build happens in a folder `<version>.incomplete...` that TFDS renames when
+TFDS builds in a folder `incomplete.<random>_<version>` and renames it when
 everything is written, so whatever carries the final name is complete.
 """
 

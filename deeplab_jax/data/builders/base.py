@@ -38,7 +38,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     dataset: facts about the data set that is built.
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")  # raise it when records change
   # TFDS would look for files beside this one, with a package that it does not
   # require: importlib_resources.
   code_path = None
@@ -105,6 +105,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     self._downloads = dl_manager
     splits = {split: keys for split, keys in self.open().items() if keys}
+    if not splits:
+      raise ValueError(
+        f"{self.name}: at least one split must have examples, got none in "
+        f"{self.manual_dir}"
+      )
     for split, keys in splits.items():
       self._check_count(split, len(keys))
     tfds.disable_progress_bar()  # of writing: ours knows how much is left
@@ -131,6 +136,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         record, size = result
         largest = np.maximum(largest, size)
         yield index, record
+    if not largest.any():
+      raise ValueError(
+        f"{self.name}: split {split} must have usable examples, got none; the "
+        f"first of {len(self.skipped)} faults: {self.skipped[:1]}"
+      )
     self.info.metadata["largest"][split] = largest.tolist()
 
   def _try(self, split: str, key: Any):

@@ -15,7 +15,7 @@ from deeplab_jax.data.preprocess import IGNORE
 
 # Middle of each class's hues, in turns; neighbours overlap at the ends, so
 # that colour alone does not tell the classes apart.
-_HUES = {1: 0.02, 2: 0.16, 3: 0.33, 4: 0.5, 5: 0.66, 6: 0.83}
+_HUES = {label: label / 6 for label in range(1, 7)}
 _HUE_SPREAD = 0.09
 _POLE = 6
 
