@@ -279,6 +279,16 @@ def test_mobilenet_v3_redraws_both_layers_that_depend_on_classes():
   )
 
 
+def test_mobilenet_v3_fills_its_whole_backbone():
+  model = DeepLab(
+    19, "mobilenet_v3_small_seg", 32, head="lraspp", decoder=("conv3",)
+  )
+  arrays = {n: np.zeros(shape) for n, shape in official_shapes(model).items()}
+  _, report = fit(arrays, model, parts="backbone")
+  assert {name.split("/")[0] for name in report.loaded} == {"MobilenetV3"}
+  assert "MobilenetV3" not in {name.split("/")[0] for name in report.skipped}
+
+
 def test_quantised_mobilenet_gives_the_stored_imagenet_logits(shared):
   folder = shared / "weights/mobilenet_v2_1.0_224_imagenet_ptq"
   arrays = import_weights.read(folder / "weights_int8.npz")

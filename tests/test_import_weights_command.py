@@ -137,6 +137,14 @@ def test_wrong_sources_are_one_clear_error(graph, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_lost_logits_are_not_drawn_silently(graph, tmp_path, capsys):
+  arrays = read(graph)
+  del arrays["logits/semantic/weights"]
+  np.savez(tmp_path / "lost.npz", **arrays)
+  assert _run(tmp_path / "lost.npz", "--out", tmp_path / "m") == 1
+  assert "missing (1):\n  logits/semantic/weights" in capsys.readouterr().err
+
+
 def test_existing_model_is_not_overwritten(graph, tmp_path, capsys):
   assert _run(graph, "--out", tmp_path) == 0
   assert _run(graph, "--out", tmp_path) == 1

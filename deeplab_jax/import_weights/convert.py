@@ -18,7 +18,12 @@ from deeplab_jax.import_weights.architecture import (
 )
 from deeplab_jax.import_weights.download import download
 from deeplab_jax.import_weights.fit import Report, fit
-from deeplab_jax.import_weights.releases import LICENSE, Release, find_release
+from deeplab_jax.import_weights.releases import (
+  LICENSE,
+  RELEASES,
+  Release,
+  find_release,
+)
 from deeplab_jax.import_weights.sources import read
 from deeplab_jax.models import BACKBONES, model_from_dict
 
@@ -77,7 +82,11 @@ def convert(
     arrays,
     model,
     parts="backbone" if backbone_only else "all",
-    reinitialize_logits=model.num_classes != inferred.get("num_classes"),
+    reinitialize_logits=inferred.get("num_classes")
+    not in (
+      None,
+      model.num_classes,
+    ),
     seed=seed,
   )
   checkpoints.save_model(
@@ -98,7 +107,8 @@ def _locate(
 ) -> tuple[Release | None, pathlib.Path]:
   """The release, if `source` names one, and the path to read."""
   path = pathlib.Path(source).expanduser()
-  if archive is None and glob.glob(f"{glob.escape(str(path))}*"):
+  exists = glob.glob(f"{glob.escape(str(path))}*")
+  if archive is None and exists and source not in RELEASES:
     return None, path
   release = find_release(source)
   return release, pathlib.Path(archive) if archive else download(release.url)

@@ -71,23 +71,24 @@ def fit(
     raise ValueError(f"parts must be 'all' or 'backbone'; got {parts!r}")
   arrays = unfold(arrays)
   leaves = _leaves(model)
-  drawn = [
+  drawn = {
     path
     for path in leaves
     if (parts == "backbone" and path[1] != "backbone")
     or (reinitialize_logits and _is_logits(path))
-  ]
+  }
   drawn_names = {leaves[path][0] for path in drawn}
   wanted = {path: leaf for path, leaf in leaves.items() if path not in drawn}
+  expected = dict(wanted.values())
   skipped = {
     name
-    for name in arrays
+    for name in set(arrays) - set(expected)
     if _BOOKKEEPING.search(name)
     or name in drawn_names
-    or (parts == "backbone" and not _of_backbone(name, model.backbone))
+    or (parts == "backbone" and _behind_backbone(name, model.backbone))
   }
   offered = {n: array for n, array in arrays.items() if n not in skipped}
-  _check_names(dict(wanted.values()), offered)
+  _check_names(expected, offered)
   loaded = {p: _to_ours(p, offered[name]) for p, (name, _) in wanted.items()}
   tree = {**loaded, **_draw(model, drawn, seed)}
   report = Report(*map(_sorted, (offered, skipped, drawn_names)))
@@ -144,9 +145,10 @@ def _is_logits(path: Path) -> bool:
   )
 
 
-def _of_backbone(name: str, backbone: str) -> bool:
+def _behind_backbone(name: str, backbone: str) -> bool:
+  """Whether the variable is of some head, or of a classifier's last layers."""
   scope, _, rest = name.partition("/")
-  return scope == backbone_scope(backbone) and not _CLASSIFIER.match(rest)
+  return scope != backbone_scope(backbone) or bool(_CLASSIFIER.match(rest))
 
 
 def _draw(model, paths, seed) -> dict[Path, jax.Array]:

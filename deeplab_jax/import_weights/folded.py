@@ -9,17 +9,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from deeplab_jax.import_weights.names import backbone_scope
-from deeplab_jax.models.mobilenet import NORM
+from deeplab_jax.models import BACKBONES
 
 _SCOPE = f"{backbone_scope('mobilenet_v2')}/"
+_VARIANCE = 1 - BACKBONES["mobilenet_v2"].norm.epsilon
 
 
 def unfold(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Undoes quantisation and gives a folded MobileNetV2 its batch norm back.
 
   Args:
-    arrays: by official name. A quantised `<name>` goes with `<name>#scale` and
-      `<name>#zero_point`, both along its output axis.
+    arrays: by official name. A quantised `<name>` goes with `<name>#scale` and,
+      unless 0, `<name>#zero_point`, both along its output axis.
 
   Returns:
     float kernels under the same names; where no MobileNetV2 layer has a batch
@@ -45,8 +46,8 @@ def _dequantized(name, arrays):
     return arrays[name]
   kernel = np.asarray(arrays[name], np.float32)
   shape = (-1, 1) if name.endswith("/depthwise_weights") else (-1,)
-  scale = np.reshape(arrays[f"{name}#scale"], shape)
-  return (kernel - np.reshape(arrays[f"{name}#zero_point"], shape)) * scale
+  zero = np.reshape(arrays.get(f"{name}#zero_point", 0), shape)
+  return (kernel - zero) * np.reshape(arrays[f"{name}#scale"], shape)
 
 
 def _is_folded_bias(name):
@@ -62,5 +63,5 @@ def _batch_norm(layer, bias):
     f"{layer}/BatchNorm/gamma": np.ones_like(bias),
     f"{layer}/BatchNorm/beta": bias,
     f"{layer}/BatchNorm/moving_mean": np.zeros_like(bias),
-    f"{layer}/BatchNorm/moving_variance": np.full_like(bias, 1 - NORM.epsilon),
+    f"{layer}/BatchNorm/moving_variance": np.full_like(bias, _VARIANCE),
   }

@@ -131,9 +131,9 @@ def _constant(tensor: Any) -> np.ndarray:
   if tensor.tensor_content:
     return np.frombuffer(tensor.tensor_content, "<f4").reshape(shape)
   values = np.asarray(tensor.float_val, np.float32)
-  return np.full(shape, values[0]) if len(values) == 1 else (
-    values.reshape(shape)
-  )  # fmt: skip
+  if len(values) == 1:
+    return np.full(shape, values[0])
+  return values.reshape(shape)
 
 
 def _read_npz(path: pathlib.Path) -> Arrays:
