@@ -1,0 +1,88 @@
+"""The command line: mistakes end in one message, before any long work."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_REPOSITORY = pathlib.Path(__file__).parent.parent
+_QUICKSTART = str(_REPOSITORY / "configs/quickstart.py")
+
+# Name: (flags, what standard error must hold).
+_MISTAKES = {
+  "field": (
+    ["--config", _QUICKSTART, "--config.lrr=1"],
+    "error: config has no field 'lrr'; did you mean 'lr'?",
+  ),
+  "argument": (
+    [f"--config={_QUICKSTART}:runlocl"],
+    "error: config argument must be one of ['runlocal'], got 'runlocl'",
+  ),
+  "file": (["--config=nothing.py"], "error: --config must be a file"),
+  "type": (
+    ["--config", _QUICKSTART, "--config.lr=high"],
+    "flag --config.lr=high: could not convert string to float",
+  ),
+  "output stride": (
+    ["--config", _QUICKSTART, "--config.model.output_stride=12"],
+    "error: config.model: output_stride must be 8, 16 or 32; got 12",
+  ),
+  "backbone": (
+    ["--config", _QUICKSTART, "--config.model.backbone=mobilenet_v9"],
+    "error: config.model: backbone must be one of",
+  ),
+  "data set": (
+    ["--config", _QUICKSTART, "--config.data.name=camvid"],
+    "python -m deeplab_jax.prepare camvid",
+  ),
+  "start": (
+    ["--config", _QUICKSTART, "--config.init_from=nowhere"],
+    "error: no checkpoint at",
+  ),
+  "checkpoint": (
+    ["--config", _QUICKSTART, "--mode=eval", "--checkpoint=nowhere"],
+    "error: no checkpoint at",
+  ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
+  """Exit status and output of every mistake, all run side by side."""
+  folder = tmp_path_factory.mktemp("mistakes")
+  processes = {
+    name: subprocess.Popen(
+      [
+        *(sys.executable, "-m", "deeplab_jax.main"),
+        *flags,
+        *("--workdir", str(folder / name)),
+        f"--config.data.data_dir={folder / 'data'}",
+      ],
+      cwd=folder,  # configs load from anywhere
+      env={
+        **os.environ,
+        "PYTHONPATH": str(_REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "DEEPLAB_CACHE": str(folder / "cache"),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for name, (flags, _) in _MISTAKES.items()
+  }
+  outputs = {
+    name: p.communicate(timeout=300)[0] for name, p in processes.items()
+  }
+  return {name: (processes[name].returncode, outputs[name]) for name in outputs}
+
+
+@pytest.mark.parametrize("name", _MISTAKES)
+def test_a_mistake_ends_in_one_message(outcomes, name):
+  status, output = outcomes[name]
+  assert status == 1, output
+  assert _MISTAKES[name][1] in output
+  assert "Traceback" not in output
+  assert "step 1/" not in output
