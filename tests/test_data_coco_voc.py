@@ -13,11 +13,6 @@ from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import SegmentationSource
 from tests.archives import pack
 
-# pycocotools 2.0 has not caught up with NumPy 2's __array__.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:__array__ implementation:DeprecationWarning"
-)
-
 _SAME = {"bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"}
 _SAME |= {"cow", "dog", "horse", "person", "sheep", "train"}
 _TO_VOC = {name: name for name in _SAME} | {

@@ -375,6 +375,12 @@ _FAULTS = {
     ),
     r"scene_01\.png: cannot be decoded",
   ),
+  "an image of a kind that OpenCV does not read": (
+    lambda root: PIL.Image.open(root / "images/scene_01.png").save(
+      root / "images/scene_01.png", "PCX"
+    ),
+    r"scene_01\.png: must be an image that OpenCV reads",
+  ),
   "an image that is text": (
     lambda root: (root / "images/scene_01.png").write_text("hello"),
     r"scene_01\.png: cannot be decoded",

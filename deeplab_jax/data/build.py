@@ -11,6 +11,7 @@ import importlib
 import pathlib
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,9 +116,13 @@ def build(
     builder = _builder(
       name, folder, manual_dir=manual, skip_bad=skip_bad, partial=partial
     )
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    with warnings.catch_warnings():
+      # Remarks on harmless metadata, and pycocotools on NumPy 2.
+      warnings.filterwarnings("ignore", module="PIL")
+      warnings.filterwarnings("ignore", "__array__", DeprecationWarning)
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
   return builder.skipped
 
 

@@ -34,6 +34,17 @@ class Crop:
   flip: bool
 
 
+def decode_image(encoded: bytes) -> np.ndarray | None:
+  """uint8 (h, w, 3) RGB of an image file, pixels as stored: no EXIF turn.
+
+  None if OpenCV does not read such a file.
+  """
+  return cv2.imdecode(
+    np.frombuffer(encoded, np.uint8),
+    cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+  )
+
+
 def resize_bilinear(image: np.ndarray, size: Size) -> np.ndarray:
   """Corner-aligned bilinear resize of (h, w, 3), uint8 or float32, to `size`.
 

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from deeplab_jax.data import build
 from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.preprocess import decode_image
 
 if typing.TYPE_CHECKING:
   import ml_collections
@@ -71,14 +72,6 @@ class SegmentationSource(Source):
       "label": cv2.imdecode(label, cv2.IMREAD_GRAYSCALE),
       "name": record["name"],
     }
-
-
-def decode_image(encoded: bytes) -> np.ndarray:
-  """uint8 (h, w, 3) RGB of encoded bytes, pixels as stored (no EXIF turn)."""
-  return cv2.imdecode(
-    np.frombuffer(encoded, np.uint8),
-    cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
-  )
 
 
 def prepared(data_config: ml_collections.ConfigDict) -> pathlib.Path:

@@ -6,7 +6,6 @@ records that training reads.
 """
 
 import io
-import warnings
 from collections.abc import Iterable
 
 import cv2
@@ -16,6 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.preprocess import decode_image
 
 # Flat areas need no filter: 40 % smaller and 2.5 times faster to decode than
 # OpenCV's default, on VOC's masks.
@@ -31,9 +31,19 @@ class BadExample(ValueError):
 
 
 def image_size(file: str, encoded: bytes) -> tuple[int, int]:
-  """Decodes a whole image, which finds truncated files; gives height, width."""
-  image = _decode(file, encoded)
-  return image.height, image.width
+  """Height and width of an image that training will be able to decode.
+
+  Raises:
+    BadExample: it is cut off, which OpenCV would fill with grey, or of a kind
+      that OpenCV does not read.
+  """
+  _decode(file, encoded)
+  image = decode_image(encoded)
+  if image is None:
+    raise BadExample(
+      f"{file}: must be an image that OpenCV reads; convert it to PNG or JPEG"
+    )
+  return image.shape[:2]
 
 
 def upright(encoded: bytes, size: tuple[int, int]) -> bytes:
@@ -93,7 +103,7 @@ def palette(encoded: bytes) -> tuple[tuple[int, int, int], ...]:
   except Exception:  # `decode_mask` will say what is wrong with it
     return ()
   flat = image.getpalette() if image.mode == "P" else []
-  return tuple(zip(*(iter(flat),) * 3))
+  return tuple(tuple(flat[i : i + 3]) for i in range(0, len(flat), 3))
 
 
 def remap(file: str, mask: np.ndarray, labels: dict[int, int]) -> np.ndarray:
@@ -164,10 +174,8 @@ def _listed(values: list[int]) -> str:
 
 def _decode(file: str, encoded: bytes) -> PIL.Image.Image:
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Pillow's remarks on harmless metadata
-      image = PIL.Image.open(io.BytesIO(encoded))
-      image.load()
+    image = PIL.Image.open(io.BytesIO(encoded))
+    image.load()
   except Exception as error:  # whatever a decoder makes of broken bytes
     raise BadExample(
       f"{file}: cannot be decoded as an image ({error}); replace the file"
