@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights.fit import Parts, Report, fit, official_shapes
+from deeplab_jax.import_weights.matching import (
+  Parts,
+  Report,
+  fit,
+  official_shapes,
+)
 from deeplab_jax.import_weights.pytorch import to_official
 from deeplab_jax.import_weights.sources import read
 from deeplab_jax.models import Classifier, DeepLab
