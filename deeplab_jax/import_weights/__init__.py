@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights.matching import (
+from deeplab_jax.import_weights.fit import (
   Parts,
   Report,
   fit,

@@ -17,7 +17,7 @@ from deeplab_jax.import_weights.architecture import (
   is_classifier,
 )
 from deeplab_jax.import_weights.download import download
-from deeplab_jax.import_weights.matching import Report, fit
+from deeplab_jax.import_weights.fit import Report, fit
 from deeplab_jax.import_weights.releases import (
   LICENSE,
   RELEASES,
