@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
   sharding.start_runtime()
   config, workdir = _CONFIG.value, _WORKDIR.value
   if _MODE.value == "eval":
+    config_lib.check(config)
     evaluate.report(_CHECKPOINT.value or workdir, config, workdir)
   else:
     evaluating = _MODE.value == "train_and_eval"

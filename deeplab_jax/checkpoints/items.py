@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,20 @@ import tensorstore
 
 Tree = Any
 
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders being written
+
 
 def manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
-  """Orbax's manager of `folder`; clears away what killed saves left there."""
+  """Orbax's manager of `folder`; first clears what killed saves left there.
+
+  Orbax offers to clear in a thread, which fails noisily if the program ends.
+  """
+  if jax.process_index() == 0:
+    for unfinished in folder.glob(f"*{_UNFINISHED}*"):
+      shutil.rmtree(unfinished)
   return ocp.CheckpointManager(
     folder,
-    options=ocp.CheckpointManagerOptions(
-      cleanup_tmp_directories=True, save_root_metadata=False, **options
-    ),
+    options=ocp.CheckpointManagerOptions(save_root_metadata=False, **options),
   )
 
 
