@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow_datasets as tfds
 
 from deeplab_jax.data import build
 from deeplab_jax.data.builders import camvid, checks
@@ -105,8 +106,6 @@ def test_build_reads_back_equal_to_the_source(layout):
 def test_stored_image_is_the_encoded_source(layout):
   """No second compression: the JPEG's bytes are inside the record file."""
   folder, _ = _build(layout)
-  import tensorflow_datasets as tfds
-
   record = tfds.builder_from_directory(folder).as_data_source(
     "val", decoders={"image": tfds.decode.SkipDecoding()}
   )[0]

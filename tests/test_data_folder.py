@@ -10,6 +10,8 @@ import pytest
 
 from deeplab_jax.config import base_config
 from deeplab_jax.data import build, datasets, pipeline
+from deeplab_jax.data.builders import folder_classes
+from deeplab_jax.data.builders.trees import Tree
 
 _COLORS = np.array([(0, 0, 0), (200, 30, 40), (10, 220, 60)], np.uint8)
 
@@ -133,9 +135,6 @@ def test_one_list_leaves_the_rest_to_the_other_split(root):
 def test_voc_layout_uses_its_lists_and_palette(shared):
   """The real CamVid folder, which also names its classes."""
   path = shared / "data/camvid"
-  from deeplab_jax.data.builders import folder_classes
-  from deeplab_jax.data.builders.trees import Tree
-
   found = folder_classes.find(
     Tree.open(path), ["SegmentationClass/0001TP_006690.png"]
   )

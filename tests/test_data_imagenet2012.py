@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from deeplab_jax.data import build
 from deeplab_jax.data.builders.checks import BadExample
@@ -10,8 +11,6 @@ from tests.archives import pack
 
 
 def _records(data_dir, split):
-  import tensorflow_datasets as tfds
-
   folder = build.directory("imagenet2012", str(data_dir))
   builder = tfds.builder_from_directory(folder)
   return builder.as_data_source(

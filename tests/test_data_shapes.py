@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deeplab_jax.config import base_config
 from deeplab_jax.data import build, datasets
 from deeplab_jax.data.builders import scenes
 from deeplab_jax.data.datasets import DATASETS
@@ -76,8 +77,6 @@ def test_objects_show_in_the_image():
 
 
 def test_open_source_builds_it_on_first_use(tmp_path):
-  from deeplab_jax.config import base_config
-
   config = base_config().data
   config.update(name="shapes", data_dir=str(tmp_path))
   assert len(datasets.open_source(config, "val")) == 100

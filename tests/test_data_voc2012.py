@@ -157,6 +157,7 @@ def test_extracted_folder_needs_no_archive(shared, tmp_path):
   )
   folder = build.directory("voc2012", str(tmp_path))
   assert len(_source(folder, "train")) == 46
+  assert len(_source(folder, "train_aug")) == 46  # the sample has no SBD
   assert len(_source(folder, "val")) == 50
 
 

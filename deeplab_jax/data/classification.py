@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from deeplab_jax.data import loading
-from deeplab_jax.data.datasets import dataset_info
+from deeplab_jax.data.datasets import dataset_info, split_name
 from deeplab_jax.data.loading import Batch, Example
 from deeplab_jax.data.preprocess import Size
 from deeplab_jax.data.source import Source, prepared
@@ -186,6 +186,5 @@ def _blank(size: Size) -> Example:
 
 
 def _open(config: ml_collections.ConfigDict, field: str) -> Source:
-  """The split that `config[field]` names; "" is the data set's own choice."""
-  info = dataset_info(config)
-  return Source(prepared(config), config[field] or getattr(info, field), info)
+  split = split_name(config, field)
+  return Source(prepared(config), split, dataset_info(config))

@@ -194,6 +194,16 @@ def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
   return source.built_info(source.prepared(data_config))
 
 
+def split_name(data_config: ml_collections.ConfigDict, field: str) -> str:
+  """The split that `data_config[field]` names; "" is the data set's own.
+
+  Args:
+    data_config: `config.data`.
+    field: "train_split" or "eval_split".
+  """
+  return data_config[field] or getattr(dataset_info(data_config), field)
+
+
 def open_source(
   data_config: ml_collections.ConfigDict, split: str
 ) -> SegmentationSource:

@@ -46,7 +46,8 @@ def train_batches(
     (b, *crop_size), "name": list of b str}, b = batch_size / process_count;
     "label" is 255 where ignored.
   """
-  source = _open(data_config, "train_split")
+  split = datasets.split_name(data_config, "train_split")
+  source = datasets.open_source(data_config, split)
   return loading.endless_batches(
     _Standard(source, data_config),
     functools.partial(
@@ -89,7 +90,8 @@ def eval_batches(
     (b, 2) true height and width, "valid": bool (b,)}. The last batch is filled
     up with rows that are not valid, size (0, 0), all ignored.
   """
-  source = _open(data_config, "eval_split")
+  split = datasets.split_name(data_config, "eval_split")
+  source = datasets.open_source(data_config, split)
   size = _eval_size(data_config, source)
   examples = loading.FilledUp(
     _Padded(_Standard(source, data_config), size, padding_value),
@@ -191,12 +193,6 @@ def _augment(
     image, example["label"], crop, config.crop_size, padding_value
   )
   return {"image": image, "label": label, "name": example["name"]}
-
-
-def _open(config: ml_collections.ConfigDict, field: str) -> SegmentationSource:
-  """The split that `config[field]` names; "" is the data set's own choice."""
-  default = getattr(datasets.dataset_info(config), field)
-  return datasets.open_source(config, config[field] or default)
 
 
 def _eval_size(

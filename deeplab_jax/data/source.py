@@ -33,18 +33,22 @@ class Source:
 
   def __init__(self, directory: pathlib.Path, split: str, info: DatasetInfo):
     builder = tfds.builder_from_directory(directory)
+    metadata = builder.info.metadata
+    largest = metadata["largest"]
     expression = info.unions.get(split, split)
-    largest = builder.info.metadata["largest"]
+    if metadata["partial"] and split in info.unions:  # a sample may lack a part
+      parts = [part for part in expression.split("+") if part in largest]
+      expression = "+".join(parts) or expression
     # "train[:10%]+val" is made of parts of "train" and "val".
-    parts = [part.split("[")[0].strip() for part in expression.split("+")]
-    if not set(parts) <= set(largest):
+    names = [part.split("[")[0].strip() for part in expression.split("+")]
+    if not set(names) <= set(largest):
       raise ValueError(
         f"split {split!r} must be one of {', '.join([*largest, *info.unions])} "
         f"(or a part, as train[:10%]); {directory} has {', '.join(largest)}"
       )
     self.info = info
     self.split = split
-    self.largest = tuple(max(s) for s in zip(*(largest[p] for p in parts)))
+    self.largest = tuple(max(s) for s in zip(*(largest[n] for n in names)))
     skip = tfds.decode.SkipDecoding()
     self._records = builder.as_data_source(
       expression, decoders={"image": skip, "label": skip}

@@ -62,16 +62,10 @@ class Tree:
         f"{path}: must be a folder, a zip or a tar file, got {error}; download "
         "it again"
       ) from error
-    return cls.of_readers(str(path), readers)
-
-  @classmethod
-  def of_readers(
-    cls, origin: str, readers: dict[str, Callable[[], bytes]]
-  ) -> Tree:
     files = {
-      path: File(f"{origin}/{path}", reader) for path, reader in readers.items()
+      name: File(f"{path}/{name}", reader) for name, reader in readers.items()
     }
-    return cls(origin, files)
+    return cls(str(path), files)
 
   def __contains__(self, path: str) -> bool:
     return path in self._files
