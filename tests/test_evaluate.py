@@ -1,5 +1,8 @@
 """Evaluation of a small folder against counts made one image at a time."""
 
+import base64
+import html.parser
+import io
 import json
 import os
 import pathlib
@@ -179,16 +182,65 @@ def test_evaluation_refuses_other_number_of_classes(folder, variables):
     )
 
 
-def test_report_writes_figures_and_pictures(folder, variables, tmp_path):
-  checkpoints.save_model(tmp_path / "model", make_model(), variables)
-  found = evaluate.report(
-    tmp_path / "model", make_config(str(folder)), tmp_path / "run"
-  )
-  out = tmp_path / "run/evaluation"
+@pytest.fixture(scope="module")
+def reported(folder, variables, tmp_path_factory) -> pathlib.Path:
+  """A workdir with an imported model and its report."""
+  workdir = tmp_path_factory.mktemp("report") / "run"
+  checkpoints.save_model(workdir, make_model(), variables)
+  evaluate.report(workdir, make_config(str(folder)), workdir)
+  return workdir
+
+
+def test_report_writes_figures_and_pictures(reported, evaluation):
+  out = reported / "evaluation"
   content = json.loads((out / "results.json").read_text())
-  assert content["miou"] == found.miou
+  assert content["confusion_matrix"] == evaluation.confusion.tolist()
   assert content["peak_memory_bytes"] > 1e6
-  assert (out / "examples.png").stat().st_size > 1000
+  for name in ("examples", "iou", "confusion", "reliability", "trimap"):
+    with Image.open(out / f"{name}.png") as picture:
+      assert min(picture.size) > 100
+
+
+class _Links(html.parser.HTMLParser):
+  """Collects where a page's images come from, and its text."""
+
+  def __init__(self):
+    super().__init__()
+    self.sources, self.text = [], ""
+
+  def handle_starttag(self, tag, attrs):
+    assert tag not in ("script", "link", "iframe")
+    self.sources += [value for name, value in attrs if name == "src"]
+
+  def handle_data(self, data):
+    self.text += data
+
+
+def test_report_page_needs_no_other_file(reported, evaluation):
+  page = _Links()
+  page.feed((reported / "evaluation/report.html").read_text())
+  # 4 plots, and 4 pictures each of the 6 worst and the 6 best images.
+  assert len(page.sources) == 4 + 4 * 12
+  for source in page.sources:
+    kind, data = source.split(";base64,")
+    assert kind in ("data:image/png", "data:image/jpeg")
+    Image.open(io.BytesIO(base64.b64decode(data))).verify()
+  assert f"mIoU {100 * evaluation.miou:.2f} %" in page.text
+  assert "means over 3 of 3 classes" in page.text
+
+
+def test_report_compares_with_another(reported, folder, tmp_path):
+  config = make_config(str(folder))
+  config.eval.output_stride = 8
+  evaluate.report(reported, config, tmp_path / "dense", compare=reported)
+  page = (tmp_path / "dense/evaluation/report.html").read_text()
+  assert "compared with mobilenet_v2, output stride 16" in page
+  with pytest.raises(ValueError, match="nothing to compare with"):
+    evaluate.report(reported, config, tmp_path, compare=tmp_path / "nowhere")
+  other = {"class_names": ["a"], "dataset": "letters"}
+  (tmp_path / "other.json").write_text(json.dumps(other))
+  with pytest.raises(ValueError, match="'letters', whose classes are not"):
+    evaluate.report(reported, config, tmp_path, compare=tmp_path / "other.json")
 
 
 def _start(folder, index, port) -> subprocess.Popen:

@@ -145,3 +145,10 @@ def test_trimap_and_reliability_figures_draw_their_values():
   upper, lower = visualize.reliability_figure(curve).axes
   np.testing.assert_allclose(upper.lines[1].get_xydata()[1], [0.9, 0.7])
   assert [bar.get_height() for bar in lower.patches] == [0, 1]
+
+
+def test_html_shows_text_as_it_is():
+  page = visualize.html.page("<b>", "a & b", {"x < y": "<p>kept</p>"})
+  assert "<h1>&lt;b&gt;</h1><p>a &amp; b</p>" in page
+  assert "<h2>x &lt; y</h2><p>kept</p>" in page
+  assert "rgb(1, 2, 3)" in visualize.html.legend({"sky": (1, 2, 3)})

@@ -1,8 +1,10 @@
 """`--mode eval`: a stored model on a split, and a folder that tells of it."""
 
+import json
 import os
 import pathlib
 import resource
+from typing import Any
 
 import jax
 import rich
@@ -10,6 +12,8 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import load_variables, write_json
+from deeplab_jax.data import datasets
+from deeplab_jax.evaluate import page
 from deeplab_jax.evaluate.loop import evaluate
 from deeplab_jax.evaluate.results import Evaluation
 
@@ -18,19 +22,29 @@ def report(
   checkpoint: str | os.PathLike,
   config: ConfigDict,
   workdir: str | os.PathLike,
+  compare: str | os.PathLike | None = None,
 ) -> Evaluation:
   """Evaluates in detail and writes WORKDIR/evaluation.
+
+  The folder receives `results.json`, `report.html` with everything in it, and
+  the pictures `examples.png`, `iou.png`, `confusion.png`, `reliability.png`,
+  `trimap.png`.
 
   Args:
     checkpoint: a workdir, a step in it, its `best`, or an imported model
       directory; the model is the one stored there.
     config: `data` and `eval` say on what and how.
-    workdir: where the folder `evaluation` goes: `results.json` and
-      `examples.png`.
+    workdir: where the folder `evaluation` goes.
+    compare: another evaluation to show beside this one: its workdir, or its
+      `results.json`.
 
   Returns:
     what was found.
+
+  Raises:
+    ValueError: nothing to compare with, or of other classes; a wrong field.
   """
+  other = compare and _read_other(pathlib.Path(compare), config)
   model, variables, _ = load_variables(checkpoint)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
@@ -39,16 +53,43 @@ def report(
     model, variables, config, mesh=mesh, detailed=True, show_progress=first
   )
   if first:
-    write(evaluation, pathlib.Path(workdir) / "evaluation")
+    folder = pathlib.Path(workdir) / "evaluation"
+    _write(evaluation, folder, other)
     rich.print(evaluation.table())
+    print(f"report: {folder / 'report.html'}")
   return evaluation
 
 
-def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
-  """Writes the figures and pictures of a detailed evaluation."""
+def _write(
+  evaluation: Evaluation, folder: pathlib.Path, other: dict[str, Any] | None
+) -> None:
   content = evaluation.to_dict() | {"peak_memory_bytes": _peak_memory()}
   write_json(folder / "results.json", content)
   evaluation.write_picture(folder / "examples.png")
+  plots = page.draw_plots(evaluation, other)
+  for name, figure in plots.items():
+    figure.savefig(folder / f"{name}.png", dpi=110)
+  text = page.render(evaluation, content, plots, other)
+  (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _read_other(path: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
+  """The `results.json` to compare with, checked."""
+  if path.is_dir():
+    path = path / "evaluation" / "results.json"
+  if not path.is_file():
+    raise ValueError(
+      f"nothing to compare with at {path}: give a workdir evaluated with "
+      "--mode eval, or its evaluation/results.json"
+    )
+  content = json.loads(path.read_text())
+  names = list(datasets.dataset_info(config.data).class_names)
+  if content["class_names"] != names:
+    raise ValueError(
+      f"{path} is of {content['dataset']!r}, whose classes are not those of "
+      f"{config.data.name!r}"
+    )
+  return content
 
 
 def _peak_memory() -> int:

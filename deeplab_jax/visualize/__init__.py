@@ -1,5 +1,6 @@
-"""Everything that is looked at: palettes, overlays, grids, plots."""
+"""Everything that is looked at: palettes, overlays, grids, plots, pages."""
 
+from deeplab_jax.visualize import html
 from deeplab_jax.visualize.colors import (
   colorize,
   label_picture,
@@ -20,6 +21,7 @@ __all__ = [
   "colorize",
   "confusion_figure",
   "error_map",
+  "html",
   "iou_figure",
   "label_picture",
   "legend",

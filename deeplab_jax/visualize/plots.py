@@ -66,7 +66,7 @@ def iou_figure(
   axes.set(xlabel="IoU in %", xlim=(0, 108))
   axes.spines[["top", "right"]].set_visible(False)
   if len(runs) > 1:
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2)
   return figure
 
 
@@ -76,7 +76,7 @@ def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
   Args:
     curves: name of a run -> mean IoU (0..1) in the bands of 1, 2, ... pixels.
   """
-  figure = Figure((6, 4), layout="constrained")
+  figure = Figure((6, 4.5), layout="constrained")
   axes = figure.subplots()
   for (name, curve), color in zip(curves.items(), (_BLUE, _ORANGE)):
     widths = np.arange(1, len(curve) + 1)
@@ -93,7 +93,7 @@ def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
   Args:
     curve: what `metrics.reliability` returns.
   """
-  figure = Figure((4.5, 5), layout="constrained")
+  figure = Figure((6, 4.5), layout="constrained")
   upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
   bins = len(curve["pixels"])
   middles = (np.arange(bins) + 0.5) / bins

@@ -1,0 +1,139 @@
+"""The HTML report of an evaluation, optionally beside another one."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from deeplab_jax import metrics, visualize
+from deeplab_jax.evaluate.results import Evaluation, Example
+from deeplab_jax.visualize import html
+
+_SHARES = {
+  "mIoU": "miou",
+  "pixel accuracy": "pixel_accuracy",
+  "mean accuracy": "mean_accuracy",
+  "frequency weighted accuracy": "frequency_weighted_accuracy",
+  "mean Boundary IoU": "boundary_miou",
+  "calibration error": "calibration_error",
+}
+
+
+def draw_plots(
+  evaluation: Evaluation, other: Mapping[str, Any] | None = None
+) -> dict[str, Figure]:
+  """The plots of a detailed evaluation: "iou", "confusion", "reliability" and,
+  if the split has void pixels, "trimap".
+
+  Args:
+    evaluation: what was found.
+    other: content of the `results.json` of an evaluation to compare with.
+  """
+  content = evaluation.to_dict()
+  name = _name(other) if other else ""
+  plots = {
+    "iou": visualize.iou_figure(
+      content["iou"], other and other["iou"], ("this", name)
+    ),
+    "confusion": visualize.confusion_figure(
+      evaluation.confusion, evaluation.class_names
+    ),
+    "reliability": visualize.reliability_figure(
+      metrics.reliability(evaluation.detail.calibration)
+    ),
+  }
+  curves = {"this": _numbers(content["trimap_miou"])}
+  if other:
+    curves[name] = _numbers(other["trimap_miou"])
+  if evaluation.detail.trimap.any():
+    plots["trimap"] = visualize.trimap_figure(curves)
+  return plots
+
+
+def render(
+  evaluation: Evaluation,
+  content: Mapping[str, Any],
+  plots: Mapping[str, Figure],
+  other: Mapping[str, Any] | None = None,
+) -> str:
+  """The page as one string.
+
+  Args:
+    evaluation: a detailed one.
+    content: of its `results.json`.
+    plots: of `draw_plots`.
+    other: content of the `results.json` to compare with.
+  """
+  tags = {name: html.plot(figure) for name, figure in plots.items()}
+  curves = [tags[name] for name in ("trimap", "reliability") if name in tags]
+  title = f"{evaluation.dataset.name}, {content['settings']['split']}"
+  return html.page(
+    f"{title}: mIoU {_percent(content['miou'])}",
+    _subtitle(content) + (f"; compared with {_name(other)}" if other else ""),
+    {
+      "": _cards(content, other),
+      "Classes": html.columns(tags["iou"], tags["confusion"]),
+      "Boundaries and confidence": html.columns(*curves),
+      "Worst images": _rows(evaluation, evaluation.detail.worst),
+      "Best images": _rows(evaluation, evaluation.detail.best),
+    },
+  )
+
+
+def _subtitle(content: Mapping[str, Any]) -> str:
+  settings = content["settings"]
+  scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
+  flip = " and mirrored" if settings["flip"] else ""
+  absent = content["absent_classes"]
+  missing = f" (absent: {', '.join(absent)})" if absent else ""
+  return (
+    f"{_name(content)}, scales {scales}{flip}; {content['images']} images; "
+    f"means over {content['classes_in_mean']} of {len(content['class_names'])} "
+    f"classes{missing}; {settings['devices']} x {settings['device']}"
+  )
+
+
+def _name(content: Mapping[str, Any]) -> str:
+  settings = content["settings"]
+  return f"{settings['backbone']}, output stride {settings['output_stride']}"
+
+
+def _cards(content, other) -> str:
+  """The figures of the split, the other's in brackets."""
+  figures = {}
+  for title, name in _SHARES.items():
+    figures[title] = _percent(content[name])
+    if other:
+      figures[title] += f" ({_percent(other[name])})"
+  speed = content["images"] / content["seconds"]
+  figures["images a second"] = f"{speed:.1f}"
+  figures["peak memory"] = f"{content['peak_memory_bytes'] / 1e9:.2f} GB"
+  return html.cards(figures)
+
+
+def _rows(evaluation: Evaluation, examples: list[Example]) -> str:
+  """Image, truth, prediction and errors of each example."""
+  colors = evaluation.dataset.colors
+  rows = []
+  for example in examples:
+    labels, predictions = example.labels, example.predictions
+    overlay = visualize.overlay(example.image, predictions, colors)
+    cells = {
+      "image": html.photo(example.image),
+      "truth": html.drawing(visualize.colorize(labels, colors)),
+      "prediction": html.photo(overlay),
+      "wrong pixels": html.drawing(visualize.error_map(labels, predictions)),
+    }
+    heading = f"{example.name}: mIoU {_percent(example.miou)}"
+    rows.append(html.row(heading, cells))
+  legend = html.legend(dict(zip(evaluation.class_names, colors)))
+  return legend + "".join(rows)
+
+
+def _percent(value: float | None) -> str:
+  return "none" if value is None else f"{100 * value:.2f} %"
+
+
+def _numbers(values: list[float | None]) -> list[float]:
+  return [math.nan if value is None else value for value in values]
