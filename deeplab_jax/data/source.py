@@ -34,13 +34,9 @@ class Source:
   def __init__(self, directory: pathlib.Path, split: str, info: DatasetInfo):
     builder = tfds.builder_from_directory(directory)
     metadata = builder.info.metadata
+    expression = _expression(split, info, metadata)
+    names = _names(expression)
     largest = metadata["largest"]
-    expression = info.unions.get(split, split)
-    if metadata["partial"] and split in info.unions:  # a sample may lack a part
-      parts = [part for part in expression.split("+") if part in largest]
-      expression = "+".join(parts) or expression
-    # "train[:10%]+val" is made of parts of "train" and "val".
-    names = [part.split("[")[0].strip() for part in expression.split("+")]
     if not set(names) <= set(largest):
       raise ValueError(
         f"split {split!r} must be one of {', '.join([*largest, *info.unions])} "
@@ -76,6 +72,20 @@ class SegmentationSource(Source):
       "label": cv2.imdecode(label, cv2.IMREAD_GRAYSCALE),
       "name": record["name"],
     }
+
+
+def _expression(split: str, info: DatasetInfo, metadata: dict[str, Any]) -> str:
+  """`split` as TFDS understands it; a sample may lack a part of a union."""
+  expression = info.unions.get(split, split)
+  if metadata["partial"] and split in info.unions:
+    there = [n for n in _names(expression) if n in metadata["largest"]]
+    return "+".join(there) or expression
+  return expression
+
+
+def _names(expression: str) -> list[str]:
+  """The stored splits of an expression: train and val of "train[:9%]+val"."""
+  return [part.split("[")[0].strip() for part in expression.split("+")]
 
 
 def prepared(data_config: ml_collections.ConfigDict) -> pathlib.Path:
