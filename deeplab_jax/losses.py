@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deeplab_jax.models.layers import resize_bilinear
-
-IGNORE = 255  # The label of pixels that count nowhere, in every batch.
+from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.models import resize_bilinear
 
 
 def cross_entropy(

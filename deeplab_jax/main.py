@@ -28,6 +28,9 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "What to evaluate; the workdir's newest by default."
 )
+_COMPARE = flags.DEFINE_string(
+  "compare", None, "Another evaluation to show beside: its workdir."
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -38,7 +41,8 @@ def main(arguments: list[str]) -> None:
   config, workdir = _CONFIG.value, _WORKDIR.value
   if _MODE.value == "eval":
     config_lib.check(config)
-    evaluate.report(_CHECKPOINT.value or workdir, config, workdir)
+    checkpoint = _CHECKPOINT.value or workdir
+    evaluate.report(checkpoint, config, workdir, compare=_COMPARE.value)
   else:
     evaluating = _MODE.value == "train_and_eval"
     train.train_and_evaluate(config, workdir, evaluating=evaluating)

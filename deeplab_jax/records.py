@@ -51,8 +51,9 @@ class Records:
     row = {k: None if math.isnan(v) else v for k, v in values.items()}
     self._lines.write(json.dumps({"step": step, **row}) + "\n")
     self._lines.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    for name, value in row.items():
+      if value is not None:
+        self._board.add_scalar(name, value, step)
     if "eval/miou" in values:
       self._mious[step] = values["eval/miou"]
       self._board.flush()

@@ -3,10 +3,13 @@
 import pathlib
 import runpy
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
+from deeplab_jax import optimizer, sharding, state, train
 from deeplab_jax.models import DeepLab, model_to_dict
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -40,11 +43,31 @@ def test_every_config_is_locked_and_says_how_it_ended(
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
-def test_every_config_shrinks_with_runlocal(path):
+def test_every_config_traces_a_step_with_runlocal(path):
   config = _load(path, "runlocal")
   config_lib.check(config)
   assert config.steps <= 2 and config.data.name == "shapes"
   assert config.model == _load(path).model
+  model = config_lib.make_model(config, num_classes=7)
+  rule = optimizer.make_optimizer(config)
+  crop = tuple(config.data.crop_size)
+  start = jax.eval_shape(lambda: state.create_state(model, rule, crop, 0))
+  step = state.make_train_step(model, rule, config, sharding.make_mesh())
+  batch = {
+    "image": jax.ShapeDtypeStruct((config.batch_size, *crop, 3), np.uint8),
+    "label": jax.ShapeDtypeStruct((config.batch_size, *crop), np.uint8),
+  }
+  after, _ = jax.eval_shape(step, start, batch)
+  assert jax.tree.structure(after) == jax.tree.structure(start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_every_config_runs_with_runlocal(path, tmp_path):
+  config = _load(path, "runlocal")
+  config.data.data_dir = str(tmp_path / "data")
+  miou = train.train_and_evaluate(config, tmp_path / "run")
+  assert 0 <= miou <= 1
 
 
 def test_check_passes_the_base_config():

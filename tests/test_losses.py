@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab_jax import losses
+from deeplab_jax.data.preprocess import IGNORE
 
 # Case of golden/loss.npz: (labels, arguments).
 _CASES = {
@@ -63,7 +64,7 @@ def test_cross_entropy_at_the_resolution_of_the_logits(golden):
 
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_cross_entropy_of_nothing_labelled_is_zero(golden, fraction):
-  ignored = jnp.full((2, 33, 41), losses.IGNORE, jnp.uint8)
+  ignored = jnp.full((2, 33, 41), IGNORE, jnp.uint8)
   found, gradient = jax.value_and_grad(losses.cross_entropy)(
     golden["logits"], ignored, hard_pixel_fraction=fraction
   )

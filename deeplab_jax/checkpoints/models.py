@@ -9,10 +9,10 @@ import numpy as np
 
 from deeplab_jax.checkpoints import items
 from deeplab_jax.models import (
+  BACKBONES,
   DeepLab,
   model_from_dict,
   model_to_dict,
-  padding_value,
 )
 
 Path = pathlib.Path | str
@@ -42,15 +42,14 @@ def write_model_json(folder: Path, model: DeepLab, **fields: Any) -> None:
   """Writes `model.json`: format, model, preprocessing and `fields`.
 
   `fields` are `dataset` {name, class_names, colors, ignore_label}, `source`,
-  `license`, `evaluation`, or a `preprocessing` of the weights' own: the
-  network's input is (image - mean) * scale for RGB images of 0..255.
+  `license`, `evaluation`. As `preprocessing` says, the network's input is
+  (image - mean) * scale for RGB images of 0..255.
   """
-  mean = padding_value(model.backbone)
-  scale = 2 / 255 if mean == (127.5,) * 3 else 1.0
+  backbone = BACKBONES[model.backbone]
   content = {
     "format": FORMAT,
     "model": model_to_dict(model),
-    "preprocessing": {"mean": list(mean), "scale": [scale] * 3},
+    "preprocessing": {"mean": backbone.mean, "scale": backbone.scale},
     **fields,
   }
   write_json(pathlib.Path(folder) / "model.json", content)
