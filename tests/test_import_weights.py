@@ -303,6 +303,35 @@ def test_quantised_mobilenet_gives_the_stored_imagenet_logits(shared):
   np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_folded_deeplab_computes_the_same(arrays):
+  folded = dict(arrays)
+  for name, gamma in arrays.items():
+    layer, found, _ = name.partition("/BatchNorm/gamma")
+    if found:
+      _fold(folded, layer, gamma)
+  assert not any("BatchNorm" in name for name in folded)
+  images = np.random.default_rng(0).uniform(-1, 1, (1, 65, 65, 3))
+  wanted, found = (
+    jax.jit(SMALL.apply)(from_tensorflow(given, SMALL), np.float32(images))
+    for given in (arrays, folded)
+  )
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def _fold(arrays, layer, gamma):
+  epsilon = 1e-3 if layer.startswith("MobilenetV2/") else 1e-5
+  beta, mean, variance = (
+    arrays.pop(f"{layer}/BatchNorm/{statistic}")
+    for statistic in ("beta", "moving_mean", "moving_variance")
+  )
+  del arrays[f"{layer}/BatchNorm/gamma"]
+  factor = gamma / np.sqrt(variance + epsilon)
+  depthwise = f"{layer}/depthwise_weights" in arrays
+  kernel = f"{layer}/{'depthwise_' if depthwise else ''}weights"
+  arrays[kernel] = arrays[kernel] * (factor[:, None] if depthwise else factor)
+  arrays[f"{layer}/biases"] = beta - mean * factor
+
+
 def test_imagenet_weights_fill_the_backbone_alone(shared):
   folder = shared / "weights/mobilenet_v2_1.0_224_imagenet_ptq"
   arrays = import_weights.read(folder / "weights_int8.npz")

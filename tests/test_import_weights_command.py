@@ -94,7 +94,7 @@ def test_imagenet_weights_become_a_backbone(quantised, tmp_path, capsys):
   scale = arrays["MobilenetV2/Conv/weights#scale"]
   np.testing.assert_array_equal(kernel, stored * scale)
   total = capsys.readouterr().out.splitlines()[-2].split()
-  assert total == ["total", "255", "7", str(len(official_shapes(model)) - 255)]
+  assert total == ["total", "255", "4", str(len(official_shapes(model)) - 255)]
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,11 @@ def _low_levels(shapes: Shapes, backbone: str) -> dict[int | None, str]:
   """Channels to name of the low-level features."""
   if backbone.startswith("mobilenet_v2"):
     scope = backbone_scope(backbone)
-    norms = [
-      f"{scope}/expanded_conv_{block}/depthwise/BatchNorm/gamma"
+    kernels = [
+      f"{scope}/expanded_conv_{block}/depthwise/depthwise_weights"
       for block in _MOBILENET_BLOCKS
     ]
-    channels = [shapes.get(norm, (None,))[0] for norm in norms]
+    channels = [shapes.get(name, (None, None))[-2] for name in kernels]
   else:
     channels = _LOW_LEVELS[backbone.split("_")[0]]
   return dict(zip(channels, ("conv2", "conv3", "conv4")))

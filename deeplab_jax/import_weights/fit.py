@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.import_weights.folded import unfold
+from deeplab_jax.import_weights.folded import dequantize, unfold
 from deeplab_jax.import_weights.names import backbone_scope, official_name
 from deeplab_jax.models import Classifier, DeepLab
 
@@ -69,7 +69,6 @@ def fit(
   """As `from_tensorflow`, with a report of what went where."""
   if parts not in ("all", "backbone"):
     raise ValueError(f"parts must be 'all' or 'backbone'; got {parts!r}")
-  arrays = unfold(arrays)
   leaves = _leaves(model)
   drawn = {
     path
@@ -80,6 +79,7 @@ def fit(
   drawn_names = {leaves[path][0] for path in drawn}
   wanted = {path: leaf for path, leaf in leaves.items() if path not in drawn}
   expected = dict(wanted.values())
+  arrays = unfold(dequantize(arrays), expected, model.backbone)
   skipped = {
     name
     for name in set(arrays) - set(expected)

@@ -4,40 +4,52 @@ TensorFlow Lite's exporters store `kernel = gamma / sigma * kernel` and a bias
 in place of batch norm, and may store kernels in 8 bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models import BACKBONES
+from deeplab_jax.models.aspp import HEAD_NORM
 
-_SCOPE = f"{backbone_scope('mobilenet_v2')}/"
-_VARIANCE = 1 - BACKBONES["mobilenet_v2"].norm.epsilon
+_GAMMA = "/BatchNorm/gamma"
 
 
-def unfold(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Undoes quantisation and gives a folded MobileNetV2 its batch norm back.
+def dequantize(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Arrays with float kernels in place of integers.
 
   Args:
     arrays: by official name. A quantised `<name>` goes with `<name>#scale` and,
-      unless 0, `<name>#zero_point`, both along its output axis.
-
-  Returns:
-    float kernels under the same names; where no MobileNetV2 layer has a batch
-    norm, each `biases` becomes one of scale 1, mean 0 and variance
-    1 - epsilon, which computes the same. Anything else as it was.
+      unless 0, `<name>#zero_point`: scalars, or one along its output axis.
   """
-  arrays = {
+  return {
     name: _dequantized(name, arrays) for name in arrays if "#" not in name
   }
-  if any(n.startswith(_SCOPE) and "/BatchNorm/" in n for n in arrays):
-    return arrays
-  unfolded = {}
-  for name, array in arrays.items():
-    if _is_folded_bias(name):
-      unfolded |= _batch_norm(name.removesuffix("/biases"), array)
-    else:
-      unfolded[name] = array
+
+
+def unfold(
+  arrays: Mapping[str, np.ndarray], expected: Iterable[str], backbone: str
+) -> dict[str, np.ndarray]:
+  """Gives layers the batch norm back that was folded into them.
+
+  Args:
+    arrays: by official name.
+    expected: names of the model's variables.
+    backbone: the model's.
+
+  Returns:
+    The arrays; where the model has a batch norm and the arrays have `biases`
+    instead, these become one of scale 1, mean 0 and variance 1 - epsilon, which
+    computes the same.
+  """
+  unfolded = dict(arrays)
+  layers = [n.removesuffix(_GAMMA) for n in expected if n.endswith(_GAMMA)]
+  for layer in layers:
+    if f"{layer}{_GAMMA}" not in arrays and f"{layer}/biases" in arrays:
+      in_backbone = layer.split("/")[0] == backbone_scope(backbone)
+      norm = BACKBONES[backbone].norm if in_backbone else HEAD_NORM
+      bias = unfolded.pop(f"{layer}/biases")
+      unfolded |= _batch_norm(layer, bias, norm.epsilon)
   return unfolded
 
 
@@ -50,18 +62,10 @@ def _dequantized(name, arrays):
   return (kernel - zero) * np.reshape(arrays[f"{name}#scale"], shape)
 
 
-def _is_folded_bias(name):
-  return (
-    name.startswith(_SCOPE)
-    and name.endswith("/biases")
-    and not name.startswith(f"{_SCOPE}Logits/")
-  )
-
-
-def _batch_norm(layer, bias):
+def _batch_norm(layer, bias, epsilon):
   return {
     f"{layer}/BatchNorm/gamma": np.ones_like(bias),
     f"{layer}/BatchNorm/beta": bias,
     f"{layer}/BatchNorm/moving_mean": np.zeros_like(bias),
-    f"{layer}/BatchNorm/moving_variance": np.full_like(bias, _VARIANCE),
+    f"{layer}/BatchNorm/moving_variance": np.full_like(bias, 1 - epsilon),
   }
