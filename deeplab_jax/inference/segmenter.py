@@ -1,8 +1,9 @@
 """Images of any size to labels, probabilities and overlays."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from deeplab_jax import visualize
 from deeplab_jax.inference.crops import can_confine
+from deeplab_jax.inference.folding import fold, folded
 from deeplab_jax.inference.fusion import predict_fn
 from deeplab_jax.inference.tiles import ALIGNMENT, windows
 from deeplab_jax.models import DeepLab
@@ -48,6 +50,7 @@ class Segmenter:
     evaluation_size: Size = (1, 1),
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    fold_batch_norm: bool = False,
     max_pixels: int = 2049 * 2049,
     tile: int = 1025,
   ):
@@ -62,6 +65,7 @@ class Segmenter:
         at, such as (513, 513).
       scales: multiples of 1/4 whose probabilities are averaged.
       flip: whether to average over the mirror images, too.
+      fold_batch_norm: whether to fold batch norms into kernels, see `folding`.
       max_pixels: larger crops are cut into tiles.
       tile: side of a tile, a multiple of 32 (128 with several scales) plus 1.
     """
@@ -70,18 +74,12 @@ class Segmenter:
     self.class_names = tuple(class_names)
     self.colors = tuple(map(tuple, colors))
     self.evaluation_size = tuple(evaluation_size)
-    self._variables = jax.device_put(variables)
     self._max_pixels, self._tile = max_pixels, tile
     self._grain = _grain(scales)
-    predict = predict_fn(model, scales, flip)
-
-    @functools.partial(jax.jit, static_argnames="want")
-    def run(variables, image, size, crop, want):
-      crops = None if crop is None else crop[None]
-      labels, probabilities = predict(variables, image[None], size[None], crops)
-      return _OUTPUTS[want](labels[0], probabilities[0])
-
-    self._run = run
+    if fold_batch_norm:
+      variables = fold(model, variables)
+    self._variables = jax.device_put(variables)
+    self._run = _compiled(predict_fn(model, scales, flip), fold_batch_norm)
 
   @classmethod
   def from_model_json(
@@ -190,6 +188,19 @@ class Segmenter:
     confine = crop is not None and can_confine(self.model)
     limits = np.array(crop, np.int32) if confine else None
     return np.asarray(self._run(self._variables, padded, size, limits, want))
+
+
+def _compiled(predict: Callable, is_folded: bool) -> Callable:
+  """The program for one image; `want` is a key of `_OUTPUTS`."""
+
+  @functools.partial(jax.jit, static_argnames="want")
+  def run(variables, image, size, crop, want):
+    crops = None if crop is None else crop[None]
+    with folded() if is_folded else contextlib.nullcontext():
+      labels, probabilities = predict(variables, image[None], size[None], crops)
+    return _OUTPUTS[want](labels[0], probabilities[0])
+
+  return run
 
 
 def _uncertainty(labels, probabilities):

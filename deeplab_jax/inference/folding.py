@@ -1,0 +1,74 @@
+"""Batch normalisation folded into the kernels before it, for inference.
+
+With stored statistics, batch norm is a factor and an offset per channel. The
+factor goes into the convolution's kernel; what is left to do is one addition.
+The folded parameters keep their names and shapes: kernels are multiplied,
+`norm/bias` becomes the offset, and the rest of `norm` is no longer read.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.layers import BatchNorm
+
+
+def fold(model: nn.Module, variables: Any) -> Any:
+  """Folds the batch norms of `variables` into its kernels.
+
+  Args:
+    model: the network.
+    variables: `{"params", "batch_stats"}`.
+
+  Returns:
+    variables of the same structure, to be used within `folded` only.
+  """
+  params = flax.traverse_util.flatten_dict(variables["params"])
+  stats = flax.traverse_util.flatten_dict(variables["batch_stats"])
+  for path, epsilon in _epsilons(model, variables).items():
+    scale, bias = params[*path, "scale"], params[*path, "bias"]
+    factor = scale * jax.lax.rsqrt(stats[*path, "var"] + epsilon)
+    kernel = next(
+      (*path[:-1], name)
+      for name in ("kernel", "depthwise_kernel")
+      if (*path[:-1], name) in params
+    )
+    # The output channel is the last axis of both kinds.
+    params[kernel] = params[kernel] * factor
+    params[*path, "bias"] = bias - stats[*path, "mean"] * factor
+  return {
+    "params": flax.traverse_util.unflatten_dict(params),
+    "batch_stats": variables["batch_stats"],
+  }
+
+
+def _epsilons(model: nn.Module, variables: Any) -> dict[tuple, float]:
+  """The epsilon of every batch norm, by the path of its parameters."""
+  found = {}
+
+  def note(next_method, args, kwargs, context):
+    if isinstance(context.module, BatchNorm):
+      found[context.module.path] = context.module.epsilon
+    return next_method(*args, **kwargs)
+
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  with nn.intercept_methods(note):
+    jax.eval_shape(model.apply, variables, images)
+  return found
+
+
+def folded() -> AbstractContextManager:
+  """Within it, networks are applied to folded variables."""
+  return nn.intercept_methods(_only_add)
+
+
+def _only_add(next_method, args, kwargs, context):
+  module = context.module
+  if not isinstance(module, BatchNorm) or context.method_name != "__call__":
+    return next_method(*args, **kwargs)
+  x = args[0]
+  return x + module.get_variable("params", "bias").astype(x.dtype)

@@ -1,0 +1,116 @@
+"""The network confined to crops and with folded batch norms; window spans."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab_jax import inference
+from deeplab_jax.inference import crops, folding, tiles
+from tests.tiny_segmenter import make_variables, random_image, tiny_model
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    {"atrous_rates": (6, 12), "decoder": ("conv2",)},
+    {"backbone": "resnet_50", "output_stride": 8, "width_multiplier": 1.0},
+    {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
+    pytest.param(
+      {
+        "backbone": "xception_41",
+        "width_multiplier": 1.0,
+        "decoder": ("conv3", "conv2"),
+      },
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
+  model = tiny_model(**arguments)
+  variables = make_variables(model)
+  image = np.zeros((1, 97, 129, 3), np.float32)
+  image[:, :65, :97] = np.random.default_rng(0).normal(size=(1, 65, 97, 3))
+  crop = jnp.array([[65, 97]])
+  apply = jax.jit(
+    lambda images, crops_: crops.apply_confined(
+      model, variables, images, crops_
+    )
+  )
+  expected = np.asarray(apply(image[:, :65, :97], None))
+  rows, columns = expected.shape[1:3]
+  confined = np.asarray(apply(image, crop))[:, :rows, :columns]
+  loose = np.asarray(apply(image, None))[:, :rows, :columns]
+  largest = np.abs(expected).max()
+  np.testing.assert_allclose(confined, expected, atol=1e-5 * largest)
+  # Without, the canvas shows through the pooling and across the border.
+  assert np.abs(loose - expected).max() > 1e-3 * largest
+
+
+def test_canvas_does_not_change_fused_views():
+  model = tiny_model()
+  variables = make_variables(model)
+  predict = jax.jit(inference.predict_fn(model, (0.5, 1.25), flip=True))
+  image = random_image(100, 120)
+  size, crop = np.array([[100, 120]]), np.array([[129, 129]])
+  results = []
+  for canvas, limits in (((129, 129), None), ((257, 385), crop)):
+    padded = np.zeros((1, *canvas, 3), np.uint8)
+    padded[0, :100, :120] = image
+    _, probabilities = predict(variables, padded, size, limits)
+    results.append(np.asarray(probabilities)[0, :100, :120])
+  np.testing.assert_allclose(*results, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    {"atrous_rates": (6,), "decoder": ("conv2",)},
+    {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
+  ],
+)
+def test_folded_network_equals_the_original(arguments):
+  model = tiny_model(**arguments)
+  variables = make_variables(model)
+  images = np.random.default_rng(0).normal(size=(2, 65, 49, 3))
+  images = images.astype(np.float32)
+  expected = jax.jit(model.apply)(variables, images)
+  variables = folding.fold(model, variables)
+  with folding.folded():
+    logits = jax.jit(lambda v, x: model.apply(v, x))(variables, images)
+  tolerance = 1e-4 * np.abs(expected).max()
+  np.testing.assert_allclose(logits, expected, atol=tolerance)
+
+
+def test_folded_network_reads_no_statistics():
+  model = tiny_model()
+  variables = folding.fold(model, make_variables(model))
+  spoilt = {
+    "params": variables["params"],
+    "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"]),
+  }
+  images = np.ones((1, 33, 33, 3), np.float32)
+  with folding.folded():
+    apply = jax.jit(lambda v, x: model.apply(v, x))
+    np.testing.assert_array_equal(
+      apply(spoilt, images), apply(variables, images)
+    )
+
+
+@pytest.mark.parametrize("length", [1, 64, 65, 66, 97, 500, 1025])
+def test_spans_divide_the_axis(length):
+  cut = tiles.spans(length, tile=97, margin=8)
+  decided = [i for span in cut for i in range(span.first, span.end)]
+  assert decided == list(range(length))
+  for span in cut:
+    assert span.start % 32 == 0
+    assert span.start <= span.first and span.end <= span.start + 97
+
+
+def test_spans_keep_off_the_borders():
+  cut = tiles.spans(2000, tile=97, margin=16)
+  assert len(cut) == 31
+  for span in cut[1:]:
+    assert span.first - span.start >= 16
+  for span in cut[:-1]:
+    assert span.start + 97 - span.end >= 16
