@@ -25,7 +25,7 @@ from deeplab_jax.import_weights.releases import (
   find_release,
 )
 from deeplab_jax.import_weights.sources import read
-from deeplab_jax.models import BACKBONES, model_from_dict
+from deeplab_jax.models import model_from_dict
 
 # Of a head that is drawn anew for nobody knows which classes: PASCAL VOC's.
 _DEFAULT_CLASSES = 21
@@ -93,7 +93,6 @@ def convert(
     out,
     model,
     variables,
-    preprocessing=_preprocessing(model.backbone),
     dataset=_dataset(dataset, model.num_classes),
     source=_source(release.url if release else str(path), path),
     license=license or (LICENSE if release else "unknown"),
@@ -162,11 +161,6 @@ def _num_classes(dataset, given, inferred) -> int:
       f" {count} classes: leave one of the two out"
     )
   return count
-
-
-def _preprocessing(backbone: str) -> dict[str, Any]:
-  entry = BACKBONES[backbone]
-  return {"mean": entry.mean, "scale": entry.scale}
 
 
 def _dataset(name: str | None, num_classes: int) -> dict[str, Any]:
