@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.backbones import build_backbone
+from deeplab_jax.models.backbones import build_backbone, find_backbone
 from deeplab_jax.models.layers import Conv, ConvNorm, truncated_normal
-from deeplab_jax.models.mobilenet import KERNEL_INIT, NORM
+from deeplab_jax.models.mobilenet import KERNEL_INIT
 
 # Share of the pooled features that training drops.
 _DROPOUT = {"xception": 0.5, "mobilenet": 0.2, "resnet": 0.0}
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
     if self.backbone.startswith("mobilenet_v2"):
       x = ConvNorm(
         int(1280 * max(1, self.width_multiplier)),
-        NORM,
+        find_backbone(self.backbone).norm,
         activation=nn.relu6,
         kernel_init=KERNEL_INIT,
         dtype=self.dtype,
