@@ -4,6 +4,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import cv2
 import numpy as np
@@ -224,6 +226,80 @@ def test_files_that_fail_are_named_and_the_others_done(
   assert reasons["3.png"] == "not a picture in a known format"
   assert "Is a directory" in reasons["7.png"]
   assert len(list((tmp_path / "out/overlays").glob("*.png"))) == 9
+
+
+# -------------------------------------------------------------- packages
+
+
+def _predicted(folder, names, labels) -> list[predict.Job]:
+  """Pictures in FOLDER/in with their labels in FOLDER/out/labels."""
+  for name in names:
+    for path, array in (
+      (folder / "in" / f"{name}.png", np.zeros((*labels.shape, 3), np.uint8)),
+      (folder / "out/labels" / f"{name}.png", labels),
+    ):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(array).save(path)
+  return predict.find_jobs([folder / "in"], folder / "out")
+
+
+def _small(monkeypatch, name, num_images):
+  """Makes the test split of a server as small as the test's."""
+  server = predict.SERVERS[name]._replace(num_images=num_images)
+  monkeypatch.setitem(predict.SERVERS, name, server)
+
+
+def test_servers_expect_the_published_splits():
+  assert predict.SERVERS["voc2012_comp6"].num_images == 1456
+  assert predict.SERVERS["cityscapes"].num_images == 1525
+
+
+def test_voc_package_has_folder_and_palette(tmp_path, monkeypatch):
+  labels = np.array([[0, 1, 20], [15, 7, 0]], np.uint8)
+  jobs = _predicted(tmp_path, ("2008_000006", "2011_003276"), labels)
+  _small(monkeypatch, "voc2012_comp5", 2)
+  archive = predict.pack("voc2012_comp5", jobs, tmp_path / "out")
+  assert archive == tmp_path / "out/voc2012_comp5.tar.gz"
+  folder = "results/VOC2012/Segmentation/comp5_test_cls"
+  with tarfile.open(archive) as packed:
+    names = [f"{folder}/2008_000006.png", f"{folder}/2011_003276.png"]
+    assert packed.getnames() == names
+    picture = Image.open(packed.extractfile(names[1]))
+    np.testing.assert_array_equal(np.asarray(picture), labels)
+  palette = np.reshape(picture.getpalette(), (256, 3))
+  np.testing.assert_array_equal(palette, visualize.voc_colormap())
+
+
+def test_cityscapes_package_has_the_own_ids(tmp_path, monkeypatch):
+  labels = np.array([[0, 1, 2], [13, 17, 18]], np.uint8)
+  name = "berlin/berlin_000000_000019_leftImg8bit"
+  jobs = _predicted(tmp_path, (name,), labels)
+  _small(monkeypatch, "cityscapes", 1)
+  with zipfile.ZipFile(predict.pack("cityscapes", jobs, tmp_path / "out")) as f:
+    assert f.namelist() == ["berlin_000000_000019.png"]
+    with Image.open(f.open("berlin_000000_000019.png")) as picture:
+      assert picture.mode == "L"
+      sent = np.asarray(picture)
+  # road, sidewalk, building; car, motorcycle, bicycle
+  np.testing.assert_array_equal(sent, [[7, 8, 11], [26, 32, 33]])
+
+
+def test_package_lists_every_fault(tmp_path, monkeypatch):
+  labels = np.array([[0, 255]], np.uint8)
+  jobs = _predicted(tmp_path, ("2008_000006", "holiday"), labels)
+  Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(jobs[1].source)
+  jobs.append(predict.Job(tmp_path / "2008_000007.jpg", "2008_000007.png"))
+  with pytest.raises(ValueError) as caught:
+    predict.pack("voc2012_comp6", jobs, tmp_path / "out")
+  for fault in (
+    "has 1456 pictures, got 3",
+    "2008_000006.png: label 255, allowed are 0..20",
+    "holiday.png: name is not like",
+    "holiday.png: size is (2, 1), its picture's (2, 2)",
+    "2008_000007.png: missing",
+  ):
+    assert fault in str(caught.value)
+  assert not list((tmp_path / "out").glob("*.tar.gz"))
 
 
 # --------------------------------------------------------------- command

@@ -4,7 +4,8 @@
 
 DIR/labels/<name>.png holds class numbers, with the classes' colours as palette;
 DIR/overlays/<name>.png shows them over the picture. Exit status 1 if a picture
-could not be done; the others are.
+could not be done; the others are. `--package NAME` also packs the labels of a
+whole test split for its server, see `packages`.
 """
 
 import argparse
@@ -18,9 +19,19 @@ import deeplab_jax
 from deeplab_jax import sharding
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import Job, find_jobs
+from deeplab_jax.predict.packages import SERVERS, pack
 from deeplab_jax.predict.reading import read_image
 
-__all__ = ["Failure", "Job", "find_jobs", "main", "predict_files", "read_image"]
+__all__ = [
+  "SERVERS",
+  "Failure",
+  "Job",
+  "find_jobs",
+  "main",
+  "pack",
+  "predict_files",
+  "read_image",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
   print(f"{done} of {len(jobs)} pictures done in {seconds:.1f} s: {flags.out}")
   for failure in failures:
     print(f"failed: {failure.source}: {failure.reason}", file=sys.stderr)
-  return 1 if failures else 0
+  if failures:
+    return 1
+  return _pack(flags.package, jobs, flags.out) if flags.package else 0
+
+
+def _pack(name: str, jobs: Sequence[Job], out: str) -> int:
+  try:
+    print(f"packed: {pack(name, jobs, out)}")
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -76,6 +98,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--flip", action="store_true", help="average over mirror images, too"
+  )
+  parser.add_argument(
+    "--package", choices=SERVERS, help="also pack the labels for a test server"
   )
   return parser.parse_args(arguments)
 
