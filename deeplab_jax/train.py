@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
 from deeplab_jax import evaluate, sharding
+from deeplab_jax.calibrate import calibrate, folded_layers
 from deeplab_jax.checkpoints import Checkpoints
 from deeplab_jax.data import datasets, pipeline
 from deeplab_jax.data.datasets import DatasetInfo
-from deeplab_jax.models import DeepLab, padding_value
+from deeplab_jax.models import DeepLab, padding_value, preprocess
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.preemption import StopRequest
 from deeplab_jax.progress import Progress
@@ -64,7 +65,7 @@ def train_and_evaluate(
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     stack.callback(checkpoints.close)
-    state, origin = _starting_point(state, checkpoints, config)
+    state, origin = _starting_point(state, checkpoints, config, model, mesh)
     first = jax.process_index() == 0
     run = _Run(
       config=config,
@@ -116,18 +117,48 @@ class _Run:
 
 
 def _starting_point(
-  state: TrainState, checkpoints: Checkpoints, config: ConfigDict
+  state: TrainState,
+  checkpoints: Checkpoints,
+  config: ConfigDict,
+  model: DeepLab,
+  mesh: Mesh,
 ) -> tuple[TrainState, str]:
-  """The state to go on from, and a line saying where it comes from."""
+  """The state to go on from, and lines saying where it comes from."""
   restored = checkpoints.restore_newest(abstract(state))
   if restored is not None:
     return restored, f"continuing from step {restored.step}"
-  if config.init_from:
-    state, report = checkpoints_lib.initialize_from(
-      state, config.init_from, config.init_parts
+  if not config.init_from:
+    return state, "starting from random weights"
+  state, report = checkpoints_lib.initialize_from(
+    state, config.init_from, config.init_parts
+  )
+  origin = f"starting from {config.init_from}\n{report}"
+  folded = folded_layers(state.variables)
+  if folded and config.train_batch_norm:
+    state = _calibrated(state, folded, config, model, mesh)
+    origin += (
+      f"\n{len(folded)} folded batch norms calibrated on the first batch"
     )
-    return state, f"starting from {config.init_from}\n{report}"
-  return state, "starting from random weights"
+  return state, origin
+
+
+def _calibrated(
+  state: TrainState,
+  folded: list[tuple[str, ...]],
+  config: ConfigDict,
+  model: DeepLab,
+  mesh: Mesh,
+) -> TrainState:
+  """`state` with batch norms that can be trained, see `calibrate`."""
+
+  def update(variables, images):
+    images = preprocess(images, model.backbone)
+    return calibrate(model, variables, folded, images)
+
+  images = {"image": next(_batches(config, 0))["image"]}
+  images = sharding.global_batch(images, mesh)["image"]
+  update = jax.jit(update, out_shardings=sharding.replicated(mesh))
+  return state.replace(**update(state.variables, images))
 
 
 def _write_descriptions(run: _Run) -> None:
@@ -172,7 +203,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   """Trains to the last step or until told to stop; saves either way."""
   config = run.config
   step = int(state.step)
-  batches = _batches(run, step)
+  batches = _batches(config, step)
   window = _Window(run, step)
   evaluating = _owes_evaluation(run, step)
   while True:
@@ -202,16 +233,16 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   return state
 
 
-def _batches(run: _Run, step: int) -> Iterator[dict[str, Any]]:
+def _batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
   """This process's rows of the global batches from `step` on."""
   return pipeline.train_batches(
-    run.config.data,
-    batch_size=run.config.batch_size,
-    seed=run.config.seed,
+    config.data,
+    batch_size=config.batch_size,
+    seed=config.seed,
     start_step=step,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    padding_value=padding_value(run.model.backbone),
+    padding_value=padding_value(config.model.backbone),
   )
 
 

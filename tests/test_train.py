@@ -191,7 +191,7 @@ def _start_two(folder, workdir, *flags) -> list[subprocess.Popen]:
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_stops_both(uninterrupted, folder):
+def test_sigterm_to_one_of_two_processes_stops_both(folder):
   workdir = folder / "two_terminated"
   flags = ("--config.steps=2000", "--config.checkpoint_every=2000")
   processes = _start_two(folder, workdir, *flags)
@@ -204,16 +204,19 @@ def test_sigterm_to_one_of_two_processes_stops_both(uninterrupted, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one(uninterrupted, folder):
-  workdir = folder / "two"
-  for process in _start_two(folder, workdir):
+def test_two_processes_agree_with_one(folder):
+  # Batch norm over 4 values is chaotic: rounding grows to percents in 5 steps.
+  flags = ("--config.train_batch_norm=False", "--config.lr=0.01")
+  alone, workdir = folder / "alone", folder / "two"
+  _finish(_start(folder, alone, *flags))
+  for process in _start_two(folder, workdir, *flags):
     _finish(process)
   losses = [
     [row["train/loss"] for row in _rows(run) if "train/loss" in row]
-    for run in (workdir, uninterrupted[0])
+    for run in (workdir, alone)
   ]
-  # Sums of another order, amplified over the steps.
-  np.testing.assert_allclose(losses[0][:20], losses[1][:20], rtol=1e-3)
+  assert len(losses[0]) == 40
+  np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(folder):
