@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import re
 import shutil
 import threading
 
@@ -269,8 +270,7 @@ def test_skip_bad_leaves_out_and_lists_the_fault(layout, fault):
   plant(layout)
   folder, skipped = _build(layout, skip_bad=True)
   assert len(skipped) == 1
-  with pytest.raises(checks.BadExample, match=message):
-    raise checks.BadExample(skipped[0])
+  assert re.search(message, skipped[0])
   source = SegmentationSource(folder, "train", _CAMVID)
   assert [source[i]["name"] for i in range(len(source))] == ["a"]
 

@@ -106,6 +106,7 @@ def test_nested_folders_and_other_suffixes(root):
   image.save(root / "images/city/scene_00.JPG", "JPEG")
   (root / "images/city/scene_00.png").unlink()
   (root / "images/.DS_Store").write_bytes(b"?")
+  (root / "images/city/._scene_00.png").write_bytes(b"left by macOS")
   assert _all(_config(root)).keys() == {"city/scene_00", "city/scene_01"}
 
 
@@ -113,7 +114,8 @@ def test_lists_and_names_of_classes(root):
   masks = _masks(5)
   _write(root, masks)
   names = list(masks)
-  (root / "train.txt").write_text("\n".join(names[:3]) + "\n")
+  lines = "\r\n".join(names[:3]) + "\r\n"  # as Notepad saves them
+  (root / "train.txt").write_text(lines, encoding="utf-8-sig")
   (root / "val.txt").write_text(f"{names[4]}.png\n")
   (root / "classes.txt").write_text("sky\nroad\ncar\nnever seen\n")
   config = _config(root)
@@ -315,6 +317,37 @@ _FAULTS = {
   "yaml without classes": (
     lambda root: (root / "classes.yaml").write_text("ignore_label: 255"),
     r"classes\.yaml: must have classes",
+  ),
+  "yaml with a class twice": (
+    lambda root: (root / "classes.yaml").write_text("classes: [a, b, a]"),
+    r"classes\.yaml: each class must have a name of its own, got a twice",
+  ),
+  "yaml with a key twice": (
+    lambda root: (root / "classes.yaml").write_text(
+      "classes: {a: [0, 0, 0], a: [1, 1, 1]}"
+    ),
+    r"classes\.yaml: must be YAML \(a is there twice\)",
+  ),
+  "yaml with a colour twice": (
+    lambda root: (root / "classes.yaml").write_text(
+      "classes: {a: [0, 0, 0], b: [0, 0, 0]}"
+    ),
+    r"classes\.yaml: each colour must be used once, got b's twice",
+  ),
+  "yaml with classes that are no names": (
+    lambda root: (root / "classes.yaml").write_text("classes: [{a: 1}]"),
+    r"classes\.yaml: must have classes, a list of names",
+  ),
+  "a class named twice": (
+    lambda root: (root / "classes.txt").write_text("a\nb\na\n"),
+    r"classes\.txt: each class must have a name of its own, got a twice",
+  ),
+  "a link to nothing": (
+    lambda root: (
+      _remove(root, "masks/scene_01.png"),
+      (root / "masks/scene_01.png").symlink_to(root / "gone.png"),
+    ),
+    r"scene_01\.png: cannot be read",
   ),
   "yaml with a colour that is none": (
     lambda root: (root / "classes.yaml").write_text(

@@ -67,7 +67,7 @@ def _fingerprint(folder: pathlib.Path) -> str:
   """Changes whenever a file in `folder` is added, removed or written."""
   digest = hashlib.sha256(str(folder.resolve()).encode())
   for path in sorted(files_below(folder)):
-    stat = path.stat()
+    stat = path.stat() if path.exists() else path.lstat()  # a broken link
     digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
   return digest.hexdigest()[:12]
 

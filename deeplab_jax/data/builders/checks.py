@@ -27,7 +27,20 @@ _PNG = (
 
 
 class BadExample(ValueError):
-  """One image or mask cannot be used; the message names its file."""
+  """One file of the source cannot be used.
+
+  Attributes:
+    file: which.
+    code: the kind of fault, as `deeplab_jax.doctor` calls it.
+    problem: what is allowed, what was found, and the remedy.
+  """
+
+  def __init__(self, file: str, code: str, problem: str):
+    super().__init__(file, code, problem)
+    self.file, self.code, self.problem = file, code, problem
+
+  def __str__(self) -> str:
+    return f"{self.file}: {self.problem}"
 
 
 def image_size(file: str, encoded: bytes) -> tuple[int, int]:
@@ -41,7 +54,9 @@ def image_size(file: str, encoded: bytes) -> tuple[int, int]:
   image = decode_image(encoded)
   if image is None:
     raise BadExample(
-      f"{file}: must be an image that OpenCV reads; convert it to PNG or JPEG"
+      file,
+      "unsupported-image",
+      "must be an image that OpenCV reads; convert it to PNG or JPEG",
     )
   return image.shape[:2]
 
@@ -75,8 +90,10 @@ def read_mask(file: str, encoded: bytes) -> np.ndarray:
   mask = decode_mask(file, encoded)
   if mask.ndim == 3:
     raise BadExample(
-      f"{file}: a mask must be an indexed or a one-channel image, got colours; "
-      "convert them to class indices"
+      file,
+      "colour-mask",
+      "a mask must be an indexed or a one-channel image, got colours; convert "
+      "them to class indices",
     )
   return mask
 
@@ -86,8 +103,10 @@ def decode_mask(file: str, encoded: bytes) -> np.ndarray:
   mask = _decode(file, encoded)
   if mask.format == "JPEG":
     raise BadExample(
-      f"{file}: a mask must be a PNG or another lossless file, got JPEG, which "
-      "alters labels; export it again"
+      file,
+      "jpeg-mask",
+      "a mask must be a PNG or another lossless file, got JPEG, which alters "
+      "labels; export it again",
     )
   if mask.mode == "1":
     return np.asarray(mask).astype(np.uint8)
@@ -115,8 +134,10 @@ def remap(file: str, mask: np.ndarray, labels: dict[int, int]) -> np.ndarray:
   wrong = [value for value in np.unique(mask).tolist() if value not in labels]
   if wrong:
     raise BadExample(
-      f"{file}: values must be {ranges(labels)}, got {_listed(wrong)}; correct "
-      "the mask or the list of classes"
+      file,
+      "id-out-of-range",
+      f"values must be {ranges(labels)}, got {_listed(wrong)}; correct the "
+      "mask or the list of classes",
     )
   values = np.array(sorted(labels))
   table = np.array([labels[value] for value in sorted(labels)], np.uint8)
@@ -154,8 +175,10 @@ def check_pair(
   if mask.shape != size:
     height, width = size
     raise BadExample(
-      f"{file}: a mask must have the size of its image, {width}x{height}, got "
-      f"{mask.shape[1]}x{mask.shape[0]}; make both from the same picture"
+      file,
+      "mask-size",
+      f"a mask must have the size of its image, {width}x{height}, got "
+      f"{mask.shape[1]}x{mask.shape[0]}; make both from the same picture",
     )
   allowed = set(range(info.num_classes))
   if info.ignore_label is not None:
@@ -163,8 +186,10 @@ def check_pair(
   wrong = [label for label in np.unique(mask).tolist() if label not in allowed]
   if wrong:
     raise BadExample(
-      f"{file}: labels must be {ranges(allowed)}, got {_listed(wrong)}; map "
-      "the mask's values to class indices"
+      file,
+      "id-out-of-range",
+      f"labels must be {ranges(allowed)}, got {_listed(wrong)}; map the mask's "
+      "values to class indices",
     )
 
 
@@ -178,6 +203,8 @@ def _decode(file: str, encoded: bytes) -> PIL.Image.Image:
     image.load()
   except Exception as error:  # whatever a decoder makes of broken bytes
     raise BadExample(
-      f"{file}: cannot be decoded as an image ({error}); replace the file"
+      file,
+      "undecodable",
+      f"cannot be decoded as an image ({error}); replace the file",
     ) from error
   return image

@@ -30,6 +30,18 @@ _FILE = "classes.yaml"
 _NAMES = "classes.txt"
 _IGNORE = 255
 _FIELDS = {"classes", "ignore_label", "ignore_color"}
+_SCALAR = str | int | float
+
+
+class _UniqueKeys(yaml.SafeLoader):
+  """Refuses a key given twice, of which YAML would keep the last."""
+
+  def construct_mapping(self, node: yaml.MappingNode, deep: bool = False):
+    keys = [self.construct_object(key) for key, _ in node.value]
+    for key in keys:
+      if keys.count(key) > 1:
+        raise yaml.YAMLError(f"{key} is there twice")
+    return super().construct_mapping(node, deep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +73,17 @@ class FolderClasses:
       mask = mask[..., 0]
     if mask.ndim == 3:
       raise BadExample(
-        f"{file}: a mask of colours needs {_FILE} with the colour of each "
-        "class, got none; write it, or index the mask"
+        file,
+        "colour-mask",
+        f"a mask of colours needs {_FILE} with the colour of each class, got "
+        "none; write it, or index the mask",
       )
     if not self.values:
       raise BadExample(
-        f"{file}: masks must be all in colours or all indexed, got both; "
-        "convert one kind"
+        file,
+        "mixed-masks",
+        "masks must be all in colours or all indexed, got both; convert one "
+        "kind",
       )
     return checks.remap(file, mask, self.values)
 
@@ -81,6 +97,7 @@ def find(tree: Tree, masks: Sequence[str]) -> FolderClasses:
   if _FILE in tree:
     return _from_yaml(tree.where(_FILE), tree.read(_FILE))
   names = tuple(tree.lines(_NAMES)) if _NAMES in tree else None
+  _check_names(tree.where(_NAMES), names or ())
   found = _values(tree, masks)
   if found.colors and names is None:
     return _from_colors(tree, found.colors)
@@ -89,6 +106,7 @@ def find(tree: Tree, masks: Sequence[str]) -> FolderClasses:
     return _indexed(names, bit_colors(2), None, {0: 0, _IGNORE: 1})
   if names is None:
     largest = max(found.indices - {_IGNORE}, default=0)
+    _check_count(tree.origin, largest + 1)
     names = tuple(f"class_{i}" for i in range(largest + 1))
   return _indexed(names, _palette(tree, masks[:1], len(names)), _IGNORE)
 
@@ -109,7 +127,6 @@ def _indexed(
   values: dict[int, int] | None = None,
 ) -> FolderClasses:
   """Classes whose masks hold labels, or else the given values."""
-  _check_count(len(names))
   if values is None:
     values = {label: label for label in range(len(names))}
     if ignore_label is not None:
@@ -120,10 +137,12 @@ def _indexed(
 def _from_colors(tree: Tree, codes: set[int]) -> FolderClasses:
   """A class for each colour of the masks, in the order of the codes."""
   if len(codes) > _IGNORE:
-    raise ValueError(
-      f"{tree.origin}: masks of colours must have at most {_IGNORE} of them, "
-      f"got {len(codes)}; were they resized with smoothing? Write {_FILE}, or "
-      "export them again"
+    raise BadExample(
+      tree.origin,
+      "too-many-colours",
+      f"masks of colours must have at most {_IGNORE} of them, got "
+      f"{len(codes)}; were they resized with smoothing? Write {_FILE}, or "
+      "export them again",
     )
   ordered = sorted(codes)
   colors = tuple(tuple(code.to_bytes(3)) for code in ordered)
@@ -135,28 +154,34 @@ def _from_colors(tree: Tree, codes: set[int]) -> FolderClasses:
 def _from_yaml(file: str, text: bytes) -> FolderClasses:
   fields = _fields(file, text)
   classes = fields["classes"]
+  names = tuple(str(name) for name in classes)
+  _check_names(file, names)
   if not isinstance(classes, dict):
     classes = dict.fromkeys(classes)
-  names = tuple(str(name) for name in classes)
   colors = [
     None if color is None else _color(file, name, color)
     for name, color in classes.items()
   ]
   ignore_label = fields.get("ignore_label", _IGNORE)
   if ignore_label is not None and ignore_label not in range(256):
-    raise ValueError(
-      f"{file}: ignore_label must be 0..255 or null, got {ignore_label!r}"
+    raise _wrong(
+      file, f"ignore_label must be 0..255 or null, got {ignore_label!r}"
     )
   drawn = tuple(a or b for a, b in zip(colors, bit_colors(len(names))))
   indexed = _indexed(names, drawn, ignore_label)
-  rgb = {_code(c): i for i, c in enumerate(colors) if c is not None}
+  rgb: dict[int, int] = {}
+  for label, color in enumerate(colors):
+    if color is not None:
+      _check_new(file, names[label], color, rgb)
+      rgb[_code(color)] = label
   if "ignore_color" in fields:
     if ignore_label is None:
-      raise ValueError(
-        f"{file}: ignore_label must be 0..255 where there is an ignore_color, "
-        "got null"
+      raise _wrong(
+        file,
+        "ignore_label must be 0..255 where there is an ignore_color, got null",
       )
     color = _color(file, "ignore_color", fields["ignore_color"])
+    _check_new(file, "ignore_color", color, rgb)
     rgb[_code(color)] = ignore_label
   return dataclasses.replace(indexed, rgb=rgb)
 
@@ -164,18 +189,20 @@ def _from_yaml(file: str, text: bytes) -> FolderClasses:
 def _fields(file: str, text: bytes) -> dict[str, Any]:
   """The contents of the YAML file, with known keys and a list of classes."""
   try:
-    fields = yaml.safe_load(text)
+    fields = yaml.load(text, _UniqueKeys)
   except yaml.YAMLError as error:
-    raise ValueError(f"{file}: must be YAML ({error})") from error
+    raise _wrong(file, f"must be YAML ({error})") from error
   if (
     not isinstance(fields, dict)
     or not isinstance(fields.get("classes"), dict | list)
     or not fields["classes"]
+    or not all(isinstance(name, _SCALAR) for name in fields["classes"])
     or fields.keys() - _FIELDS
   ):
-    raise ValueError(
-      f"{file}: must have classes, a list of names or a name: [r, g, b] each, "
-      f"and may have ignore_label and ignore_color, got {fields!r:.200}"
+    raise _wrong(
+      file,
+      "must have classes, a list of names or a name: [r, g, b] each, and may "
+      f"have ignore_label and ignore_color, got {fields!r:.200}",
     )
   return fields
 
@@ -186,17 +213,38 @@ def _color(file: str, name: str, color: Any) -> Color:
     or len(color) != 3
     or not all(value in range(256) for value in color)
   ):
-    raise ValueError(
-      f"{file}: the colour of {name} must be [r, g, b] of 0..255, got {color!r}"
+    raise _wrong(
+      file, f"the colour of {name} must be [r, g, b] of 0..255, got {color!r}"
     )
   return tuple(color)
 
 
-def _check_count(count: int) -> None:
-  if count > _IGNORE:  # labels are stored in 8 bits, and 255 is for ignored
-    raise ValueError(
-      f"a folder must have at most {_IGNORE} classes, got {count}; merge some"
+def _check_names(file: str, names: Sequence[str]) -> None:
+  _check_count(file, len(names))
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise _wrong(
+      file, f"each class must have a name of its own, got {twice[0]} twice"
     )
+
+
+def _check_new(file: str, name: str, color: Color, rgb: dict) -> None:
+  if _code(color) in rgb:
+    raise _wrong(file, f"each colour must be used once, got {name}'s twice")
+
+
+def _check_count(file: str, count: int) -> None:
+  if count > _IGNORE:  # labels are stored in 8 bits, and 255 is for ignored
+    raise BadExample(
+      file,
+      "too-many-classes",
+      f"a folder must have at most {_IGNORE} classes, got {count}; merge some",
+    )
+
+
+def _wrong(file: str, problem: str) -> BadExample:
+  """A fault of the list of classes."""
+  return BadExample(file, "wrong-class-list", problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,8 +299,10 @@ def _of_colors(file: str, mask: np.ndarray, rgb: dict[int, int]) -> np.ndarray:
   if wrong:
     found = ", ".join(str(tuple(code.to_bytes(3))) for code in wrong[:5])
     raise BadExample(
-      f"{file}: colours must be the {len(rgb)} that {_FILE} lists, got {found}"
+      file,
+      "unlisted-colour",
+      f"colours must be the {len(rgb)} that {_FILE} lists, got {found}"
       f"{', ...' if wrong[5:] else ''}; add them, or export the mask without "
-      "smoothing"
+      "smoothing",
     )
   return checks.remap(file, codes, rgb)

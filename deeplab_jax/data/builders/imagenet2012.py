@@ -81,7 +81,9 @@ class Imagenet2012(Builder, skip_registration=True):
       wnid = key.split("/")[0]
     if wnid not in self._labels:
       raise checks.BadExample(
-        f"{file}: its folder must be one of the 1000 WordNet ids of ILSVRC "
-        f"2012, got {wnid}; take the official archive"
+        file,
+        "unknown-class",
+        "its folder must be one of the 1000 WordNet ids of ILSVRC 2012, got "
+        f"{wnid}; take the official archive",
       )
     return self._labels[wnid]

@@ -93,21 +93,27 @@ class Tree:
       BadExample: it is not there, or is damaged.
     """
     if path not in self._files:
-      raise BadExample(f"{self.where(path)}: no such file; complete the data")
+      raise BadExample(
+        self.where(path), "missing-file", "no such file; complete the data"
+      )
     try:
       return self._files[path].read()
     except _DAMAGE as error:
       raise BadExample(
-        f"{self.where(path)}: cannot be read ({error}); replace the file"
+        self.where(path),
+        "unreadable",
+        f"cannot be read ({error}); replace the file",
       ) from error
 
   def lines(self, path: str) -> list[str]:
     """The lines of a text file that are not empty, stripped."""
     try:
-      text = self.read(path).decode()
+      text = self.read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
       raise BadExample(
-        f"{self.where(path)}: must be UTF-8 text ({error})"
+        self.where(path),
+        "not-text",
+        f"must be UTF-8 text ({error}); save it as such",
       ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 

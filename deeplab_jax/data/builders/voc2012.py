@@ -88,6 +88,7 @@ def _sbd_labels(tree: Tree, path: str) -> np.ndarray:
     return np.asarray(contents["GTcls"]["Segmentation"][0, 0])
   except Exception as error:  # whatever SciPy makes of broken bytes
     raise BadExample(
-      f"{tree.where(path)}: must hold GTcls.Segmentation ({error!r}); replace "
-      "the file"
+      tree.where(path),
+      "undecodable",
+      f"must hold GTcls.Segmentation ({error!r}); replace the file",
     ) from error
