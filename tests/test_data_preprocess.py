@@ -77,13 +77,14 @@ def _random_pair(rng, height, width):
 
 
 @pytest.mark.parametrize("scale", _SCALES)
-def test_resize_to_a_scale_equals_golden(golden, scale):
+def test_resize_to_a_scale_equals_golden(golden, exactness, scale):
   image, label = golden["image"], golden["label"][..., 0]
   expected = golden[f"scaled_image_{scale}"]
   size = preprocess.scaled_size(label.shape, float(scale))
   assert size == expected.shape[:2]
   got = preprocess.resize_bilinear(image.astype(np.float32), size)
-  np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+  error = np.abs(got - expected).max() / 255
+  exactness.check("preprocess.npz", "images, float32", error, 1e-6)
   np.testing.assert_array_equal(
     preprocess.resize_nearest(label, size),
     golden[f"scaled_label_{scale}"][..., 0],
@@ -96,11 +97,12 @@ def test_resize_to_a_scale_equals_golden(golden, scale):
 
 
 @pytest.mark.parametrize("scale", _SCALES)
-def test_uint8_resize_is_the_rounded_golden(golden, scale):
+def test_uint8_resize_is_the_rounded_golden(golden, exactness, scale):
   expected = golden[f"scaled_image_{scale}"]
   got = preprocess.resize_bilinear(golden["image"], expected.shape[:2])
   assert got.dtype == np.uint8
-  assert np.abs(got - expected).max() <= 0.5 + 1e-3
+  levels = np.abs(got - expected).max()
+  exactness.check("preprocess.npz", "images, uint8, in levels", levels, 0.501)
 
 
 @pytest.mark.parametrize("bounds", _RANGES)

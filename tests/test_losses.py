@@ -7,6 +7,7 @@ import pytest
 
 from deeplab_jax import losses
 from deeplab_jax.data.preprocess import IGNORE
+from tests.golden.network import relative_error
 
 # Case of golden/loss.npz: (labels, arguments).
 _CASES = {
@@ -36,18 +37,18 @@ def golden(shared) -> dict:
 
 
 @pytest.mark.parametrize("case", _CASES)
-def test_cross_entropy_equals_the_official_loss(golden, case):
+def test_cross_entropy_equals_the_official_loss(golden, exactness, case):
   labels, arguments = _CASES[case]
   if arguments.get("class_weights"):
     arguments = {**arguments, "class_weights": golden["class_weights"]}
   found, gradient = jax.value_and_grad(losses.cross_entropy)(
     golden["logits"], golden[labels][..., 0], **arguments
   )
-  np.testing.assert_allclose(found, golden[f"loss_{case}"], rtol=2e-6)
+  error = relative_error(found, golden[f"loss_{case}"])
+  exactness.check("loss.npz", "values", error, 2e-6)
   if f"grad_{case}" in golden:
-    np.testing.assert_allclose(
-      gradient, golden[f"grad_{case}"], rtol=1e-5, atol=1e-8
-    )
+    error = relative_error(gradient, golden[f"grad_{case}"])
+    exactness.check("loss.npz", "gradients", error, 1e-5)
 
 
 def test_cross_entropy_at_the_resolution_of_the_logits(golden):

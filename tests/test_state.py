@@ -25,7 +25,7 @@ _BACKBONES = {"resnet_v1_50_beta": "resnet_50_beta"}
     *(pytest.param(case, marks=pytest.mark.slow) for case in _SLOW),
   ],
 )
-def test_three_steps_follow_the_official_ones(shared, case):
+def test_three_steps_follow_the_official_ones(shared, exactness, case):
   golden = np.load(shared / f"reference/golden/train_{case}.npz")
   settings = json.loads(str(golden["config"]))
   arrays = _official_arrays(shared, settings["model_variant"])
@@ -42,17 +42,19 @@ def test_three_steps_follow_the_official_ones(shared, case):
       json.dumps([name.removeprefix("after1/") for name in moved]),
       [golden[name] for name in moved],
     )
-  _assert_rows(run["metrics"], golden["steps_xent_reg_total_lr"], frozen)
-  _assert_gradients(run["gradients"], gradients["params"], frozen)
+  check = functools.partial(exactness.check, f"train_{case}.npz")
+  _check_rows(run["metrics"], golden["steps_xent_reg_total_lr"], frozen, check)
+  _check_gradients(run["gradients"], gradients["params"], frozen, check)
   rtol = 1e-5 if frozen else 1e-3  # lr times the gradients' 3e-2; found 2e-4
   for name, norm in weights["params"].items():
-    found = np.linalg.norm(run["params"][name])
-    np.testing.assert_allclose(found, norm.flat[0], rtol, err_msg=name)
+    error = abs(np.linalg.norm(run["params"][name]) / norm.flat[0] - 1)
+    check("weight norms after a step", error, rtol)
   compared = 0
   for name, expected in statistics["batch_stats"].items():
     if not np.isnan(expected).any():
-      found = run["batch_stats"][name]
-      np.testing.assert_allclose(found, expected, 2e-6, 2e-6, err_msg=name)
+      error = np.abs(run["batch_stats"][name] - expected)
+      error = (error / (1 + np.abs(expected))).max()
+      check("moving statistics after a step", error, 2e-6)
       compared += 1
   assert compared == len(moved) > 0
 
@@ -210,7 +212,7 @@ def _translate(names, values, *, arrays, model) -> dict[str, dict]:
   return {kind: _by_name(tree) for kind, tree in variables.items()}
 
 
-def _assert_rows(metrics, expected, frozen):
+def _check_rows(metrics, expected, frozen, check):
   """Tolerances of official-deeplab.md, section 14.
 
   With batch norm trained, the official run's float32 statistics part the two
@@ -220,22 +222,25 @@ def _assert_rows(metrics, expected, frozen):
   cross_entropy = [float(row["cross_entropy"]) for row in metrics]
   tolerances = [1e-6, 1e-6, 1e-4, 1e-4] if frozen else [3e-5, 0.02, 0.02, 0.02]
   errors = np.abs(cross_entropy / expected[:, 0] - 1)
-  assert np.all(errors <= tolerances), errors
+  for step, (error, tolerance) in enumerate(zip(errors, tolerances)):
+    check(f"cross-entropy after {step} steps", error, tolerance)
   decay = [float(row["weight_decay"]) for row in metrics]
   tolerances = [1e-6] * 4 if frozen else [1e-6, 1e-6, 1e-4, 1e-4]
-  assert np.all(np.abs(decay / expected[:, 1] - 1) <= tolerances), decay
+  errors = np.abs(decay / expected[:, 1] - 1)
+  for step, (error, tolerance) in enumerate(zip(errors, tolerances)):
+    check(f"weight decay after {step} steps", error, tolerance)
   loss = [float(row["loss"]) for row in metrics]
   np.testing.assert_allclose(loss, np.add(cross_entropy, decay), rtol=1e-12)
   rates = [float(row["learning_rate"]) for row in metrics]
   np.testing.assert_allclose(rates, expected[:, 3], rtol=1e-6)
 
 
-def _assert_gradients(found, expected, frozen):
+def _check_gradients(found, expected, frozen, check):
   norms = np.array([value.flat[0] for value in expected.values()])
   errors = np.array([np.linalg.norm(found[name]) for name in expected])
   errors = np.abs(errors - norms) / norms
   # A beta before nothing but a linear layer and batch norm has no gradient.
   errors = errors[norms > 1e-4 * np.median(norms)]
   assert errors.size > 0.85 * norms.size
-  assert np.median(errors) < (1e-6 if frozen else 1e-2), np.median(errors)
-  assert errors.max() < (4e-4 if frozen else 3e-2), np.sort(errors)[-5:]
+  check("gradient norms, median", np.median(errors), 1e-6 if frozen else 1e-2)
+  check("gradient norms, worst", errors.max(), 4e-4 if frozen else 3e-2)
