@@ -78,9 +78,8 @@ def evaluate(
     arrays = sharding.global_batch(arrays, mesh)
     # The step runs on while the host counts the batch before.
     tally.add(batch, *step(variables, **arrays))
-  return tally.result(
-    dataset, _settings(model, config), time.monotonic() - began
-  )
+  seconds = time.monotonic() - began
+  return tally.result(dataset, _settings(model, config, tally.crop), seconds)
 
 
 def _batches(
@@ -139,12 +138,17 @@ def _make_step(
 
 
 class _Tally:
-  """Adds up the counts of the batches, one behind the device."""
+  """Adds up the counts of the batches, one behind the device.
+
+  Attributes:
+    crop: height and width that the images are padded to.
+  """
 
   def __init__(self, num_classes: int, num_examples: int, detailed: bool):
     self._num_classes = num_classes
     self._num_examples = num_examples
     self._detailed = detailed
+    self.crop: tuple[int, int] | None = None
     self._pending: tuple | None = None
     self._totals: dict[str, np.ndarray] = {}
     self._examples: list[Example] = []
@@ -156,6 +160,7 @@ class _Tally:
     """Takes a batch just begun and counts the one before."""
     self._count_pending()
     self._pending = batch, counts, labels
+    self.crop = batch["label"].shape[1:]
 
   def _count_pending(self) -> None:
     if self._pending is None:
@@ -253,13 +258,16 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
   return (high << _LOW_BITS) + low
 
 
-def _settings(model: DeepLab, config: ConfigDict) -> dict[str, Any]:
+def _settings(
+  model: DeepLab, config: ConfigDict, crop: tuple[int, int]
+) -> dict[str, Any]:
   """What a reader of the figures must know."""
   info = datasets.dataset_info(config.data)
   return {
     "split": config.data.eval_split or info.eval_split,
     "backbone": model.backbone,
     "output_stride": model.output_stride,
+    "crop_size": list(crop),
     "scales": list(config.eval.scales),
     "flip": config.eval.flip,
     "devices": jax.device_count(),

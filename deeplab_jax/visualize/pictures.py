@@ -100,10 +100,12 @@ def _font():
 
 
 def _fit(picture):
-  """Scales to the cell's width; height follows, at least one pixel."""
-  height = max(1, round(picture.shape[0] * _CELL / picture.shape[1]))
-  resized = Image.fromarray(picture).resize((_CELL, min(height, 2 * _CELL)))
-  return np.asarray(resized)
+  """Scales to the cell's width; height follows, within limits."""
+  height = round(picture.shape[0] * _CELL / picture.shape[1])
+  size = _CELL, min(max(height, 1), 2 * _CELL)
+  enlarging = picture.shape[1] < _CELL
+  method = Image.Resampling.NEAREST if enlarging else Image.Resampling.BICUBIC
+  return np.asarray(Image.fromarray(picture).resize(size, method))
 
 
 def _row(cells):
