@@ -96,6 +96,17 @@ def test_resize_to_a_scale_equals_golden(golden, exactness, scale):
   )
 
 
+def test_nearest_resize_equals_golden(shared, exactness):
+  golden = np.load(shared / "reference/golden/resize.npz")
+  names = [name for name in golden.files if name.startswith("nearest_")]
+  assert len(names) == 6
+  for name in names:
+    expected = golden[name][0, ..., 0]
+    label = golden["label"][0, ..., 0]
+    got = preprocess.resize_nearest(label, expected.shape)
+    exactness.check("resize.npz", "nearest", (got != expected).mean(), 0)
+
+
 @pytest.mark.parametrize("scale", _SCALES)
 def test_uint8_resize_is_the_rounded_golden(golden, exactness, scale):
   expected = golden[f"scaled_image_{scale}"]
