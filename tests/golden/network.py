@@ -99,7 +99,7 @@ def official_variables(shared: pathlib.Path, model: DeepLab) -> dict:
   return from_tensorflow(make_weights(shared).weights(names), model)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def load_case(shared: pathlib.Path, name: str) -> Case:
   """A case by the name of its file."""
   golden = dict(np.load(shared / "reference" / "golden" / f"{name}.npz"))
@@ -119,7 +119,7 @@ def _batch(array):
   return array if array.ndim == 4 else array[None]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _recorded(shared, name):
   """Logits; input and output of every module by path; the ConvNorms."""
   case = load_case(shared, name)
