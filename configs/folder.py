@@ -5,7 +5,7 @@
   python -m deeplab_jax.main --config configs/folder.py \
     --config.data.path=DIR --workdir runs/mine
 
-DIR is laid out as `deeplab_jax/data/builders/folder.py` describes.
+DIR is laid out as `deeplab_jax/data/builders/folder_layout.py` describes.
 
 Arguments: runlocal.
 Hardware: any. Wall time and mIoU: those of your data, not yet run.

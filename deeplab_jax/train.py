@@ -63,10 +63,15 @@ def train_and_evaluate(
   optimizer = make_optimizer(config)
   state = init_state(model, optimizer, config.data.crop_size, config.seed, mesh)
   with contextlib.ExitStack() as stack:
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    stack.callback(checkpoints.close)
+    checkpoints = stack.enter_context(
+      contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
+    )
     state, origin = _starting_point(state, checkpoints, config, model, mesh)
-    first = jax.process_index() == 0
+    step, first = int(state.step), jax.process_index() == 0
+    records = stack.enter_context(
+      contextlib.closing(Records(workdir, step, writes=first))
+    )
+    stop = stack.enter_context(contextlib.closing(StopRequest()))
     run = _Run(
       config=config,
       workdir=workdir,
@@ -75,12 +80,10 @@ def train_and_evaluate(
       dataset=dataset,
       model=model,
       checkpoints=checkpoints,
-      records=Records(workdir, int(state.step), writes=first),
-      progress=Progress(config.steps, int(state.step), visible=first),
-      stop=StopRequest(),
+      records=records,
+      progress=Progress(config.steps, step, visible=first),
+      stop=stop,
     )
-    stack.callback(run.records.close)
-    stack.callback(run.stop.close)
     _write_descriptions(run)
     run.progress.say(f"{_summary(run, state)}\n{origin}")
     with run.progress:

@@ -1,9 +1,11 @@
 """Trees of arrays on disk: the layer above Orbax."""
 
+import contextlib
 import json
+import logging
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -76,7 +78,7 @@ def restore(
       as NumPy arrays.
     place: where to put the arrays; None follows `wanted`.
   """
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+  with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     saved = reader.metadata(item).item_metadata.tree
     if wanted is None:
       as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -94,6 +96,18 @@ def restore(
     return reader.restore(
       item, args=ocp.args.PyTreeRestore(wanted, restore_args=arguments)
     )
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+  """Keeps to itself that an item alone has no metadata of a whole step."""
+  logger = logging.getLogger("absl")
+  before = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
