@@ -232,6 +232,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(folder):
   assert saved == ["1"]
 
 
+@pytest.mark.slow
 def test_init_from_starts_with_the_weights_of_another_run(
   uninterrupted, folder
 ):
