@@ -54,6 +54,10 @@ class Source:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.encoded(index)
+
+  def encoded(self, index: int) -> dict[str, Any]:
+    """The record as it is stored, whatever `source[index]` makes of it."""
     record = self._records[index]
     return record | {"name": record["name"].decode()}
 
@@ -65,7 +69,7 @@ class SegmentationSource(Source):
   """
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
-    record = super().__getitem__(index)
+    record = self.encoded(index)
     label = np.frombuffer(record["label"], np.uint8)
     return {
       "image": decode_image(record["image"]),

@@ -121,6 +121,11 @@ def palette(encoded: bytes) -> tuple[tuple[int, int, int], ...]:
     image = PIL.Image.open(io.BytesIO(encoded))
   except Exception:  # `decode_mask` will say what is wrong with it
     return ()
+  return palette_of(image)
+
+
+def palette_of(image: PIL.Image.Image) -> tuple[tuple[int, int, int], ...]:
+  """Colours of the palette of `image`; none if it is not indexed."""
   flat = image.getpalette() if image.mode == "P" else []
   return tuple(tuple(flat[i : i + 3]) for i in range(0, len(flat), 3))
 

@@ -28,6 +28,7 @@ from deeplab_jax.data.datasets import Color
 
 _FILE = "classes.yaml"
 _NAMES = "classes.txt"
+FILES = (_FILE, _NAMES)  # the first that is there counts
 _IGNORE = 255
 _FIELDS = {"classes", "ignore_label", "ignore_color"}
 _SCALAR = str | int | float
@@ -276,10 +277,10 @@ def _values_of(tree: Tree, path: str) -> tuple[bool, list[int]]:
     return True, []
   if mask.ndim == 2:
     return True, np.unique(mask).tolist()
-  return False, np.unique(_codes(mask)).tolist()
+  return False, np.unique(codes_of(mask)).tolist()
 
 
-def _codes(mask: np.ndarray) -> np.ndarray:
+def codes_of(mask: np.ndarray) -> np.ndarray:
   """r * 65536 + g * 256 + b of colours (h, w, 3)."""
   return mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
@@ -294,7 +295,7 @@ def _is_grey(mask: np.ndarray) -> bool:
 
 def _of_colors(file: str, mask: np.ndarray, rgb: dict[int, int]) -> np.ndarray:
   """Labels (h, w) of a mask of colours."""
-  codes = _codes(mask)
+  codes = codes_of(mask)
   wrong = sorted(set(np.unique(codes).tolist()) - rgb.keys())
   if wrong:
     found = ", ".join(str(tuple(code.to_bytes(3))) for code in wrong[:5])

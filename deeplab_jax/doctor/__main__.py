@@ -1,0 +1,76 @@
+"""What is wrong with this data or config, by name, before training.
+
+  python -m deeplab_jax.doctor --config configs/folder.py \
+    --config.data.path=DIR --json findings.json --html report.html
+
+Exit status 1 if there are errors, 0 if there are only warnings or nothing.
+"""
+
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from deeplab_jax import checkpoints, doctor, sharding
+from deeplab_jax import config as config_lib
+from deeplab_jax.doctor import page, report
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", help_string="File of configs/, optionally with :ARGUMENTS."
+)
+_JSON = flags.DEFINE_string("json", None, "File for the findings.")
+_HTML = flags.DEFINE_string("html", None, "File for a page with pictures.")
+_IMAGES = flags.DEFINE_integer(
+  "images", 2000, "Images read of each split; 0 = all.", lower_bound=0
+)
+_STEPS = flags.DEFINE_integer(
+  "overfit_steps", 40, "Steps of training on one batch.", lower_bound=0
+)
+_SECONDS = flags.DEFINE_float(
+  "overfit_seconds", 120.0, "Time for these steps.", lower_bound=0.0
+)
+
+
+def main(arguments: list[str]) -> None:
+  """Examines, prints, writes; exits with 1 if there are errors."""
+  if len(arguments) > 1:
+    raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
+  sharding.start_runtime()
+  checkup = doctor.examine(
+    _CONFIG.value,
+    limit=_IMAGES.value,
+    overfit_steps=_STEPS.value,
+    overfit_seconds=_SECONDS.value,
+  )
+  print(report.text(checkup))
+  if _JSON.value:
+    checkpoints.write_json(pathlib.Path(_JSON.value), report.to_dict(checkup))
+  if _HTML.value:
+    pathlib.Path(_HTML.value).write_text(page.render(checkup))
+    print(f"pictures: {_HTML.value}")
+  sys.exit(1 if checkup.errors else 0)
+
+
+def _check_command_line(words: list[str]) -> None:
+  """Finds mistakes in the config that the flags themselves report at length."""
+  config_lib.check_overrides(words)
+  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
+  if flag:
+    config_lib.load(flag[1])
+
+
+def run() -> None:
+  """Parses the command line; a mistake ends in one message, exit status 1."""
+  flags.mark_flag_as_required("config")
+  try:
+    _check_command_line(sys.argv[1:])
+    app.run(main)
+  except ValueError as error:
+    logging.debug("the mistake came from here:", exc_info=True)
+    sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+  run()

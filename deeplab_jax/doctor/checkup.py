@@ -1,0 +1,164 @@
+"""The whole examination: config, files, labels, splits, a little training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from ml_collections import ConfigDict
+
+from deeplab_jax import config as config_lib
+from deeplab_jax.data import pipeline
+from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.doctor import (
+  config_checks,
+  file_checks,
+  label_checks,
+  overfit,
+  split_checks,
+)
+from deeplab_jax.doctor import survey as survey_lib
+from deeplab_jax.doctor.findings import Finding, Mention, Severity, error
+from deeplab_jax.doctor.overfit import Overfit
+from deeplab_jax.doctor.samples import FolderSamples, RecordSamples, Samples
+from deeplab_jax.doctor.survey import Survey
+from deeplab_jax.models import padding_value
+
+# Every check of a data set, in the order of the report.
+CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
+  file_checks.faults,
+  file_checks.rules,
+  split_checks.empty,
+  split_checks.in_both,
+  split_checks.alike,
+  split_checks.repeated,
+  split_checks.folder_splits,
+  label_checks.nothing_to_learn,
+  label_checks.near_colours,
+  label_checks.unused_ids,
+  label_checks.stray_ids,
+  label_checks.palettes,
+  label_checks.colour_classes,
+  split_checks.missing_classes,
+  label_checks.no_ignore_label,
+  label_checks.mostly_ignored,
+  label_checks.constant_masks,
+  label_checks.equal_masks,
+  label_checks.alignment,
+  label_checks.imbalance,
+  label_checks.vanishing,
+  split_checks.normalisation,
+  split_checks.crop_size,
+  split_checks.eval_size,
+  split_checks.batch_size,
+  config_checks.class_weights,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkup:
+  """All that was found.
+
+  Attributes:
+    findings: errors first.
+    survey: of the data; None where it could not be opened.
+    overfit: the training on one batch; None where it was not tried.
+  """
+
+  findings: tuple[Finding, ...]
+  survey: Survey | None
+  overfit: Overfit | None
+
+  @property
+  def errors(self) -> list[Finding]:
+    """The findings that are errors."""
+    return [f for f in self.findings if f.severity is Severity.ERROR]
+
+  @property
+  def warnings(self) -> list[Finding]:
+    """The findings that are warnings."""
+    return [f for f in self.findings if f.severity is Severity.WARNING]
+
+
+def examine(
+  config: ConfigDict,
+  *,
+  limit: int = 2000,
+  overfit_steps: int = 40,
+  overfit_seconds: float = 120.0,
+) -> Checkup:
+  """Examines what `config` would train on.
+
+  Args:
+    config: see `config.base_config`; it may be wrong.
+    limit: images read of each split, evenly spread; 0 = all.
+    overfit_steps: steps of training on one batch; 0 = none. None are made if
+      there are errors.
+    overfit_seconds: time for these steps.
+  """
+  findings = list(config_checks.before_data(config))
+  survey, result = None, None
+  try:
+    survey = _survey(config, limit)
+    for check in CHECKS:
+      findings += check(survey)
+    if not _has_errors(findings):
+      _read_batches(config)
+      if overfit_steps:
+        result = overfit.run(config, overfit_steps, overfit_seconds)
+        findings += overfit.findings(result, config)
+  except BadExample as fault:
+    findings.append(_refusal(fault.code, fault.problem, fault.file))
+  except ValueError as mistake:
+    findings.append(_refusal("refused", str(mistake)))
+  findings.sort(key=lambda finding: finding.severity is not Severity.ERROR)
+  return Checkup(tuple(findings), survey, result)
+
+
+def _survey(config: ConfigDict, limit: int) -> Survey:
+  return survey_lib.take(config, _open(config), _logits_stride(config), limit)
+
+
+def _open(config: ConfigDict) -> Samples:
+  if config.data.name == "folder":
+    return FolderSamples(config.data.path)
+  return RecordSamples(config.data)
+
+
+def _logits_stride(config: ConfigDict) -> int:
+  try:
+    return config_lib.make_model(config, num_classes=2).logits_stride
+  except ValueError:  # a finding of the config already
+    return 4
+
+
+def _has_errors(findings: list[Finding]) -> bool:
+  return any(finding.severity is Severity.ERROR for finding in findings)
+
+
+def _read_batches(config: ConfigDict) -> None:
+  """Builds what is not built yet, and reads one batch of each kind.
+
+  Raises:
+    ValueError: training or evaluating would be refused.
+  """
+  colour = padding_value(config.model.backbone)
+  for batches in (
+    pipeline.train_batches(
+      config.data,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      padding_value=colour,
+    ),
+    pipeline.eval_batches(
+      config.data, batch_size=config.eval.batch_size, padding_value=colour
+    ),
+  ):
+    next(iter(batches))
+
+
+def _refusal(code: str, problem: str, file: str = "") -> Finding:
+  """An error of what the data room refuses, in its words."""
+  problem, _, remedy = problem.partition("; ")
+  mentions = [Mention(file)] if file else []
+  return error(code, problem, remedy or "correct this", mentions)

@@ -1,0 +1,103 @@
+"""What can be wrong with a config, alone or for its data set."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from deeplab_jax import config as config_lib
+from deeplab_jax.checkpoints.models import find_step
+from deeplab_jax.doctor.findings import Finding, error, warning
+from deeplab_jax.doctor.survey import Survey
+
+_PUBLISHED_MOMENTUM = 0.9997  # of batch norm in ASPP and decoder
+_UNSETTLED = 0.05  # what is left of the first statistics
+
+
+def before_data(config: ConfigDict) -> Iterator[Finding]:
+  """What needs no data to be found."""
+  try:
+    config_lib.check(config)
+  except ValueError as mistake:
+    yield error("config", str(mistake), "correct the field")
+    return
+  yield from _start(config)
+  yield from _batch_norm(config)
+
+
+def no_start(config: ConfigDict) -> str:
+  """Why there are no weights to start from; "" if there are, or none asked."""
+  try:
+    if config.init_from:
+      find_step(config.init_from)
+  except ValueError as mistake:
+    return str(mistake)
+  return ""
+
+
+def _start(config: ConfigDict) -> Iterator[Finding]:
+  """Weights to start from that are not there, or are missed."""
+  if config.init_from:
+    mistake = no_start(config)
+    if mistake:
+      yield warning(
+        "init-from",
+        f"training will refuse to start: {mistake}",
+        "import weights (python -m deeplab_jax.import_weights), or set "
+        "--config.init_from= to start from random ones",
+      )
+  elif not config.train_batch_norm:
+    yield warning(
+      "frozen-batch-norm",
+      "train_batch_norm is off, but there are no weights to start from: the "
+      "network normalises with statistics of nothing",
+      "set --config.init_from, or --config.train_batch_norm=True",
+    )
+
+
+def _batch_norm(config: ConfigDict) -> Iterator[Finding]:
+  """Batch norm that sees too little, or never settles."""
+  if not config.train_batch_norm:
+    return
+  if config.batch_size == 1:
+    yield warning(
+      "batch-of-one",
+      "a batch is one image: batch norm of the image pooling sees one value",
+      "set --config.batch_size=2 or more, or --config.train_batch_norm=False "
+      "with weights to start from",
+    )
+  momentum = config.model.batch_norm_momentum
+  momentum = _PUBLISHED_MOMENTUM if momentum is None else momentum
+  fresh = not config.init_from or config.init_parts == "backbone"
+  left = momentum**config.steps
+  if fresh and left > _UNSETTLED:
+    yield warning(
+      "batch-norm-too-slow",
+      f"after {config.steps} steps the moving statistics of batch norm still "
+      f"hold {left:.0%} of their first values: evaluation will be far worse "
+      "than training",
+      "set --config.model.batch_norm_momentum=0.99 for short runs",
+    )
+
+
+def class_weights(survey: Survey) -> Iterator[Finding]:
+  """Weights that are not one per class, or that switch the loss off."""
+  weights = survey.config.loss.class_weights
+  if not survey.info or not len(weights):
+    return
+  count = survey.info.num_classes
+  if len(weights) != count or min(weights) < 0 or max(weights) <= 0:
+    yield error(
+      "class-weights",
+      f"loss.class_weights must be {count} numbers, one per class, none "
+      f"negative, not all 0; got {tuple(weights)}",
+      "take the suggested ones, or () for none",
+    )
+    return
+  off = [c for c in range(count) if not weights[c] and survey.labelled[c]]
+  if off:
+    yield warning(
+      "class-weight-zero",
+      "loss.class_weights is 0 for classes that have pixels: "
+      f"{', '.join(map(survey.name, off))}",
+      "nothing if they are not to be learnt",
+    )

@@ -1,0 +1,245 @@
+"""The few numbers that are kept of each example: all that checks look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import cv2
+import ml_collections
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+
+from deeplab_jax.data import preprocess
+from deeplab_jax.data.builders import checks, folder_classes
+from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.doctor import blending, fitting
+from deeplab_jax.doctor.blending import Blending
+from deeplab_jax.doctor.samples import Sample
+
+_HASH_SIDE = 16
+_MOST_VALUES = 300  # of a mask kept; more are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What the header of an image file says.
+
+  Attributes:
+    mode: Pillow's name of the kind of pixels, such as "RGB" or "P".
+    turn: EXIF orientation, 1 to 8; 1 is upright.
+    frames: pictures in the file.
+    has_holes: whether pixels are transparent.
+    palette: colours of an indexed image.
+  """
+
+  mode: str
+  turn: int
+  frames: int
+  has_holes: bool
+  palette: tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+  """One image.
+
+  Attributes:
+    size: height and width.
+    digest: equal only for equal pixels.
+    look: bits (256,) that barely change when the image is saved again.
+    mean: of the pixels (3,), 0..255.
+    mean_square: of the pixels (3,).
+    is_constant: whether all pixels are equal.
+  """
+
+  size: tuple[int, int]
+  digest: bytes
+  look: np.ndarray
+  mean: np.ndarray
+  mean_square: np.ndarray
+  is_constant: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskFacts:
+  """One mask as its file has it.
+
+  Attributes:
+    size: height and width.
+    is_colour: whether its pixels are colours that are not grey.
+    values: the values, or colours as r * 65536 + g * 256 + b, it has, at most
+      some hundreds.
+    num_values: how many there are.
+    solid: values that fill a square of 3 x 3 pixels somewhere.
+    blending: how its regions meet.
+    digest: equal only for equal masks.
+  """
+
+  size: tuple[int, int]
+  is_colour: bool
+  values: frozenset[int]
+  num_values: int
+  solid: frozenset[int]
+  blending: Blending
+  digest: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """One example; what is None could not be read.
+
+  Attributes:
+    split: "train" or "val".
+    index: by which `Samples.read` reads it again.
+    name, image_file, mask_file, faults: as in `Sample`.
+    image_header, mask_header: of the files.
+    image: of the image.
+    mask: of the mask as stored.
+    counts: pixels (256,) of each label.
+    kept: (256,) whether each label is still there at the logits' resolution.
+    contrast: see `fitting.edge_contrast`.
+  """
+
+  split: str
+  index: int
+  name: str
+  image_file: str
+  mask_file: str
+  faults: tuple[BadExample, ...]
+  image_header: Header | None
+  mask_header: Header | None
+  image: ImageFacts | None
+  mask: MaskFacts | None
+  counts: np.ndarray | None
+  kept: np.ndarray | None
+  contrast: np.ndarray | None
+
+  @property
+  def fits(self) -> bool:
+    """Whether image and mask are there and of one size."""
+    return (
+      self.image is not None
+      and self.mask is not None
+      and self.image.size == self.mask.size
+    )
+
+
+def measure(
+  sample: Sample,
+  split: str,
+  index: int,
+  data_config: ml_collections.ConfigDict,
+  logits_stride: int,
+) -> Facts:
+  """The facts of one example."""
+  label, image = sample.label, sample.image
+  fits = label is not None and image is not None
+  fits = fits and label.shape == image.shape[:2]
+  return Facts(
+    split=split,
+    index=index,
+    name=sample.name,
+    image_file=sample.image_file,
+    mask_file=sample.mask_file,
+    faults=tuple(sample.faults),
+    image_header=_header(sample.image_header),
+    mask_header=_header(sample.mask_header),
+    image=None if image is None else _image(image),
+    mask=None if sample.mask is None else _mask(sample.mask),
+    counts=None if label is None else _counts(label),
+    kept=None if label is None else _kept(label, data_config, logits_stride),
+    contrast=fitting.edge_contrast(image, label) if fits else None,
+  )
+
+
+def _header(image: PIL.Image.Image | None) -> Header | None:
+  if image is None:
+    return None
+  try:
+    return Header(
+      mode=image.mode,
+      turn=image.getexif().get(PIL.ExifTags.Base.Orientation, 1),
+      frames=getattr(image, "n_frames", 1),
+      has_holes=_has_holes(image),
+      palette=checks.palette_of(image),
+    )
+  except Exception:  # broken: noted when the pixels were decoded
+    return None
+
+
+def _has_holes(image: PIL.Image.Image) -> bool:
+  if not image.has_transparency_data:
+    return False
+  return image.convert("RGBA").getextrema()[3][0] < 255
+
+
+def _image(image: np.ndarray) -> ImageFacts:
+  pixels = image.reshape(-1, 3)
+  mean, deviation = cv2.meanStdDev(image)
+  return ImageFacts(
+    size=image.shape[:2],
+    digest=_digest(image),
+    look=_look(image),
+    mean=mean[:, 0],
+    mean_square=(mean**2 + deviation**2)[:, 0],
+    is_constant=bool((pixels == pixels[0]).all()),
+  )
+
+
+def _look(image: np.ndarray) -> np.ndarray:
+  """Whether brightness rises between neighbours of 17 x 16 parts ("dHash")."""
+  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  size = _HASH_SIDE + 1, _HASH_SIDE
+  small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(int)
+  return (np.diff(small, axis=1) > 0).ravel()
+
+
+def _mask(mask: np.ndarray) -> MaskFacts:
+  is_colour = mask.ndim == 3 and not bool((mask == mask[..., :1]).all())
+  if mask.ndim == 3 and not is_colour:
+    mask = mask[..., 0]
+  codes = folder_classes.codes_of(mask) if is_colour else mask
+  values = np.unique(codes).tolist()
+  return MaskFacts(
+    size=mask.shape[:2],
+    is_colour=is_colour,
+    values=frozenset(values[:_MOST_VALUES]),
+    num_values=len(values),
+    solid=frozenset(_solid(codes)[:_MOST_VALUES]),
+    blending=blending.measure(mask),
+    digest=_digest(mask),
+  )
+
+
+def _solid(values: np.ndarray) -> list[int]:
+  """Values (h, w) whose 3 x 3 neighbourhood is equal somewhere."""
+  if min(values.shape) < 3:
+    return np.unique(values).tolist()
+  same = values[:, 1:] == values[:, :-1]
+  same = same[:, 1:] & same[:, :-1]  # three in a row
+  rows = same[2:] & same[1:-1] & same[:-2]
+  middle = values[1:-1, 1:-1]
+  rows &= (middle == values[:-2, 1:-1]) & (middle == values[2:, 1:-1])
+  return np.unique(middle[rows]).tolist()
+
+
+def _counts(label: np.ndarray) -> np.ndarray:
+  return np.bincount(label.ravel(), minlength=256)
+
+
+def _kept(
+  label: np.ndarray, config: ml_collections.ConfigDict, stride: int
+) -> np.ndarray:
+  if config.resize_min:
+    size = preprocess.range_size(
+      label.shape, config.resize_min, config.resize_max, config.resize_factor
+    )
+    label = preprocess.resize_nearest(label, size)
+  return _counts(label[::stride, ::stride]) > 0
+
+
+def _digest(array: np.ndarray) -> bytes:
+  content = np.ascontiguousarray(array)
+  return hashlib.sha256(f"{array.shape}".encode() + content.tobytes()).digest()

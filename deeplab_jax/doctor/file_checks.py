@@ -1,0 +1,354 @@
+"""What can be wrong with one image or mask, as tables of rules."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.doctor.facts import Facts
+from deeplab_jax.doctor.findings import Finding, Mention, Severity, error
+from deeplab_jax.doctor.survey import Survey, mention_image, mention_mask
+
+_SMALL = 33  # pixels of a side
+_MOST_VALUES = 256
+
+# What builders refuse: code -> (what is wrong, what to do). The fault itself
+# says what was found in which file.
+_FAULTS = {
+  "undecodable": (
+    "files cannot be decoded: cut off, damaged, or no images",
+    "copy or download them again, or remove them from the data",
+  ),
+  "unreadable": (
+    "files cannot be read",
+    "check permissions and links, or copy them again",
+  ),
+  "unsupported-image": (
+    "images are of a kind that training does not read",
+    "convert them to PNG or JPEG",
+  ),
+  "jpeg-mask": (
+    "masks are JPEG files, whose compression alters labels",
+    "export the masks as PNG from where they were made; converting the JPEG "
+    "does not undo the damage",
+  ),
+  "colour-mask": (
+    "masks hold colours, and nothing says which class a colour is",
+    "write classes.yaml with the colour of each class (docs/data.md), or "
+    "export masks of class numbers",
+  ),
+  "mixed-masks": (
+    "some masks hold colours, others class numbers",
+    "convert all masks to one kind",
+  ),
+  "id-out-of-range": (
+    "masks have values that are no class",
+    "list every class (is 'background' missing at the start?), or map the "
+    "values to 0..classes-1 and pixels to ignore to 255",
+  ),
+  "unlisted-colour": (
+    "masks have colours that classes.yaml does not list",
+    "add the colours; where they only line boundaries, export the masks "
+    "without smoothing",
+  ),
+  "too-many-colours": (
+    "there are more colours than classes can be",
+    "export the masks without smoothing or compression; check that masks/ does "
+    "not hold photographs",
+  ),
+  "too-many-classes": (
+    "there are more than 255 classes",
+    "masks of instances number every object: convert the numbers to classes; "
+    "else merge classes",
+  ),
+  "wrong-class-list": ("the list of classes is wrong", "correct the list"),
+  "image-without-mask": (
+    "images have no mask of their name",
+    "add or rename the masks, or list the images to use in train.txt and "
+    "val.txt",
+  ),
+  "mask-without-image": (
+    "masks have no image of their name",
+    "add or rename the images, or remove the masks",
+  ),
+  "duplicate-name": (
+    "several files have one name",
+    "rename or remove all but one",
+  ),
+  "wrong-list": (
+    "lists name images that are not there",
+    "correct the lists: a name a line, as in images/, without folders above it",
+  ),
+  "not-text": ("lists are not UTF-8 text", "save them as UTF-8"),
+}
+_OTHER_FAULT = ("files are refused", "correct them as described")
+
+
+def faults(survey: Survey) -> Iterator[Finding]:
+  """Everything that the builder refuses, each kind with all its files."""
+  kinds: dict[str, dict[str, Mention]] = {}
+  for fault in survey.samples.faults:
+    kinds.setdefault(fault.code, {})[str(fault)] = _mention(fault, None)
+  for facts in survey.facts:
+    for fault in facts.faults:
+      kinds.setdefault(fault.code, {})[str(fault)] = _mention(fault, facts)
+  for code, mentions in kinds.items():
+    yield error(code, *_FAULTS.get(code, _OTHER_FAULT), mentions.values())
+
+
+def _mention(fault: BadExample, facts: Facts | None) -> Mention:
+  example = facts and (facts.split, facts.index)
+  return Mention(fault.file, fault.problem, example)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """A fault of single examples.
+
+  Attributes:
+    code: of the finding.
+    severity: of the finding.
+    message: what is wrong with the files.
+    remedy: what to do.
+    test: gives what to say of an example that has the fault, else None.
+    mention: of its image or of its mask.
+  """
+
+  code: str
+  severity: Severity
+  message: str
+  remedy: str
+  test: Callable[[Facts], str | None]
+  mention: Callable[[Facts, str], Mention] = mention_mask
+
+
+def _transposed(facts: Facts) -> str | None:
+  if not (facts.image and facts.mask) or facts.fits:
+    return None
+  is_turned = facts.image.size == facts.mask.size[::-1]
+  return _sizes(facts) if is_turned else None
+
+
+def _other_size(facts: Facts) -> str | None:
+  if not (facts.image and facts.mask) or facts.fits or _transposed(facts):
+    return None
+  (height, width), (rows, columns) = facts.image.size, facts.mask.size
+  similar = abs(height * columns - width * rows) <= max(height, width)
+  return _sizes(facts) + (" (resized?)" if similar else " (cut?)")
+
+
+def _sizes(facts: Facts) -> str:
+  image, mask = (f"{w}x{h}" for h, w in (facts.image.size, facts.mask.size))
+  return f"mask {mask}, image {image}"
+
+
+def _blended(facts: Facts) -> str | None:
+  blending = facts.mask and facts.mask.blending
+  if not blending or blending.blended < 10 or blending.share < 0.12:
+    return None
+  return (
+    f"{blending.share:.0%} of its boundaries pass through values between "
+    f"({blending.between} of them)"
+  )
+
+
+def _surely_blended(facts: Facts) -> str | None:
+  return _blended(facts) if _between(facts) > 1 else None
+
+
+def _perhaps_blended(facts: Facts) -> str | None:
+  """A single value between may be a class that lines others."""
+  return _blended(facts) if _between(facts) == 1 else None
+
+
+def _between(facts: Facts) -> int:
+  return facts.mask.blending.between if facts.mask else 0
+
+
+def _like_a_photo(facts: Facts) -> str | None:
+  if facts.mask and facts.mask.num_values > _MOST_VALUES:
+    kind = "colours" if facts.mask.is_colour else "values"
+    return f"{facts.mask.num_values} {kind}"
+  return None
+
+
+def _all_ignored(facts: Facts) -> str | None:
+  if facts.counts is not None and not facts.counts[:255].any():
+    return "nothing is labelled"
+  return None
+
+
+def _turned(facts: Facts) -> str | None:
+  header = facts.image_header
+  if header is None or header.turn in (0, 1):
+    return None
+  return f"EXIF orientation {header.turn}"
+
+
+def _deep(facts: Facts) -> str | None:
+  mode = facts.image_header.mode if facts.image_header else ""
+  return f"pixels of kind {mode}" if mode[:1] in ("I", "F") else None
+
+
+def _odd_colours(facts: Facts) -> str | None:
+  mode = facts.image_header.mode if facts.image_header else ""
+  return mode if mode in ("CMYK", "LAB", "HSV", "YCbCr") else None
+
+
+def _many_frames(facts: Facts) -> str | None:
+  headers = [h for h in (facts.image_header, facts.mask_header) if h]
+  most = max((header.frames for header in headers), default=1)
+  return f"{most} pictures" if most > 1 else None
+
+
+def _holes_in_image(facts: Facts) -> str | None:
+  return "" if facts.image_header and facts.image_header.has_holes else None
+
+
+def _holes_in_mask(facts: Facts) -> str | None:
+  return "" if facts.mask_header and facts.mask_header.has_holes else None
+
+
+def _constant(facts: Facts) -> str | None:
+  if facts.image and facts.image.is_constant:
+    return f"all pixels are {tuple(facts.image.mean.round().astype(int))}"
+  return None
+
+
+def _tiny(facts: Facts) -> str | None:
+  if facts.image and min(facts.image.size) < _SMALL:
+    return f"{facts.image.size[1]}x{facts.image.size[0]}"
+  return None
+
+
+_EXPORT = (
+  "export the masks again at the size of the images; resize masks by nearest "
+  "neighbour only (Pillow's NEAREST, OpenCV's INTER_NEAREST)"
+)
+
+_RULES = (
+  Rule(
+    "mask-transposed",
+    Severity.ERROR,
+    "masks are turned by a quarter against their images",
+    "swap height and width when saving the masks; where the image has an EXIF "
+    "orientation, save it upright",
+    _transposed,
+  ),
+  Rule(
+    "mask-size",
+    Severity.ERROR,
+    "masks have another size than their images",
+    _EXPORT,
+    _other_size,
+  ),
+  Rule(
+    "blended-labels",
+    Severity.ERROR,
+    "labels were smoothed by a resize: boundaries pass through values between, "
+    "which mean other classes",
+    _EXPORT,
+    _surely_blended,
+  ),
+  Rule(
+    "blended-labels",
+    Severity.WARNING,
+    "boundaries pass through the value between: smoothed by a resize, unless "
+    "that is a class that lines others",
+    _EXPORT,
+    _perhaps_blended,
+  ),
+  Rule(
+    "too-many-values",
+    Severity.ERROR,
+    "masks have more values than there can be classes, as photographs or "
+    "compressed masks do",
+    "check that these are masks; export them without smoothing or compression",
+    _like_a_photo,
+  ),
+  Rule(
+    "all-ignored",
+    Severity.WARNING,
+    "masks have no labelled pixel",
+    "label these images or remove them: they cost time and teach nothing",
+    _all_ignored,
+  ),
+  Rule(
+    "exif-orientation",
+    Severity.WARNING,
+    "images are stored turned, with an EXIF tag to turn them back; they are "
+    "turned where only that fits the mask or the size does not tell",
+    "check the overlays of --html; better save the images upright",
+    _turned,
+    mention_image,
+  ),
+  Rule(
+    "deep-image",
+    Severity.WARNING,
+    "images have more than 8 bits; training reads 8, dark images go black",
+    "scale the values to the full range and save as 8-bit",
+    _deep,
+    mention_image,
+  ),
+  Rule(
+    "odd-colours",
+    Severity.WARNING,
+    "images are not RGB or grey",
+    "convert them to RGB",
+    _odd_colours,
+    mention_image,
+  ),
+  Rule(
+    "several-pictures",
+    Severity.WARNING,
+    "files hold several pictures, of which the first is read",
+    "save the picture that is meant as a file of its own",
+    _many_frames,
+    mention_image,
+  ),
+  Rule(
+    "transparent-image",
+    Severity.WARNING,
+    "images have transparent pixels, which training sees in their hidden "
+    "colour",
+    "lay the images on a background and save them without transparency",
+    _holes_in_image,
+    mention_image,
+  ),
+  Rule(
+    "transparent-mask",
+    Severity.WARNING,
+    "masks have transparent pixels, whose hidden colours count as labels",
+    "save the masks without transparency, each pixel in its class's colour",
+    _holes_in_mask,
+  ),
+  Rule(
+    "constant-image",
+    Severity.WARNING,
+    "images are of one colour throughout",
+    "check that these files are what they should be; remove blank ones",
+    _constant,
+    mention_image,
+  ),
+  Rule(
+    "tiny-image",
+    Severity.WARNING,
+    f"images have a side below {_SMALL} pixels, a few cells of the network's "
+    "grid",
+    "check that these are no thumbnails",
+    _tiny,
+    mention_image,
+  ),
+)
+
+
+def rules(survey: Survey) -> Iterator[Finding]:
+  """What the table of rules finds, each kind with all its files."""
+  for rule in _RULES:
+    tested = [(facts, rule.test(facts)) for facts in survey.facts]
+    mentions = tuple(
+      rule.mention(facts, said) for facts, said in tested if said is not None
+    )
+    if mentions:
+      yield Finding(
+        rule.code, rule.severity, rule.message, rule.remedy, mentions
+      )

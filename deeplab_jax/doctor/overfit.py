@@ -1,0 +1,184 @@
+"""Overfits one batch: the quickest proof that labels can be learnt at all."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from deeplab_jax import checkpoints, sharding
+from deeplab_jax import config as config_lib
+from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.doctor import config_checks
+from deeplab_jax.doctor.findings import Finding, error, warning
+from deeplab_jax.models import padding_value
+from deeplab_jax.optimizer import make_optimizer
+from deeplab_jax.state import init_state, make_train_step
+
+_CPU_PIXELS = 4 * 129 * 129  # of a batch there; a step then takes a second
+_FEWEST_STEPS = 15  # fewer tell nothing
+_FALL = 0.6  # of the first loss: what the last must be below
+_TRIES = 20  # batches, to find one with labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Overfit:
+  """How it went.
+
+  Attributes:
+    losses: cross-entropy of each step.
+    chance: cross-entropy of predicting each class as often as it occurs.
+    batch: images, height and width.
+    names: the images.
+    seconds: it took, compiling included.
+  """
+
+  losses: tuple[float, ...]
+  chance: float
+  batch: tuple[int, int, int]
+  names: tuple[str, ...]
+  seconds: float
+
+  @property
+  def fell(self) -> bool | None:
+    """Whether the loss fell as it should; None if there were too few steps."""
+    if len(self.losses) < _FEWEST_STEPS:
+      return None
+    return float(np.median(self.losses[-5:])) < _FALL * self.losses[0]
+
+  def __str__(self) -> str:
+    rows, height, width = self.batch
+    verdict = {
+      True: "as it should",
+      False: "NOT as it should",
+      None: "too few steps in the time allowed to tell",
+    }
+    return (
+      f"{rows} crops of {width}x{height}, {len(self.losses)} steps in "
+      f"{self.seconds:.0f} s: loss {self.losses[0]:.3f} -> "
+      f"{self.losses[-1]:.3f} ({verdict[self.fell]}; class frequencies alone "
+      f"give {self.chance:.3f})"
+    )
+
+
+def run(config: ConfigDict, steps: int, seconds: float) -> Overfit:
+  """Trains the config's network on one batch, again and again.
+
+  The learning rate is the config's first one, without slow start; dropout and
+  weight decay are off. On a CPU the batch is cut to what takes seconds. Random
+  weights are drawn if those to start from are not there yet.
+
+  Args:
+    config: the experiment's.
+    steps: at most so many.
+    seconds: no step begins later than this after the first one ended.
+
+  Raises:
+    ValueError: training would refuse the data or the weights to start from.
+  """
+  began = time.monotonic()
+  config = _settings(config, steps)
+  dataset = datasets.dataset_info(config.data)
+  model = config_lib.make_model(config, dataset.num_classes)
+  optimizer = make_optimizer(config)
+  mesh = sharding.make_mesh()
+  crop_size = tuple(config.data.crop_size)
+  state = init_state(model, optimizer, crop_size, config.seed, mesh)
+  if config.init_from:
+    state, _ = checkpoints.initialize_from(
+      state, config.init_from, config.init_parts
+    )
+  batch = _batch(config)
+  names = tuple(batch.pop("name"))
+  placed = sharding.global_batch(batch, mesh)
+  train_step = make_train_step(model, optimizer, config, mesh)
+  losses = []
+  deadline = math.inf
+  while len(losses) < steps and time.monotonic() < deadline:
+    state, metrics = train_step(state, placed)
+    losses.append(float(metrics["cross_entropy"]))
+    if len(losses) == 1:  # compiled by now
+      deadline = time.monotonic() + seconds
+    if not math.isfinite(losses[-1]):
+      break
+  return Overfit(
+    losses=tuple(losses),
+    chance=_chance(batch["label"]),
+    batch=batch["label"].shape,
+    names=names,
+    seconds=time.monotonic() - began,
+  )
+
+
+def findings(result: Overfit, config: ConfigDict) -> Iterator[Finding]:
+  """What the losses say."""
+  if not math.isfinite(result.losses[-1]):
+    yield error(
+      "loss-not-finite",
+      f"the loss is {result.losses[-1]} after {len(result.losses)} steps on "
+      f"one batch ({', '.join(result.names)}) at learning rate {config.lr:g}",
+      f"lower the learning rate, such as --config.lr={config.lr / 10:g}",
+    )
+  elif result.fell is False:
+    yield warning(
+      "loss-does-not-fall",
+      f"on one batch the loss went from {result.losses[0]:.3f} to "
+      f"{result.losses[-1]:.3f} in {len(result.losses)} steps at learning rate "
+      f"{config.lr:g}",
+      "check that masks belong to their images (--html); try a learning rate "
+      f"of {config.lr / 10:g} and of {config.lr * 10:g}",
+    )
+
+
+def _settings(config: ConfigDict, steps: int) -> ConfigDict:
+  """The config at its first learning rate, on a batch of bearable size."""
+  config = config.copy_and_resolve_references()
+  config.update(
+    slow_start_steps=0,
+    lr_policy="step",
+    lr_decay_steps=steps + 1,
+    steps=steps + 1,
+    weight_decay=0.0,
+  )
+  config.model.dropout_rate = 0.0
+  config.loss.update(hard_pixel_fraction=1.0, hard_pixel_steps=0)
+  if config_checks.no_start(config):  # random weights have no statistics yet
+    config.update(init_from="", train_batch_norm=True)
+  devices = jax.device_count()
+  if jax.default_backend() == "cpu":
+    side = min(*config.data.crop_size, _CPU_PIXELS**0.5 / 2)
+    stride = config.model.output_stride
+    side = max(int((side - 1) // stride), 1) * stride + 1
+    config.data.crop_size = (side, side)
+    config.batch_size = min(config.batch_size, 4)
+  config.batch_size = max(-(-config.batch_size // devices), 1) * devices
+  return config
+
+
+def _batch(config: ConfigDict) -> dict[str, np.ndarray]:
+  """The first batch of training, or the first that has labels."""
+  batches = pipeline.train_batches(
+    config.data,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    padding_value=padding_value(config.model.backbone),
+  )
+  for batch in itertools.islice(batches, _TRIES):
+    if (batch["label"] != IGNORE).any():
+      return batch
+  raise ValueError(
+    f"data.train_split must give crops with labelled pixels, got none in "
+    f"{_TRIES} batches; enlarge data.crop_size or label more"
+  )
+
+
+def _chance(labels: np.ndarray) -> float:
+  """Entropy of the classes of the labelled pixels, in nats."""
+  shares = np.bincount(labels[labels != IGNORE]) / (labels != IGNORE).sum()
+  shares = shares[shares > 0]
+  return float(-(shares * np.log(shares)).sum())

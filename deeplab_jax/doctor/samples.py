@@ -1,0 +1,217 @@
+"""Reads every example of a data set, broken ones as well.
+
+Training reads records, which builders refuse to write of broken files. So a
+user's folder is read from the files themselves, by the builder's own functions,
+each fault being noted instead of raised; any other data set from its records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import ml_collections
+import numpy as np
+import PIL.Image
+
+from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data.builders import checks, folder_classes, folder_layout
+from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.datasets import DatasetInfo
+
+SPLITS = ("train", "val")
+
+
+@dataclasses.dataclass
+class Sample:
+  """One example; None is what could not be read.
+
+  Attributes:
+    name: what the image and the mask are called.
+    image_file: where the image is, for messages.
+    mask_file: where the mask is, for messages.
+    faults: what is wrong with its files.
+    image: uint8 (h, w, 3) RGB as training reads it.
+    image_header: the image's mode, tags and frames; pixels not decoded.
+    mask: values (h, w), or colours (h, w, 3), as the file has them.
+    mask_header: as `image_header`.
+    label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
+  """
+
+  name: str
+  image_file: str
+  mask_file: str
+  faults: list[BadExample] = dataclasses.field(default_factory=list)
+  image: np.ndarray | None = None
+  image_header: PIL.Image.Image | None = None
+  mask: np.ndarray | None = None
+  mask_header: PIL.Image.Image | None = None
+  label: np.ndarray | None = None
+
+  def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns; None if it refuses a file, which is noted."""
+    try:
+      return function(*arguments)
+    except BadExample as fault:
+      self.faults.append(fault)
+      return None
+
+
+class Samples(Protocol):
+  """The examples of the training and the validation split.
+
+  Attributes:
+    info: facts about the data set; None if its classes cannot be known.
+    faults: what is wrong with files that are no example's.
+  """
+
+  info: DatasetInfo | None
+  faults: list[BadExample]
+
+  def names(self, split: str) -> list[str] | range:
+    """What is in `split`, "train" or "val": its length is that of the split."""
+
+  def read(self, split: str, index: int) -> Sample:
+    """The example `index` of `split`."""
+
+
+class FolderSamples:
+  """The files of a user's folder, see `data.builders.folder`.
+
+  Attributes:
+    layout: which files belong together.
+    unread: files among the images and masks that are neither, by their suffix.
+    listed: whether the user lists the classes.
+  """
+
+  def __init__(self, path: str):
+    """Opens the folder `path`.
+
+    Raises:
+      BadExample: it has no images, or no masks.
+    """
+    self.faults: list[BadExample] = []
+    self._tree = Tree.open(pathlib.Path(path).expanduser())
+    self.layout = folder_layout.find(self._tree, self.faults.append)
+    self.listed = any(name in self._tree for name in folder_classes.FILES)
+    self.unread = self._unread()
+    self._classes = self._find_classes()
+    self.info = self._classes and self._info(self._classes)
+
+  def where(self, path: str) -> str:
+    """How a message names the file `path` of the folder."""
+    return self._tree.where(path)
+
+  def names(self, split: str) -> list[str]:
+    return self.layout.splits[split]
+
+  def read(self, split: str, index: int) -> Sample:
+    name = self.layout.splits[split][index]
+    image_path = self.layout.images[name]
+    sample = Sample(name, self._tree.where(image_path), "")
+    mask_path = sample.attempt(self.layout.mask_of, self._tree, name)
+    if mask_path:
+      sample.mask_file = self._tree.where(mask_path)
+      self._read_mask(sample, mask_path)
+    self._read_image(sample, image_path)
+    return sample
+
+  def _read_mask(self, sample: Sample, path: str) -> None:
+    encoded = sample.attempt(self._tree.read, path)
+    if encoded is None:
+      return
+    sample.mask_header = _header(encoded)
+    sample.mask = sample.attempt(checks.decode_mask, sample.mask_file, encoded)
+    if sample.mask is not None and self._classes:
+      sample.label = sample.attempt(self._classes.labels_of, self._tree, path)
+      if sample.label is not None:
+        sample.label = _ignoring(sample.label, self.info)
+
+  def _read_image(self, sample: Sample, path: str) -> None:
+    encoded = sample.attempt(self._tree.read, path)
+    if encoded is None:
+      return
+    sample.image_header = _header(encoded)
+    if sample.attempt(checks.image_size, sample.image_file, encoded):
+      if sample.mask is not None:
+        encoded = checks.upright(encoded, sample.mask.shape[:2])
+      sample.image = preprocess.decode_image(encoded)
+
+  def _find_classes(self) -> folder_classes.FolderClasses | None:
+    try:
+      return folder_classes.find(self._tree, self.layout.used_masks())
+    except BadExample as fault:
+      self.faults.append(fault)
+      return None
+
+  def _info(self, classes: folder_classes.FolderClasses) -> DatasetInfo:
+    return dataclasses.replace(
+      datasets.DATASETS["folder"],
+      class_names=classes.names,
+      colors=classes.colors,
+      ignore_label=classes.ignore_label,
+    )
+
+  def _unread(self) -> list[str]:
+    """Files beside the images and masks that have another suffix."""
+    used = {*self.layout.images.values(), *self.layout.masks.values()}
+    folders = {path.split("/")[0] for path in used}
+    return [
+      self._tree.where(path)
+      for folder in sorted(folders)
+      for path in (f"{folder}/{p}" for p in self._tree.stems(folder, ""))
+      if path not in used and not path.rsplit("/", 1)[-1].startswith(".")
+    ]
+
+
+class RecordSamples:
+  """The records of a prepared data set."""
+
+  def __init__(self, data_config: ml_collections.ConfigDict):
+    """Opens both splits that `data_config` names.
+
+    Raises:
+      ValueError: the data set or a split is not there.
+    """
+    self.info = datasets.dataset_info(data_config)
+    self.faults: list[BadExample] = []
+    self._sources = {
+      split: datasets.open_source(
+        data_config, datasets.split_name(data_config, field)
+      )
+      for split, field in zip(SPLITS, ("train_split", "eval_split"))
+    }
+
+  def names(self, split: str) -> range:
+    return range(len(self._sources[split]))
+
+  def read(self, split: str, index: int) -> Sample:
+    source = self._sources[split]
+    record = source.encoded(index)
+    sample = Sample(record["name"], record["name"], record["name"])
+    sample.image_header = _header(record["image"])
+    example = source[index]
+    sample.image, sample.mask = example["image"], example["label"]
+    sample.label = _ignoring(sample.mask, self.info)
+    return sample
+
+
+def _header(encoded: bytes) -> PIL.Image.Image | None:
+  """The image, not decoded yet; None if it is none."""
+  try:
+    return PIL.Image.open(io.BytesIO(encoded))
+  except Exception:  # whatever is wrong is noted when it is decoded
+    return None
+
+
+def _ignoring(label: np.ndarray, info: DatasetInfo) -> np.ndarray:
+  """`label` with `preprocess.IGNORE` where the data set ignores pixels."""
+  if info.ignore_label is None:
+    return label
+  return np.where(label == info.ignore_label, preprocess.IGNORE, label).astype(
+    np.uint8
+  )

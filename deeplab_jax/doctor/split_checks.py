@@ -1,0 +1,278 @@
+"""What can be wrong with the splits, and with the images taken together."""
+
+import collections
+from collections.abc import Iterator
+
+import numpy as np
+
+from deeplab_jax.data import preprocess
+from deeplab_jax.doctor.facts import Facts
+from deeplab_jax.doctor.findings import Finding, Mention, error, warning
+from deeplab_jax.doctor.samples import SPLITS
+from deeplab_jax.doctor.survey import Survey, mention_image
+from deeplab_jax.models import BACKBONES
+
+_ALIKE = 10  # bits of 256 that saving an image again may change
+_LEAST_BITS = 24  # set: an image with fewer has hardly any structure
+_FAR = 50.0  # of 0..255: mean of a channel from what the backbone expects
+_DEVIATIONS = 20.0, 110.0  # usual in photographs, 0..255
+
+
+def empty(survey: Survey) -> Iterator[Finding]:
+  """A split without an example."""
+  for split in SPLITS:
+    if not survey.size_of(split):
+      yield error(
+        "empty-split",
+        f"{split} has no example",
+        "add images, or correct the list or the split that the config names",
+      )
+
+
+def missing_classes(survey: Survey) -> Iterator[Finding]:
+  """A class that only one of the splits has."""
+  if not survey.info or not all(map(survey.of, SPLITS)):
+    return
+  has = {s: c[: survey.info.num_classes] > 0 for s, c in survey.counts.items()}
+  remedies = {
+    "train": "nothing can be learnt of them: move images into train",
+    "val": "their IoU cannot be measured: move images into val",
+  }
+  for split, other in (SPLITS, SPLITS[::-1]):
+    missing = np.flatnonzero(has[other] & ~has[split]).tolist()
+    if missing:
+      names = ", ".join(survey.name(label) for label in missing[:10])
+      yield warning(
+        f"class-missing-in-{split}",
+        f"{len(missing)} classes of {other} have no pixel in {split}: {names}"
+        f"{', ...' if missing[10:] else ''}",
+        remedies[split],
+      )
+
+
+def in_both(survey: Survey) -> Iterator[Finding]:
+  """Images of val that train has, too: pixel for pixel."""
+  train = {f.image.digest: f for f in _with_structure(survey.of("train"))}
+  val = _with_structure(survey.of("val"))
+  shared = [f for f in val if f.image.digest in train]
+  if not shared:
+    return
+  mentions = [
+    mention_image(f, f"as {train[f.image.digest].image_file} in train")
+    for f in shared
+  ]
+  if len(shared) == len(val) and all(
+    f.name == train[f.image.digest].name for f in shared
+  ):
+    yield warning(
+      "val-inside-train",
+      "all images of val are in train: its scores say nothing of new images",
+      "choose another split, unless this is meant, as for a final training on "
+      "all data",
+      mentions,
+    )
+    return
+  yield error(
+    "image-in-both-splits",
+    f"{len(shared)} images of val are in train as well: its scores would be "
+    "too good",
+    "remove them from one of the splits",
+    mentions,
+  )
+
+
+def alike(survey: Survey) -> Iterator[Finding]:
+  """Images of val that look like one of train: saved again, or next frames."""
+  train, val = (_with_structure(survey.of(split)) for split in SPLITS)
+  digests = {f.image.digest for f in train}
+  mentions = []
+  for facts, (nearest, bits) in zip(val, _nearest(val, train)):
+    if bits <= _ALIKE and facts.image.digest not in digests:
+      where = train[nearest].image_file
+      mentions.append(mention_image(facts, f"like {where} in train"))
+  if mentions:
+    yield warning(
+      "alike-in-both-splits",
+      f"{len(mentions)} images of val look like one of train: the same picture "
+      "saved again, resized, or frames of one film",
+      "keep such images in one split, films as a whole",
+      mentions,
+    )
+
+
+def repeated(survey: Survey) -> Iterator[Finding]:
+  """The same image several times in one split, perhaps labelled otherwise."""
+  mentions, conflicts = [], []
+  for split in SPLITS:
+    first: dict[bytes, Facts] = {}
+    for facts in _with_structure(survey.of(split)):
+      other = first.setdefault(facts.image.digest, facts)
+      if other is facts:
+        continue
+      mentions.append(mention_image(facts, f"as {other.image_file}"))
+      if facts.mask and other.mask and facts.mask.digest != other.mask.digest:
+        conflicts.append(mention_image(facts, f"mask is not {other.mask_file}"))
+  if conflicts:
+    yield warning(
+      "conflicting-masks",
+      "the same image has different masks",
+      "keep the right one",
+      conflicts,
+    )
+  if mentions:
+    yield warning(
+      "repeated-images",
+      f"{len(mentions)} images are in a split more than once",
+      "remove all but one, unless they are meant to count more",
+      mentions,
+    )
+
+
+def folder_splits(survey: Survey) -> Iterator[Finding]:
+  """Lists and subfolders that do not say what their author meant."""
+  if survey.folder is None:
+    return
+  layout = survey.folder.layout
+  tops = collections.Counter(name.split("/")[0] for name in layout.images)
+  if layout.drawn and {"train", "val"} <= tops.keys():
+    yield warning(
+      "split-folders",
+      "images are in folders train/ and val/, which mean nothing without "
+      "lists: the splits were drawn from all of them",
+      "write train.txt and val.txt with lines such as train/NAME",
+    )
+  used = {name for names in layout.splits.values() for name in names}
+  unlisted = sorted(layout.images.keys() - used)
+  if unlisted:
+    yield warning(
+      "unlisted-images",
+      f"{len(unlisted)} images are in no list and so unused",
+      "add them to train.txt or val.txt if they are meant to be used",
+      (Mention(survey.folder.where(layout.images[n])) for n in unlisted),
+    )
+  if survey.folder.unread:
+    yield warning(
+      "unread-files",
+      f"{len(survey.folder.unread)} files beside images and masks have another "
+      "suffix and were not read",
+      "convert them to PNG if they are meant to be used",
+      map(Mention, survey.folder.unread),
+    )
+
+
+def batch_size(survey: Survey) -> Iterator[Finding]:
+  """A batch that holds some image more than once."""
+  count, batch = survey.size_of("train"), survey.config.batch_size
+  if 0 < count < batch:
+    yield warning(
+      "batch-exceeds-split",
+      f"a batch is {batch} images, train has {count}: each batch repeats some",
+      f"set --config.batch_size={max(count, 1)} or less",
+    )
+
+
+def crop_size(survey: Survey) -> Iterator[Finding]:
+  """Crops larger than every image, even at the largest scale."""
+  sizes = [_resized(f, survey) for f in survey.of("train") if f.image]
+  if not sizes:
+    return
+  data = survey.config.data
+  largest = np.max(sizes, axis=0) * data.max_scale
+  if (np.array(data.crop_size) > largest).any():
+    height, width = np.max(sizes, axis=0).tolist()
+    yield warning(
+      "crop-exceeds-images",
+      f"crops are {data.crop_size[1]}x{data.crop_size[0]}, the largest image "
+      f"is {width}x{height}: even at scale {data.max_scale:g} all are padded",
+      "lower --config.data.crop_size (k * output_stride + 1), or enlarge the "
+      "images with data.resize_min",
+    )
+
+
+def eval_size(survey: Survey) -> Iterator[Finding]:
+  """Images that do not fit the size evaluated."""
+  wanted = tuple(survey.config.data.eval_size)
+  if wanted == (0, 0):
+    return
+  large = [
+    (f, size)
+    for f in survey.of("val")
+    if f.image and (np.array(size := _resized(f, survey)) > wanted).any()
+  ]
+  if large:
+    height, width = np.max([size for _, size in large], axis=0).tolist()
+    yield error(
+      "eval-size",
+      f"images of val do not fit data.eval_size {wanted}",
+      f"set --config.data.eval_size='({height}, {width})' or more, or (0, 0)",
+      (mention_image(f, f"{w}x{h}") for f, (h, w) in large),
+    )
+
+
+def normalisation(survey: Survey) -> Iterator[Finding]:
+  """Images unlike the photographs that the backbone was made for."""
+  mean, deviation = pixel_statistics(survey)
+  if mean is None:
+    return
+  expected = np.array(BACKBONES[survey.config.model.backbone].mean)
+  low, high = _DEVIATIONS
+  is_usual = low < deviation.min() and deviation.max() < high
+  if is_usual and np.abs(mean - expected).max() < _FAR:
+    return
+  yield warning(
+    "unusual-brightness",
+    f"pixels have mean {_rounded(mean)} and deviation {_rounded(deviation)}; "
+    f"{survey.config.model.backbone} expects about {_rounded(expected)} and "
+    f"{low:g} to {high:g} of 0..255",
+    "check that images use the whole range of 0..255 (16-bit or 0..1 data "
+    "saved as 8-bit goes black); if they are like this, train more layers",
+  )
+
+
+def pixel_statistics(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation (3,) of the pixels of train, 0..255.
+
+  All images weigh alike. None, None without images.
+  """
+  images = [f.image for f in survey.of("train") if f.image]
+  if not images:
+    return None, None
+  mean = np.mean([image.mean for image in images], axis=0)
+  square = np.mean([image.mean_square for image in images], axis=0)
+  return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def _resized(facts: Facts, survey: Survey) -> tuple[int, int]:
+  """Size of the image as the pipeline resizes it first."""
+  data = survey.config.data
+  if not data.resize_min:
+    return facts.image.size
+  return preprocess.range_size(
+    facts.image.size, data.resize_min, data.resize_max, data.resize_factor
+  )
+
+
+def _with_structure(split: list[Facts]) -> list[Facts]:
+  """Examples whose images are not blank."""
+  return [f for f in split if f.image and not f.image.is_constant]
+
+
+def _nearest(
+  split: list[Facts], others: list[Facts]
+) -> list[tuple[int, float]]:
+  """For each example the most alike of `others`: which, and bits apart."""
+  if not split or not others:
+    return []
+  looks, other_looks = (
+    np.array([f.image.look for f in group], np.float32)
+    for group in (split, others)
+  )
+  shared = looks @ other_looks.T
+  apart = looks.sum(1)[:, None] + other_looks.sum(1) - 2 * shared
+  apart[looks.sum(1) < _LEAST_BITS] = np.inf
+  nearest = apart.argmin(1)
+  return list(zip(nearest.tolist(), apart.min(1).tolist()))
+
+
+def _rounded(values: np.ndarray) -> str:
+  return "(" + ", ".join(f"{value:.0f}" for value in values) + ")"
