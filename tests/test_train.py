@@ -27,10 +27,16 @@ def folder(tmp_path_factory) -> pathlib.Path:
   return tmp_path_factory.mktemp("runs")
 
 
-def _start(folder, workdir, *flags, **environment) -> subprocess.Popen:
-  """Starts the command that a user types, on the tiny config."""
+def _start(
+  folder, workdir, *flags, largest_file="unlimited", **environment
+) -> subprocess.Popen:
+  """Starts the command that a user types, on the tiny config.
+
+  A limit of the size of files (in KiB) stands for a disk that is full.
+  """
   return subprocess.Popen(
     [
+      *("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash"),
       *(sys.executable, "-m", "deeplab_jax.main", "--config", str(_CONFIG)),
       *("--workdir", str(workdir)),
       f"--config.data.data_dir={folder / 'data'}",
@@ -142,6 +148,21 @@ def test_sigterm_saves_within_a_step_and_exits_with_zero(uninterrupted, folder):
   last = max(row["step"] for row in _rows(workdir))
   assert (workdir / f"checkpoints/{last}").is_dir()
   assert last < 40
+  _finish(_start(folder, workdir))
+  _assert_same_run(workdir, uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_which_then_continues(uninterrupted, folder):
+  workdir = folder / "full"
+  process = _start(folder, workdir)
+  _wait_for_step(process, workdir, 13)
+  process.kill()
+  process.communicate()
+  process = _start(folder, workdir, largest_file="300")
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == 1
+  assert "error: " in output and "Error writing" in output
   _finish(_start(folder, workdir))
   _assert_same_run(workdir, uninterrupted[0])
 
