@@ -69,6 +69,14 @@ def test_overlay_mixes_by_opacity():
   assert mixed[0, 1].tolist() == [125, 82, 85]
 
 
+def test_overlay_takes_more_than_256_classes():
+  colors = [(i % 256, i // 256, 0) for i in range(300)]
+  labels = np.array([[299, 7]], np.uint16)
+  image = np.zeros((1, 2, 3), np.uint8)
+  painted = visualize.overlay(image, labels, colors, opacity=1.0)
+  assert painted.tolist() == [[[43, 1, 0], [7, 0, 0]]]
+
+
 def test_error_map_marks_wrong_pixels_only():
   labels = np.array([[0, 1, 255]], np.uint8)
   right, wrong, unjudged = visualize.error_map(labels, np.uint8([[0, 2, 2]]))[0]

@@ -131,7 +131,7 @@ class Segmenter:
     return visualize.overlay(image, self(image), self.colors)
 
   def _segment(self, image: np.ndarray, want: str) -> np.ndarray:
-    _check_image(image)
+    image = _checked(image)
     size = image.shape[:2]
     crop = tuple(
       max(least, _round_up(side, self._grain))
@@ -251,7 +251,9 @@ def _check(model, class_names, colors, scales, tile) -> None:
     raise ValueError(f"tile must be a multiple of {grain} plus 1, got {tile}")
 
 
-def _check_image(image: np.ndarray) -> None:
+def _checked(image: Any) -> np.ndarray:
+  """`image`, which may be anything that NumPy turns into such an array."""
+  image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise ValueError(
       "image must be uint8 RGB of shape (h, w, 3), got "
@@ -259,3 +261,4 @@ def _check_image(image: np.ndarray) -> None:
     )
   if not image.size:
     raise ValueError(f"image must have pixels, got shape {image.shape}")
+  return image

@@ -24,17 +24,17 @@ def voc_colormap(num_colors: int = 256) -> np.ndarray:
 
 
 def palette(colors: Colors) -> np.ndarray:
-  """A full palette, uint8 (256, 3): `colors` first, then VOC's colour map.
+  """At least 256 colours, uint8 (n, 3): `colors`, then VOC's colour map.
 
   So the ignore label 255 is VOC's pale (224, 224, 192).
   """
-  table = voc_colormap(256)
+  table = voc_colormap(max(256, len(colors)))
   table[: len(colors)] = colors
   return table
 
 
 def colorize(labels: np.ndarray, colors: Colors) -> np.ndarray:
-  """Paints `labels`, integers (h, w) in 0..255, as uint8 RGB (h, w, 3)."""
+  """Paints `labels`, integers (h, w), as uint8 RGB (h, w, 3)."""
   return palette(colors)[labels]
 
 
