@@ -16,14 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXIS = "batch"
 
-# Any of these in the environment says that this is one process of several.
-_CLUSTER_VARIABLES = (
-  "JAX_COORDINATOR_ADDRESS",
-  "SLURM_JOB_NUM_NODES",
-  "OMPI_MCA_orte_hnp_uri",
-  "MEGASCALE_COORDINATOR_ADDRESS",
-)
-
 
 def start_runtime() -> None:
   """Joins the other processes, if any, and turns the compilation cache on.
@@ -38,20 +30,21 @@ def start_runtime() -> None:
 
 
 def _start_processes() -> None:
-  """Calls `jax.distributed.initialize` where the environment asks for it.
+  """Joins the other processes of a run where the environment asks for it.
 
   `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name a
-  process by hand; SLURM, Open MPI and TPU pods are recognised by jax itself.
+  process by hand; with `DEEPLAB_DISTRIBUTED=1` jax finds them out itself, on
+  TPU pods, under SLURM and Open MPI.
   """
-  pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-  if not pod and not any(name in os.environ for name in _CLUSTER_VARIABLES):
-    return
   if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+      if name not in os.environ:
+        raise ValueError(f"{name} must be set beside JAX_COORDINATOR_ADDRESS")
     jax.distributed.initialize(
       num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
       process_id=int(os.environ["JAX_PROCESS_ID"]),
     )
-  else:
+  elif os.environ.get("DEEPLAB_DISTRIBUTED") == "1":
     jax.distributed.initialize()
 
 

@@ -106,6 +106,14 @@ def test_a_checkpoint_of_eight_devices_continues_in_two_processes(
   np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
 
 
+def test_a_process_without_its_number_is_refused(monkeypatch):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+  monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
+  with pytest.raises(ValueError, match="JAX_PROCESS_ID must be set"):
+    sharding.start_runtime()
+
+
 def test_global_batch_keeps_rows_in_order():
   rows = np.arange(6, dtype=np.uint8).reshape(3, 2)
   placed = sharding.global_batch({"label": rows}, sharding.make_mesh())
