@@ -5,8 +5,13 @@
     --out models/mobilenet_v2_imagenet
   python -m deeplab_jax.main --config configs/camvid.py --workdir runs/camvid
 
+FILE is any MobileNetV2 trained on ImageNet; batch norms that came folded into
+their convolutions are calibrated on the first batch.
+
 Arguments: runlocal.
-Hardware: 4 CPU cores. Wall time and mIoU: not yet run.
+Hardware: 2 CPU cores, 0.8 s a step. With --config.steps=600 in 16 minutes on a
+busy machine: mIoU 46.3 % on val, 86.6 % of its pixels right; the whole run of
+3000 steps: not yet run.
 """
 
 from ml_collections import ConfigDict
