@@ -253,11 +253,11 @@ def _remove(root, path):
 
 
 def _resize_smoothly(root):
-  path = root / "masks/scene_00.png"
-  mask = PIL.Image.fromarray(_COLORS[_masks(1)["scene_00"]])
-  mask.resize((96, 80), PIL.Image.Resampling.BICUBIC).save(path)
-  image = PIL.Image.open(root / "images/scene_00.png")
-  image.resize((96, 80)).save(root / "images/scene_00.png")
+  for name, mask in _masks(3).items():
+    large = PIL.Image.fromarray(_COLORS[mask]).resize((96, 80))  # bicubic
+    large.save(root / f"masks/{name}.png")
+    image = PIL.Image.open(root / f"images/{name}.png")
+    image.resize((96, 80)).save(root / f"images/{name}.png")
 
 
 def _save_as_jpeg(root):
@@ -381,9 +381,17 @@ _FAULTS = {
     ),
     r"scene_01\.png: colours must be the 3 .* got \(10, 220, 60\)",
   ),
-  "masks of both kinds": (
+  "one mask of colours": (
     lambda root: _save_mask(root, _COLORS[_masks(2)["scene_01"]]),
-    r"masks must be all in colours or all indexed, got both",
+    r"scene_01\.png: a mask of colours needs classes\.yaml",
+  ),
+  "one mask of labels among colours": (
+    lambda root: [
+      PIL.Image.fromarray(_COLORS[mask]).save(root / f"masks/{name}.png")
+      for name, mask in _masks(3).items()
+      if name != "scene_01"
+    ],
+    r"scene_01\.png: masks must be all in colours or all indexed, got both",
   ),
   "masks of colours resized with smoothing": (
     _resize_smoothly,

@@ -18,7 +18,8 @@ from deeplab_jax.doctor import blending, fitting
 from deeplab_jax.doctor.blending import Blending
 from deeplab_jax.doctor.samples import Sample
 
-_HASH_SIDE = 16
+_LOOK_SIDE = 16
+_LEAST_CONTRAST = 4.0  # of 0..255; flatter images all look alike
 _MOST_VALUES = 300  # of a mask kept; more are counted
 
 
@@ -48,7 +49,8 @@ class ImageFacts:
   Attributes:
     size: height and width.
     digest: equal only for equal pixels.
-    look: bits (256,) that barely change when the image is saved again.
+    look: float32 (256,) of length 1, which barely changes when the image is
+      resized or saved again; None of an image with hardly any contrast.
     mean: of the pixels (3,), 0..255.
     mean_square: of the pixels (3,).
     is_constant: whether all pixels are equal.
@@ -56,7 +58,7 @@ class ImageFacts:
 
   size: tuple[int, int]
   digest: bytes
-  look: np.ndarray
+  look: np.ndarray | None
   mean: np.ndarray
   mean_square: np.ndarray
   is_constant: bool
@@ -188,12 +190,16 @@ def _image(image: np.ndarray) -> ImageFacts:
   )
 
 
-def _look(image: np.ndarray) -> np.ndarray:
-  """Whether brightness rises between neighbours of 17 x 16 parts ("dHash")."""
+def _look(image: np.ndarray) -> np.ndarray | None:
+  """Brightness of 16 x 16 parts, whatever its mean and contrast are."""
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  size = _HASH_SIDE + 1, _HASH_SIDE
-  small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(int)
-  return (np.diff(small, axis=1) > 0).ravel()
+  size = _LOOK_SIDE, _LOOK_SIDE
+  small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+  small = small.astype(np.float32).ravel()
+  if small.std() < _LEAST_CONTRAST:
+    return None
+  small -= small.mean()
+  return small / np.linalg.norm(small)
 
 
 def _mask(mask: np.ndarray) -> MaskFacts:

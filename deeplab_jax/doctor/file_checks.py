@@ -143,7 +143,7 @@ def _sizes(facts: Facts) -> str:
 
 def _blended(facts: Facts) -> str | None:
   blending = facts.mask and facts.mask.blending
-  if not blending or blending.blended < 10 or blending.share < 0.12:
+  if not blending or not blending.is_suspect:
     return None
   return (
     f"{blending.share:.0%} of its boundaries pass through values between "

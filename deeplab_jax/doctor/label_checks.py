@@ -75,7 +75,8 @@ def unused_ids(survey: Survey) -> Iterator[Finding]:
   """Classes without a pixel: gaps in ids, or classes listed in vain."""
   if not survey.info or not survey.labelled.any():
     return
-  unused = np.flatnonzero(survey.labelled == 0).tolist()
+  unused = set(np.flatnonzero(survey.labelled == 0).tolist())
+  unused = sorted(unused - {survey.info.ignore_label})
   used = np.flatnonzero(survey.labelled).tolist()
   if not unused:
     return

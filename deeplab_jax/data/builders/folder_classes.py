@@ -100,7 +100,7 @@ def find(tree: Tree, masks: Sequence[str]) -> FolderClasses:
   names = tuple(tree.lines(_NAMES)) if _NAMES in tree else None
   _check_names(tree.where(_NAMES), names or ())
   found = _values(tree, masks)
-  if found.colors and names is None:
+  if found.mostly_colors and names is None:
     return _from_colors(tree, found.colors)
   if found.indices == {0, _IGNORE} and len(names or "ab") == 2:
     names = names or ("background", "foreground")
@@ -250,20 +250,29 @@ def _wrong(file: str, problem: str) -> BadExample:
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-  """What all masks together hold: indices, or else codes of colours."""
+  """What all masks together hold.
+
+  Attributes:
+    indices: of indexed and grey masks.
+    colors: codes of the colours of the others.
+    mostly_colors: whether the others are the more.
+  """
 
   indices: set[int]
   colors: set[int]
+  mostly_colors: bool
 
 
 def _values(tree: Tree, masks: Sequence[str]) -> _Values:
   indices: set[int] = set()
   colors: set[int] = set()
+  surplus = 0
   for is_index, values in in_order(functools.partial(_values_of, tree), masks):
     (indices if is_index else colors).update(values)
+    surplus += -1 if is_index else 1
   if all(code >> 8 == code & 0xFFFF for code in colors):  # grey, saved as RGB
-    return _Values(indices | {code & 0xFF for code in colors}, set())
-  return _Values(indices, colors)
+    return _Values(indices | {code & 0xFF for code in colors}, set(), False)
+  return _Values(indices, colors, surplus > 0)
 
 
 def _values_of(tree: Tree, path: str) -> tuple[bool, list[int]]:
