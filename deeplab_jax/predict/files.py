@@ -1,6 +1,7 @@
 """Many pictures through one segmenter, reading and writing beside computing."""
 
 import collections
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -92,22 +93,14 @@ def _finish(job: Job, task: Future, failures: list[Failure]) -> None:
     task.result()
 
 
-class _noting:
+@contextlib.contextmanager
+def _noting(failures: list[Failure], job: Job) -> Iterator[None]:
   """Turns an error about one picture into a `Failure`."""
-
-  def __init__(self, failures: list[Failure], job: Job):
-    self._failures, self._job = failures, job
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, traceback) -> bool:
-    # Decoders raise errors of many kinds on broken files.
-    if not isinstance(error, Exception):
-      return False
-    text = str(error).strip() or kind.__name__
-    self._failures.append(Failure(self._job.source, text.splitlines()[0]))
-    return True
+  try:
+    yield
+  except Exception as error:  # decoders raise many kinds on broken files
+    text = str(error).strip() or type(error).__name__
+    failures.append(Failure(job.source, text.splitlines()[0]))
 
 
 def _write(
