@@ -16,7 +16,9 @@ import pytest
 import rich.console
 from PIL import Image
 
-from deeplab_jax import checkpoints, evaluate
+from deeplab_jax import checkpoints, evaluate, import_weights
+from deeplab_jax import config as config_lib
+from deeplab_jax.data import build
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from tests.programs.evaluate_tiny import (
   SIZE,
@@ -242,6 +244,42 @@ def test_report_compares_with_another(reported, folder, tmp_path):
   (tmp_path / "other.json").write_text(json.dumps(other))
   with pytest.raises(ValueError, match="'letters', whose classes are not"):
     evaluate.report(reported, config, tmp_path, compare=tmp_path / "other.json")
+
+
+def test_released_model_on_the_voc_sample(shared, tmp_path):
+  build.build(
+    "voc2012",
+    data_dir=str(tmp_path),
+    manual_dir=str(shared / "data/voc2012-sample"),
+    partial=True,
+  )
+  config = config_lib.base_config()
+  config.data.update(
+    name="voc2012", data_dir=str(tmp_path), eval_size=(513, 513)
+  )
+  config.eval.update(batch_size=4, pictures=0)
+  model = DeepLab(
+    num_classes=21,
+    backbone="mobilenet_v2",
+    width_multiplier=0.5,
+    atrous_rates=(),
+    decoder=(),
+  )
+  weights = shared / "weights/deeplabv3_mnv2_dm05_pascal_trainaug"
+  with np.load(weights / "variables.npz") as arrays:
+    variables = import_weights.from_tensorflow(dict(arrays), model)
+  found = evaluate.evaluate(model, variables, config, detailed=True)
+  golden = json.loads((weights / "golden/metrics_os16.json").read_text())["val"]
+  wanted = np.array(golden["confusion_rows_truth_cols_prediction"])
+  assert found.num_images == golden["images"] == 50
+  assert np.abs(found.confusion - wanted).sum() <= 20
+  assert found.absent_classes == ["cat", "motorbike"]
+  assert 100 * found.miou == pytest.approx(70.25, abs=0.02)
+  # The paper's figure 5: worse near boundaries, steeply so at first.
+  curve = np.array(found.to_dict()["trimap_miou"])
+  assert (np.diff(curve) > 0).all()
+  assert curve[9] - curve[0] > 2 * (curve[39] - curve[9]) / 3 > 0.05
+  assert found.summary()["boundary_miou"] < found.miou - 0.1
 
 
 def _start(folder, index, port) -> subprocess.Popen:

@@ -20,7 +20,7 @@ from deeplab_jax.predict.reading import read_image
 T = TypeVar("T")
 
 _THREADS = 4
-_AHEAD = 6  # pictures in memory before, and after, the network
+_AHEAD = 3  # pictures in memory before, and after, the network
 
 
 class Failure(NamedTuple):
