@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import metrics, sharding
 from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.evaluate.results import Detail, Evaluation, Example
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.models import DeepLab, padding_value
@@ -78,8 +79,7 @@ def evaluate(
     arrays = sharding.global_batch(arrays, mesh)
     # The step runs on while the host counts the batch before.
     tally.add(batch, *step(variables, **arrays))
-  seconds = time.monotonic() - began
-  return tally.result(dataset, _settings(model, config, tally.crop), seconds)
+  return tally.result(dataset, _settings(model, config, tally.crop), began)
 
 
 def _batches(
@@ -192,8 +192,10 @@ class _Tally:
       self._scored = sorted([*self._scored, example], key=lambda e: e.miou)
       del self._scored[_EXTREMES:-_EXTREMES]
 
-  def result(self, dataset, settings, seconds) -> Evaluation:
-    """The evaluation, summed over all processes."""
+  def result(
+    self, dataset: DatasetInfo, settings: dict[str, Any], began: float
+  ) -> Evaluation:
+    """The evaluation since `began`, summed over all processes."""
     self._count_pending()
     detail = None
     if self._detailed:
@@ -210,7 +212,7 @@ class _Tally:
       settings=settings,
       confusion=self._totals["confusion"],
       num_images=int(_sum_over_processes(np.array(self._num_images))),
-      seconds=seconds,
+      seconds=time.monotonic() - began,
       examples=self._examples,
       detail=detail,
     )
