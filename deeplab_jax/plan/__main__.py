@@ -1,0 +1,71 @@
+"""Says what a training step would need, without running it.
+
+  python -m deeplab_jax.plan --config configs/voc.py --topology v5e:4x4
+
+Memory per device, the largest batch, collectives, work and a floor of the step
+time; without `--topology`, for the local devices. `--config.FIELD=VALUE`
+alters the config as in training, `--config.model.dtype=bfloat16` for one.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from deeplab_jax import config as config_lib
+from deeplab_jax import plan
+from deeplab_jax.plan import report
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", help_string="File of configs/, optionally with :ARGUMENTS."
+)
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "TPU slice such as v5e:4x4; the local devices by default."
+)
+_LARGEST = flags.DEFINE_bool(
+  "largest", True, "Look for the largest batch, compiling several sizes."
+)
+_EFFORT = flags.DEFINE_float(
+  "effort", plan.QUICK, "The compiler's, -1 to 1; 0 is training's.", -1, 1
+)
+_JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the plan that the flags ask for."""
+  if len(arguments) > 1:
+    raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
+  config, machine = _CONFIG.value, _machine()
+  made = plan.make_plan(config, machine, _EFFORT.value)
+  print(report.to_text(made), flush=True)
+  largest = None
+  if _LARGEST.value and machine.memory is not None:
+    largest = plan.largest_batch(config, machine, _EFFORT.value)
+    print(f"\nlargest batch: {largest}")
+  if _JSON.value:
+    facts = report.to_dict(made, largest)
+    pathlib.Path(_JSON.value).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _machine() -> plan.Machine:
+  if _TOPOLOGY.value is None:
+    return plan.local_machine()
+  jax.config.update("jax_platforms", "cpu")  # No search for accelerators here.
+  return plan.tpu_machine(_TOPOLOGY.value)
+
+
+def run() -> None:
+  """Parses the command line; a mistake ends in one message, exit status 1."""
+  flags.mark_flags_as_required(["config"])
+  try:
+    config_lib.check_overrides(sys.argv[1:])
+    app.run(main)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+  run()
