@@ -11,7 +11,7 @@ from deeplab_jax.config import base_config
 
 SIZE = (72, 96)
 PAINT = np.array(
-  [(90, 120, 60), (200, 60, 50), (60, 80, 210), (230, 210, 70)], np.uint8
+  [(120, 140, 120), (220, 70, 60), (60, 80, 220), (230, 210, 70)], np.uint8
 )
 
 

@@ -56,6 +56,12 @@ def _smooth(array, how=cv2.INTER_LINEAR):
   return cv2.resize(large, array.shape[1::-1], interpolation=how)
 
 
+def _draw_softly(path: pathlib.Path):
+  mask = np.zeros(scenes.SIZE, np.uint8)
+  cv2.circle(mask, (40, 30), 15, 255, -1, cv2.LINE_AA)
+  scenes.save(path, mask)
+
+
 def _in_colours(root, yaml=_YAML):
   _every_mask(root, lambda mask: _COLORS[mask])
   if yaml:
@@ -65,6 +71,12 @@ def _in_colours(root, yaml=_YAML):
 def _cut(path: pathlib.Path, share=0.5):
   content = path.read_bytes()
   path.write_bytes(content[: int(len(content) * share)])
+
+
+def _damage(path: pathlib.Path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 0x55
+  path.write_bytes(content)
 
 
 def _as_jpeg(array: np.ndarray, quality=60) -> np.ndarray:
@@ -89,6 +101,18 @@ def _index_differently(root):
     picture = PIL.Image.fromarray(turned.astype(np.uint8)).convert("L")
     order = [(i - number) % 4 for i in range(4)]
     picture.putpalette(_COLORS[order].tobytes())
+    picture.save(root / f"masks/{name}.png")
+
+
+def _index_in_other_order(root):
+  """Classes 1 and 2 swap their colours."""
+  (root / "classes.yaml").write_text(_YAML)
+  for name in _NAMES:
+    mask = _array(root / f"masks/{name}.png")
+    picture = PIL.Image.fromarray(mask).convert("L")
+    colors = _COLORS.copy()
+    colors[[1, 2]] = colors[[2, 1]]
+    picture.putpalette(colors.tobytes())
     picture.save(root / f"masks/{name}.png")
 
 
@@ -147,6 +171,18 @@ FAULTS = {
     lambda r: _cut(r / "masks/s05.png"),
     ("undecodable", _ERROR, "masks/s05.png"),
   ),
+  "JPEG image without its last bytes": (
+    lambda r: (
+      PIL.Image.open(r / "images/s05.png").save(r / "images/s05.jpg"),
+      (r / "images/s05.png").unlink(),
+      _cut(r / "images/s05.jpg", 0.99),
+    ),
+    ("undecodable", _ERROR, "images/s05.jpg"),
+  ),
+  "mask damaged in the middle": (
+    lambda r: _damage(r / "masks/s05.png"),
+    ("undecodable", _ERROR, "masks/s05.png"),
+  ),
   "empty image": (
     lambda r: (r / "images/s05.png").write_bytes(b""),
     ("undecodable", _ERROR, "images/s05.png"),
@@ -179,6 +215,10 @@ FAULTS = {
   "masks named after their images with _mask": (
     lambda r: (r / "masks/s05.png").rename(r / "masks/s05_mask.png"),
     ("mask-without-image", _ERROR, "masks/s05_mask.png"),
+  ),
+  "names that differ in case": (
+    lambda r: (r / "masks/s05.png").rename(r / "masks/S05.png"),
+    ("image-without-mask", _ERROR, "images/s05.png"),
   ),
   "two images of one name": (
     lambda r: scenes.save(r / "images/s05.jpg", _array(r / "images/s05.png")),
@@ -284,6 +324,10 @@ FAULTS = {
     _index_differently,
     ("palettes-differ", _ERROR, "masks/s05.png"),
   ),
+  "a palette in another order than the list": (
+    _index_in_other_order,
+    ("palette-order", _WARNING, "masks/s05.png"),
+  ),
   # Sizes.
   "mask turned by a quarter": (
     lambda r: _mask(r, lambda m: m.T.copy()),
@@ -357,6 +401,10 @@ FAULTS = {
     lambda r: (_in_colours(r), _mask(r, _smooth)),
     ("blended-labels", _ERROR, "masks/s05.png"),
   ),
+  "black and white drawn with soft edges": (
+    lambda r: [_draw_softly(r / f"masks/{name}.png") for name in _NAMES],
+    ("blended-labels", _ERROR, "masks/s05.png"),
+  ),
   "nothing is ignored": (
     lambda r: _every_mask(r, lambda m: m % 255),
     ("no-ignore-label", _WARNING, ""),
@@ -394,7 +442,11 @@ FAULTS = {
   ),
   "masks upside down": (
     lambda r: _every_mask(r, lambda m: m[::-1].copy()),
-    ("masks-mirrored", _WARNING, "masks/s05.png"),
+    ("masks-displaced", _WARNING, "masks/s05.png"),
+  ),
+  "masks moved against their images": (
+    lambda r: _every_mask(r, lambda m: np.roll(m, (12, 12), (0, 1))),
+    ("masks-displaced", _WARNING, "masks/s05.png"),
   ),
   "masks of other images": (
     _shift_masks,

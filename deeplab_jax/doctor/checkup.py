@@ -38,6 +38,7 @@ CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   label_checks.unused_ids,
   label_checks.stray_ids,
   label_checks.palettes,
+  label_checks.palette_order,
   label_checks.colour_classes,
   split_checks.missing_classes,
   label_checks.no_ignore_label,

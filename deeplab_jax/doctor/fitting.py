@@ -1,6 +1,6 @@
 """Whether masks lie on their images: edges of one should be edges of the other.
 
-The control is the mask mirrored, which has the same boundaries elsewhere.
+The control is the mask mirrored or moved, whose boundaries are elsewhere.
 """
 
 import cv2
@@ -10,9 +10,31 @@ from deeplab_jax.data import preprocess
 
 _SIDE = 192  # images are shrunk to this: small shifts of a boundary are normal
 
-# What is done to the mask; the first is nothing.
-TURNS = ("as it is", "mirrored left to right", "upside down", "turned by 180°")
-_FLIPS = (None, 1, 0, -1)
+# What is done to the mask: OpenCV's code of a flip, None = none.
+_FLIPS = {
+  "mirrored left to right": 1,
+  "upside down": 0,
+  "turned by 180°": -1,
+}
+_MOVES = {
+  f"moved {where} by {distance / _SIDE:.0%} of the image": (
+    down * distance,
+    right * distance,
+  )
+  for distance in (6, 12)
+  for where, (down, right) in {
+    "left": (0, -1),
+    "right": (0, 1),
+    "up": (-1, 0),
+    "down": (1, 0),
+    "up and left": (-1, -1),
+    "up and right": (-1, 1),
+    "down and left": (1, -1),
+    "down and right": (1, 1),
+  }.items()
+}
+CHANGES = ("as they are", *_FLIPS, *_MOVES)
+MIRRORED = slice(1, 1 + len(_FLIPS))  # the changes that say what chance is
 
 
 def edge_contrast(image: np.ndarray, label: np.ndarray) -> np.ndarray | None:
@@ -23,8 +45,8 @@ def edge_contrast(image: np.ndarray, label: np.ndarray) -> np.ndarray | None:
     label: (h, w) uint8.
 
   Returns:
-    (4,) logarithms of mean slope on the boundary over mean slope, for the
-    label in each of `TURNS`; None where there is no boundary or no slope.
+    logarithms of mean slope on the boundary over mean slope, for the label
+    after each of `CHANGES`; None where there is no boundary or no slope.
   """
   scale = min(_SIDE / max(label.shape), 1)
   size = preprocess.scaled_size(label.shape, scale)
@@ -34,8 +56,10 @@ def edge_contrast(image: np.ndarray, label: np.ndarray) -> np.ndarray | None:
   boundary = _boundary(preprocess.resize_nearest(label, size))
   if not boundary.any() or not slope.any():
     return None
-  turned = [boundary if f is None else _flip(boundary, f) for f in _FLIPS]
-  means = np.array([slope[mask].mean() for mask in turned])
+  changed = [boundary]
+  changed += [_flip(boundary, code) for code in _FLIPS.values()]
+  changed += [np.roll(boundary, move, (0, 1)) for move in _MOVES.values()]
+  means = np.array([slope[mask].mean() for mask in changed])
   return np.log(np.maximum(means, 1e-3) / slope.mean())
 
 

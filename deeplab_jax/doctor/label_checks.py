@@ -153,6 +153,30 @@ def palettes(survey: Survey) -> Iterator[Finding]:
     )
 
 
+def palette_order(survey: Survey) -> Iterator[Finding]:
+  """Palettes of masks that give a class the listed colour of another."""
+  if not survey.info or survey.infers_classes:
+    return
+  labels = {color: label for label, color in enumerate(survey.info.colors)}
+  odd = []
+  for facts in survey.facts:
+    palette = facts.mask_header.palette if facts.mask_header else ()
+    for value in sorted(facts.mask.values if facts.mask else ()):
+      listed = labels.get(palette[value]) if value < len(palette) else None
+      if listed not in (None, value):
+        said = f"{value} has the colour of {survey.name(listed)}"
+        odd.append(mention_mask(facts, said))
+        break
+  if odd:
+    yield warning(
+      "palette-order",
+      "the palette of masks has the colours of the classes in another order "
+      "than the list: the numbers count, not the colours",
+      "order the classes as the palette does, or save the masks as RGB",
+      odd,
+    )
+
+
 def nothing_to_learn(survey: Survey) -> Iterator[Finding]:
   """All labelled pixels are of one class, or none is labelled."""
   if not survey.info:
@@ -253,24 +277,24 @@ def imbalance(survey: Survey) -> Iterator[Finding]:
 
 
 def alignment(survey: Survey) -> Iterator[Finding]:
-  """Boundaries of the masks are no edges of the images, or are mirrored."""
+  """Boundaries of the masks are no edges of the images, or lie elsewhere."""
   found = [f.contrast for f in survey.facts if f.contrast is not None]
   if len(found) < _FEW:
     return
   contrasts = np.array(found)
-  for turn in range(1, len(fitting.TURNS)):
-    gain = contrasts[:, turn] - contrasts[:, 0]
-    if gain.mean() > max(0.1, 4 * _error(gain)):
-      yield warning(
-        "masks-mirrored",
-        f"masks {fitting.TURNS[turn]} would lie on the edges of the images "
-        f"better than as they are ({gain.mean():+.2f} in log contrast)",
-        "look at the overlays of --html; turn the masks (plots and some tools "
-        "count rows from the bottom)",
-        (mention_mask(f) for f in survey.facts if f.contrast is not None),
-      )
-      return
-  gain = contrasts[:, 0] - contrasts[:, 1:].mean(1)
+  best = int(contrasts.mean(0).argmax())
+  gain = contrasts[:, best] - contrasts[:, 0]
+  if gain.mean() > max(0.1, 4 * _error(gain)):
+    yield warning(
+      "masks-displaced",
+      f"{fitting.CHANGES[best]}, masks would lie on the edges of the images "
+      f"better than as they are ({gain.mean():+.2f} in log contrast)",
+      "look at the overlays of --html; turn or move the masks as the images "
+      "are (some tools count rows from the bottom, or crop one of the two)",
+      (mention_mask(f) for f in survey.facts if f.contrast is not None),
+    )
+    return
+  gain = contrasts[:, 0] - contrasts[:, fitting.MIRRORED].mean(1)
   if gain.mean() < 2 * _error(gain) + 0.02:
     yield warning(
       "masks-off-images",

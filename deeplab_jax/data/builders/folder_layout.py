@@ -6,6 +6,7 @@ a mask has the path of its image, but for the suffix. Optional: `train.txt` and
 tenth of the images is for validation.
 """
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable
@@ -91,7 +92,8 @@ def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
       tree.origin,
       "no-layout",
       "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
-      f"with files that end in {', '.join(_SUFFIXES)}",
+      f"with files that end in {', '.join(_SUFFIXES)}, got {_contents(tree)}; "
+      "rename the folders, convert the files, or give another data.path",
     )
   for name in sorted(found[1].keys() - found[0].keys()):
     report(
@@ -103,6 +105,16 @@ def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
       )
     )
   return found
+
+
+def _contents(tree: Tree) -> str:
+  """What is there instead, such as "pictures/*.gif (12)"."""
+  kinds = collections.Counter(
+    f"{path.rpartition('/')[0] or '.'}/*.{path.rpartition('.')[2]}"
+    for path in tree.stems("", "")
+  )
+  found = [f"{kind} ({count})" for kind, count in kinds.most_common(6)]
+  return ", ".join(found) or "no file"
 
 
 def _by_name(tree: Tree, folder: str, report: Report) -> dict[str, str]:
