@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
 test: lint  ## what continuous integration runs
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 exactness: $(VENV)/.dev  ## worst errors against the official outputs, in docs/
 	$(BIN)/python -m pytest -n 0 -m "slow or not slow" \
