@@ -32,7 +32,7 @@ class Source:
   """
 
   def __init__(self, directory: pathlib.Path, split: str, info: DatasetInfo):
-    builder = tfds.builder_from_directory(directory)
+    builder = _builder(directory)
     metadata = builder.info.metadata
     expression = _expression(split, info, metadata)
     names = _names(expression)
@@ -46,9 +46,16 @@ class Source:
     self.split = split
     self.largest = tuple(max(s) for s in zip(*(largest[n] for n in names)))
     skip = tfds.decode.SkipDecoding()
-    self._records = builder.as_data_source(
-      expression, decoders={"image": skip, "label": skip}
-    )
+    self._directory = directory
+    try:
+      self._records = builder.as_data_source(
+        expression, decoders={"image": skip, "label": skip}
+      )
+    except Exception as error:  # of TFDS, for a part it cannot take
+      raise ValueError(
+        f"split {split!r} must be a split or a part of one that has examples, "
+        f"as train[:10%], got {error}"
+      ) from error
 
   def __len__(self) -> int:
     return len(self._records)
@@ -58,7 +65,10 @@ class Source:
 
   def encoded(self, index: int) -> dict[str, Any]:
     """The record as it is stored, whatever `source[index]` makes of it."""
-    record = self._records[index]
+    try:
+      record = self._records[index]
+    except RuntimeError as error:  # ArrayRecord's, for any damage
+      raise ValueError(_damaged(self._directory, error)) from error
     return record | {"name": record["name"].decode()}
 
 
@@ -109,11 +119,25 @@ def prepared(data_config: ml_collections.ConfigDict) -> pathlib.Path:
 
 def built_info(directory: pathlib.Path) -> DatasetInfo:
   """Facts about the data set in `directory`, as its builder stored them."""
-  metadata = tfds.builder_from_directory(directory).info.metadata
+  metadata = _builder(directory).info.metadata
   fields = dict(metadata["dataset"])
   fields["class_names"] = tuple(fields["class_names"])
   fields["colors"] = tuple(tuple(color) for color in fields["colors"])
   return DatasetInfo(**fields)
+
+
+def _builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+  try:
+    return tfds.builder_from_directory(directory)
+  except Exception as error:  # whatever parsing damaged files ends in
+    raise ValueError(_damaged(directory, error)) from error
+
+
+def _damaged(directory: pathlib.Path, error: Exception) -> str:
+  return (
+    f"{directory} must be a whole data set, got one that cannot be read "
+    f"({error}); delete this folder and prepare it again"
+  )
 
 
 def _how_to_prepare(

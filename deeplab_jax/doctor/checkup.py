@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
+import jax
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
@@ -48,12 +50,19 @@ CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   label_checks.alignment,
   label_checks.imbalance,
   label_checks.vanishing,
+)
+
+# Every check of how a config without fault of its own suits its data set.
+FIT_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   split_checks.normalisation,
   split_checks.crop_size,
   split_checks.eval_size,
   split_checks.batch_size,
   config_checks.class_weights,
 )
+
+
+_REFUSED = "training refuses this", "do what the message says"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,18 +109,22 @@ def examine(
   findings = list(config_checks.before_data(config))
   survey, result = None, None
   try:
-    survey = _survey(config, limit)
-    for check in CHECKS:
-      findings += check(survey)
-    if not _has_errors(findings):
+    if config_checks.has_masks(config):
+      survey = _survey(config, limit)
+      checks = CHECKS if _has_errors(findings) else CHECKS + FIT_CHECKS
+      findings += itertools.chain(*(check(survey) for check in checks))
+    if survey and not _has_errors(findings):
       _read_batches(config)
       if overfit_steps:
         result = overfit.run(config, overfit_steps, overfit_seconds)
         findings += overfit.findings(result, config)
   except BadExample as fault:
-    findings.append(_refusal(fault.code, fault.problem, fault.file))
+    mention = Mention(fault.file, fault.problem)
+    findings.append(error(fault.code, *_REFUSED, [mention]))
   except ValueError as mistake:
-    findings.append(_refusal("refused", str(mistake)))
+    findings.append(error("refused", str(mistake), _REFUSED[1]))
+  except jax.errors.JaxRuntimeError as failure:
+    findings.append(_failure(failure))
   findings.sort(key=lambda finding: finding.severity is not Severity.ERROR)
   return Checkup(tuple(findings), survey, result)
 
@@ -122,7 +135,7 @@ def _survey(config: ConfigDict, limit: int) -> Survey:
 
 def _open(config: ConfigDict) -> Samples:
   if config.data.name == "folder":
-    return FolderSamples(config.data.path)
+    return FolderSamples(config.data)
   return RecordSamples(config.data)
 
 
@@ -158,8 +171,11 @@ def _read_batches(config: ConfigDict) -> None:
     next(iter(batches))
 
 
-def _refusal(code: str, problem: str, file: str = "") -> Finding:
-  """An error of what the data room refuses, in its words."""
-  problem, _, remedy = problem.partition("; ")
-  mentions = [Mention(file)] if file else []
-  return error(code, problem, remedy or "correct this", mentions)
+def _failure(failure: Exception) -> Finding:
+  """An error of the device, which is nearly always out of memory."""
+  return error(
+    "training-fails",
+    f"a training step fails: {str(failure).splitlines()[0]}",
+    "lower --config.batch_size or --config.data.crop_size; see "
+    "python -m deeplab_jax.plan for what fits",
+  )

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints.models import find_step
+from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.doctor.survey import Survey
 
@@ -20,8 +21,20 @@ def before_data(config: ConfigDict) -> Iterator[Finding]:
   except ValueError as mistake:
     yield error("config", str(mistake), "correct the field")
     return
+  if not has_masks(config):
+    yield warning(
+      "no-masks",
+      f"{config.data.name} is for classification: only the config was checked",
+      "nothing",
+    )
   yield from _start(config)
   yield from _batch_norm(config)
+
+
+def has_masks(config: ConfigDict) -> bool:
+  """Whether the data set is known and one of segmentation."""
+  info = DATASETS.get(config.data.name)
+  return info is not None and (bool(info.colors) or info.name == "folder")
 
 
 def no_start(config: ConfigDict) -> str:

@@ -24,7 +24,7 @@ def text(checkup: Checkup) -> str:
       lines += ["", f"{heading} ({len(findings)})"]
     for finding in findings:
       lines += _finding(finding)
-  lines += ["", f"one batch, again and again: {_training(checkup)}"]
+  lines += ["", f"one batch again and again: {_training(checkup)}"]
   lines.append(_verdict(checkup))
   return "\n".join(lines).strip()
 

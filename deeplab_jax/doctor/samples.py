@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 import PIL.Image
 
-from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data import build, datasets, preprocess
 from deeplab_jax.data.builders import checks, folder_classes, folder_layout
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.data.builders.trees import Tree
@@ -88,12 +88,14 @@ class FolderSamples:
     listed: whether the user lists the classes.
   """
 
-  def __init__(self, path: str):
-    """Opens the folder `path`.
+  def __init__(self, data_config: ml_collections.ConfigDict):
+    """Opens the folder `data_config.path`.
 
     Raises:
-      BadExample: it has no images, or no masks.
+      ValueError: it is not there, or has no images, or no masks.
     """
+    path = data_config.path
+    build.directory("folder", data_config.data_dir, path)  # or refuses it
     self.faults: list[BadExample] = []
     self._tree = Tree.open(pathlib.Path(path).expanduser())
     self.layout = folder_layout.find(self._tree, self.faults.append)
