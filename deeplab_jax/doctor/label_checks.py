@@ -38,9 +38,7 @@ def no_ignore_label(survey: Survey) -> Iterator[Finding]:
 
 def colour_classes(survey: Survey) -> Iterator[Finding]:
   """Classes made of the colours found, for want of a list."""
-  if not survey.info or not survey.infers_classes:
-    return
-  if any(facts.mask and facts.mask.is_colour for facts in survey.facts):
+  if survey.infers_colours:
     yield warning(
       "colour-classes",
       f"masks hold colours; each of the {survey.info.num_classes} found was "
@@ -52,9 +50,7 @@ def colour_classes(survey: Survey) -> Iterator[Finding]:
 
 def near_colours(survey: Survey) -> Iterator[Finding]:
   """Two colours that look the same, as compression or rounding makes them."""
-  if not survey.info or not survey.infers_classes:
-    return
-  if not any(facts.mask and facts.mask.is_colour for facts in survey.facts):
+  if not survey.infers_colours:
     return
   colors = np.array(survey.info.colors, int)
   apart = np.abs(colors[:, None] - colors).max(-1)
@@ -114,14 +110,17 @@ def stray_ids(survey: Survey) -> Iterator[Finding]:
     return
   masks = [facts for facts in survey.facts if facts.mask]
   solid = frozenset().union(*(facts.mask.solid for facts in masks))
-  strays = frozenset().union(*(facts.mask.values for facts in masks)) - solid
+  values = frozenset().union(*(facts.mask.values for facts in masks))
+  strays = values - solid - {IGNORE}
   if solid and len(strays) >= max(_STRAY, 2 * len(solid)):
+    having = [(len(f.mask.values & strays), f) for f in masks]
+    having.sort(key=lambda pair: -pair[0])
     yield error(
       "stray-ids",
       f"{len(strays)} values occur in specks only, {len(solid)} fill areas: "
       "the masks were compressed like photographs, or smoothed",
       "export the masks again in a lossless format (PNG), without smoothing",
-      (mention_mask(f) for f in masks if f.mask.values & strays),
+      (mention_mask(f, f"{count} such values") for count, f in having if count),
     )
 
 

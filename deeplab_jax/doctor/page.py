@@ -151,7 +151,7 @@ def _figures(survey: Survey) -> str:
       f"{entry['train']:.2%}",
       f"{entry['val']:.2%}",
       str(entry["images"]),
-      f"{entry['weight']:.2f}",
+      f"{entry['weight']:.3g}",
     )
     for entry in classes
   ]

@@ -90,7 +90,7 @@ def _table(classes: list[dict[str, Any]]) -> list[str]:
   for label, entry in enumerate(classes):
     lines.append(
       f"{label:3} {entry['name']:{width}} {entry['train']:8.2%} "
-      f"{entry['val']:8.2%} {entry['images']:8} {entry['weight']:7.2f}"
+      f"{entry['val']:8.2%} {entry['images']:8} {entry['weight']:7.3g}"
     )
   return lines
 

@@ -104,6 +104,11 @@ class FolderSamples:
     self._classes = self._find_classes()
     self.info = self._classes and self._info(self._classes)
 
+  @property
+  def has_colours(self) -> bool:
+    """Whether the colours of masks are those of classes."""
+    return self._classes is not None and bool(self._classes.rgb)
+
   def where(self, path: str) -> str:
     """How a message names the file `path` of the folder."""
     return self._tree.where(path)
