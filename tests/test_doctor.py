@@ -30,7 +30,7 @@ def root(tmp_path_factory) -> pathlib.Path:
 
 
 # Name -> (fields, code, severity, part of the message or the remedy).
-_CONFIGS = {
+CONFIGS = {
   "crop size": (
     {"data__crop_size": (64, 64)},
     ("config", Severity.ERROR, "the nearest is (65, 65)"),
@@ -114,9 +114,9 @@ _CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_fault_of_the_config_is_found(root, name):
-  fields, (code, severity, part) = _CONFIGS[name]
+  fields, (code, severity, part) = CONFIGS[name]
   checkup = examine(scenes.config(root, **fields), overfit_steps=0)
   found = {f.code: f for f in checkup.findings}
   assert found.keys() == {code}

@@ -1,6 +1,7 @@
 """Planted faults: each is found by its name, and the file is named."""
 
 import pathlib
+import re
 import shutil
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 
 from deeplab_jax.doctor import Severity, examine
 from tests import doctor_scenes as scenes
+from tests.test_doctor import CONFIGS
 
 _COLORS = np.full((256, 3), 255, np.uint8)  # ignored: white
 _COLORS[:4] = (0, 0, 0), (200, 30, 40), (10, 220, 60), (20, 40, 230)
@@ -151,6 +153,13 @@ def _into_split_folders(root):
     (root / f"{split}.txt").unlink()
 
 
+def _speck(mask):
+  """Class 3 as a single pixel."""
+  mask = np.where(mask == 3, 0, mask)
+  mask[32, 32] = 3
+  return mask.astype(np.uint8)
+
+
 def _dots(mask):
   """Class 3 as single pixels between the logits, one in four."""
   mask = np.where(mask == 3, 0, mask)
@@ -255,8 +264,15 @@ FAULTS = {
     ("stray-ids", _ERROR, "masks/s05.png"),
   ),
   "the photograph in place of the mask": (
-    lambda r: _copy_over_mask(r),
+    lambda r: shutil.copy(r / "images/s05.png", r / "masks/s05.png"),
     ("too-many-values", _ERROR, "masks/s05.png"),
+  ),
+  "photographs in place of all masks": (
+    lambda r: [
+      shutil.copy(r / f"images/{name}.png", r / f"masks/{name}.png")
+      for name in _NAMES
+    ],
+    ("too-many-colours", _ERROR, ""),
   ),
   "a mask of colours among indexed ones": (
     lambda r: _mask(r, lambda m: _COLORS[m]),
@@ -307,6 +323,15 @@ FAULTS = {
   "a transparent image": (
     lambda r: _image(r, lambda i: np.dstack([i, i[..., 0] // 2])),
     ("transparent-image", _WARNING, "images/s05.png"),
+  ),
+  "an image of ink colours": (
+    lambda r: (
+      PIL.Image.open(r / "images/s05.png")
+      .convert("CMYK")
+      .save(r / "images/s05.jpg"),
+      (r / "images/s05.png").unlink(),
+    ),
+    ("odd-colours", _WARNING, "images/s05.jpg"),
   ),
   "a 16-bit image of 12-bit values": (
     lambda r: _image(r, lambda i: i[..., 0].astype(np.uint16) * 16),
@@ -458,6 +483,10 @@ FAULTS = {
     ),
     ("dominant-class", _WARNING, ""),
   ),
+  "a class of a few pixels": (
+    lambda r: _every_mask(r, _speck),
+    ("rare-classes", _WARNING, ""),
+  ),
   "objects that vanish between the logits": (
     lambda r: _every_mask(r, _dots),
     ("vanishing-classes", _WARNING, "masks/s05.png"),
@@ -533,10 +562,6 @@ FAULTS = {
 }
 
 
-def _copy_over_mask(root):
-  shutil.copy(root / "images/s05.png", root / "masks/s05.png")
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found_and_its_file_named(tmp_path, fault):
   plant, (code, severity, file) = FAULTS[fault]
@@ -550,3 +575,19 @@ def test_planted_fault_is_found_and_its_file_named(tmp_path, fault):
     assert any(m.file.endswith(file) for m in found[code].mentions)
   if severity is Severity.WARNING and code not in ("no-ignore-label",):
     assert not checkup.errors, [(f.code, f.message) for f in checkup.errors]
+
+
+def test_every_code_is_documented():
+  """And every documented one is planted, but for what tests cannot cause."""
+  text = (pathlib.Path(__file__).parent.parent / "docs/data.md").read_text()
+  tables = text[text.index("| errors |") : text.index("Not found: a JPEG")]
+  documented = {
+    code
+    for line in tables.splitlines()
+    if line.startswith("|")
+    for code in re.findall(r"`([a-z0-9-]+)`", line.split("|")[1])
+  }
+  planted = {code for _, (code, _, _) in FAULTS.values()}
+  planted |= {code for _, (code, _, _) in CONFIGS.values()}
+  planted |= {"loss-not-finite", "loss-does-not-fall", "training-fails"}
+  assert documented == planted
