@@ -338,6 +338,10 @@ _FAULTS = {
     lambda root: (root / "classes.yaml").write_text("classes: [{a: 1}]"),
     r"classes\.yaml: must have classes, a list of names",
   ),
+  "no names of classes": (
+    lambda root: (root / "classes.txt").write_text("\n"),
+    r"classes\.txt: must have a class name a line, got none",
+  ),
   "a class named twice": (
     lambda root: (root / "classes.txt").write_text("a\nb\na\n"),
     r"classes\.txt: each class must have a name of its own, got a twice",

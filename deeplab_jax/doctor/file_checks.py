@@ -210,7 +210,7 @@ def _holes_in_mask(facts: Facts) -> str | None:
 
 def _constant(facts: Facts) -> str | None:
   if facts.image and facts.image.is_constant:
-    return f"all pixels are {tuple(facts.image.mean.round().astype(int))}"
+    return f"all pixels are {facts.image.mean.round().astype(int).tolist()}"
   return None
 
 

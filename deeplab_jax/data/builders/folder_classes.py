@@ -98,7 +98,8 @@ def find(tree: Tree, masks: Sequence[str]) -> FolderClasses:
   if _FILE in tree:
     return _from_yaml(tree.where(_FILE), tree.read(_FILE))
   names = tuple(tree.lines(_NAMES)) if _NAMES in tree else None
-  _check_names(tree.where(_NAMES), names or ())
+  if names is not None:
+    _check_names(tree.where(_NAMES), names)
   found = _values(tree, masks)
   if found.mostly_colors and names is None:
     return _from_colors(tree, found.colors)
@@ -221,6 +222,8 @@ def _color(file: str, name: str, color: Any) -> Color:
 
 
 def _check_names(file: str, names: Sequence[str]) -> None:
+  if not names:
+    raise _wrong(file, "must have a class name a line, got none")
   _check_count(file, len(names))
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
