@@ -12,7 +12,8 @@ $(VENV)/.run: requirements.txt
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements-import.txt $(VENV)/.run
-	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt \
+	  -r requirements-import.txt
 	touch $@
 
 demo: $(VENV)/.run  ## train the quickstart, evaluate it, write pictures
