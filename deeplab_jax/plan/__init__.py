@@ -24,7 +24,7 @@ from deeplab_jax.plan.program import (
   compile_step,
   make_model,
 )
-from deeplab_jax.summary import multiply_adds
+from deeplab_jax.summary import Summary, multiply_adds
 
 __all__ = [
   "QUICK",
@@ -50,7 +50,7 @@ class Floor:
 
   Attributes:
     compute: for the operations of the network.
-    memory: for the HBM traffic of the compiled program.
+    memory: for the HBM traffic that layers cannot do without.
     interconnect: for the collectives.
   """
 
@@ -77,19 +77,39 @@ class Plan:
     config: what is trained.
     machine: where.
     program: what the compiler says; None if the step does not fit into memory.
-    flops: per device and step, twice the exact multiply-adds, three times: the
-      forward pass and the gradients of the activations and of the kernels.
+    network: the exact count of what one image costs.
   """
 
   config: ConfigDict
   machine: Machine
   program: Program | None
-  flops: float
+  network: Summary
 
   @property
   def images_per_device(self) -> int:
     """The share of the batch that each device has."""
     return self.config.batch_size // len(self.machine.devices)
+
+  @property
+  def flops(self) -> int:
+    """Of the convolutions, per device and step.
+
+    Twice the multiply-adds, three times: for the outputs, and for the gradients
+    of inputs and of kernels.
+    """
+    return 3 * 2 * self.network.total * self.images_per_device
+
+  @property
+  def least_traffic(self) -> int:
+    """Bytes between a chip and its HBM in a step, if all is fused that can be.
+
+    Forwards every layer reads its input and writes its output; backwards it
+    reads its input and the output's gradient and writes the input's: two and a
+    half times both. Parameters and optimizer state are read and written.
+    """
+    memory = self.program.memory
+    activations = self.network.activation_bytes * self.images_per_device
+    return 5 * activations // 2 + 2 * (memory.parameters + memory.optimizer)
 
   @property
   def bytes_sent(self) -> float:
@@ -107,7 +127,7 @@ class Plan:
       return None
     return Floor(
       compute=self.flops / chip.flops,
-      memory=self.program.memory_traffic / chip.memory_bandwidth,
+      memory=self.least_traffic / chip.memory_bandwidth,
       interconnect=self.bytes_sent / chip.link_bandwidth,
     )
 
@@ -121,9 +141,8 @@ def make_plan(
     ValueError: a wrong field, or a batch that the devices cannot share.
   """
   program = compile_step(config, machine, effort)
-  count = multiply_adds(make_model(config), config.data.crop_size).total
-  images = config.batch_size // len(machine.devices)
-  return Plan(config, machine, program, flops=3 * 2 * count * images)
+  network = multiply_adds(make_model(config), config.data.crop_size)
+  return Plan(config, machine, program, network)
 
 
 def largest_batch(

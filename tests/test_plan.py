@@ -1,0 +1,323 @@
+"""Plans: reading programs, arithmetic, the search, real TPU programs.
+
+The TPU compiler works without a TPU: nothing here runs on one.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from deeplab_jax import config as config_lib
+from deeplab_jax import plan
+from deeplab_jax.plan import hlo, report
+from deeplab_jax.plan.machines import CHIPS
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="SKIPPED FOR LACK OF LIBTPU: pip install 'deeplab_jax[tpu]'",
+)
+
+# As XLA prints them: tuples, layouts with commas, tiles and memory spaces,
+# asynchronous forms and what wraps them.
+_PROGRAM = """\
+HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (p: f32[8,128], q: bf16[16]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0), metadata={op_name="all-reduce(x)"}
+  %q = bf16[16]{0:T(256)(128)(2,1)} parameter(1)
+  %ar = (f32[64]{0:T(128)S(1)}, /*index=1*/f32[2,3]{1,0}) all-reduce(%p, %q), \
+replica_groups=[1,4]<=[4], to_apply=%add
+  %ars = f32[8,128]{1,0:T(8,128)} all-reduce-start(%p), channel_id=2
+  %ard = f32[8,128]{1,0:T(8,128)} all-reduce-done(%ars)
+  %ags = (bf16[16]{0:T(256)(128)(2,1)}, bf16[64]{0:T(256)(128)(2,1)}) \
+all-gather-start(%q), dimensions={0}
+  %agd = bf16[64]{0} all-gather-done(%ags)
+  %rs = f32[2,128]{1,0} reduce-scatter(%p), dimensions={0}, to_apply=%add
+  %cps = (s32[10]{0}, s32[10]{0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%x), source_target_pairs={{0,1}}
+  ROOT %cpd = s32[10]{0} collective-permute-done(%cps)
+}
+"""
+
+
+def test_collectives_are_counted_in_every_form():
+  assert hlo.collectives(_PROGRAM, devices=4) == {
+    "all-reduce": hlo.Collective(2, 64 * 4 + 6 * 4 + 8 * 128 * 4),
+    "all-gather": hlo.Collective(1, 64 * 2),
+    "reduce-scatter": hlo.Collective(1, 4 * 2 * 128 * 4),
+    "collective-permute": hlo.Collective(1, 10 * 4),
+  }
+
+
+@pytest.mark.parametrize(
+  ("kind", "sent"),
+  [
+    ("all-reduce", 2 * 100 * 3 / 4),
+    ("all-gather", 100 * 3 / 4),
+    ("reduce-scatter", 100 * 3 / 4),
+    ("collective-permute", 100),
+  ],
+)
+def test_bytes_sent_are_those_of_rings(kind, sent):
+  """A ring in four: an all-reduce is a scatter and a gather of 3 quarters."""
+  assert hlo.Collective(1, 100).sent(kind, devices=4) == sent
+
+
+@pytest.mark.parametrize(
+  ("shape", "size"),
+  [
+    ("f32[]", 4),
+    ("pred[3,5]{1,0}", 15),
+    ("bf16[16,257,257,64]{3,0,2,1:T(8,128)(2,1)}", 16 * 257 * 257 * 64 * 2),
+    ("(s32[2]{0}, (u8[7]{0}, f8e4m3fn[3]{0}), token[])", 8 + 7 + 3),
+    ("s4[10]{0:T(128)}", 5),
+  ],
+)
+def test_array_bytes_of_shapes(shape, size):
+  assert hlo.array_bytes(shape) == size
+
+
+def test_memory_traffic_leaves_on_chip_memory_out():
+  text = """
+ENTRY %main {
+  %p = f32[100]{0:T(128)} parameter(0)
+  %start = (f32[100]{0:T(128)S(1)}, f32[100]{0}, u32[]) copy-start(%p)
+  %near = f32[100]{0:T(128)S(1)} copy-done(%start)
+  %y = f32[50]{0} fusion(%near, %p), kind=kLoop, calls=%fused
+  %z = f32[50]{0:S(1)} fusion(%y), kind=kLoop, calls=%fused
+  ROOT %t = (f32[50]{0:S(1)}) tuple(%z)
+}
+"""
+  # The copy once; the fusion's result and far operand; the other's operand.
+  assert hlo.memory_traffic(text) == 400 + (200 + 400) + 200
+
+
+@pytest.mark.parametrize("largest", [1, 2, 7, 16, 100, 1000])
+@pytest.mark.parametrize("start", [1, 16, 300])
+def test_the_search_ends_within_an_eighth(largest, start):
+  found = plan.largest_that_fits(lambda images: images <= largest, start)
+  assert found <= largest <= found + max(found // 8, 1) - 1
+
+
+def test_the_search_finds_that_nothing_fits():
+  assert plan.largest_that_fits(lambda _: False, 16) == 0
+
+
+def _config(batch_size=8):
+  """A network of seconds: its step has all parts that the real one has."""
+  config = config_lib.base_config()
+  config.batch_size = batch_size
+  config.data.update(name="shapes", crop_size=(33, 33))
+  config.model.update(
+    backbone="mobilenet_v2",
+    width_multiplier=0.25,
+    output_stride=32,
+    atrous_rates=(),
+    decoder=(),
+    dtype="bfloat16",
+  )
+  return config
+
+
+def _check_memory(made):
+  memory, devices = made.program.memory, len(made.machine.devices)
+  # float32; the momentum of each parameter; the schedule counts in one integer.
+  assert memory.parameters == 4 * made.network.parameters
+  assert memory.statistics == 4 * made.network.statistics
+  assert memory.optimizer == 4 * made.network.parameters + 4
+  side = made.config.data.crop_size[0]
+  assert memory.batch == made.config.batch_size // devices * side * side * 4
+  # The state is updated in place: what remains are the metrics.
+  assert 0 <= memory.outputs < 2**15
+  assert 0 <= memory.padding < 0.5 * memory.total
+  assert memory.temporaries > 0
+
+
+@pytest.fixture(scope="module")
+def local():
+  """A plan for the one device here."""
+  one = dataclasses.replace(
+    plan.local_machine(), devices=tuple(jax.devices()[:1])
+  )
+  return plan.make_plan(_config(), one)
+
+
+def test_a_local_plan_has_the_state_in_bytes(local):
+  _check_memory(local)
+  assert local.program.collectives == {} and local.bytes_sent == 0
+  assert local.floor is None
+
+
+def test_compiled_flops_are_near_six_per_multiply_add(local):
+  """And above: in so narrow a network all else counts for a third."""
+  assert 1 < local.program.flops / local.flops < 1.5
+
+
+def test_the_report_names_every_kind_of_memory(local):
+  text = report.to_text(local)
+  for part in ("parameters", "optimizer state", "temporaries", "program"):
+    assert f"  {part} " in text
+  assert "collectives: none" in text and "no figures for cpu" in text
+
+
+@pytest.mark.slow
+def test_a_step_beyond_the_memory_is_no_program(local):
+  needed = local.program.memory.total
+  for memory, fits in ((needed // 2, False), (2 * needed, True)):
+    machine = dataclasses.replace(local.machine, memory=memory)
+    assert (plan.compile_step(local.config, machine) is not None) == fits
+
+
+def test_a_step_that_does_not_fit_says_so(local):
+  machine = dataclasses.replace(local.machine, memory=2**20)
+  made = dataclasses.replace(local, machine=machine, program=None)
+  assert "does not fit into 1.0 MiB" in report.to_text(made)
+  assert report.to_dict(made)["fits"] is False
+
+
+def test_largest_batch_is_that_of_all_devices(local, monkeypatch):
+  machine = plan.Machine("four", ("a", "b", "c", "d"), memory=1)
+  monkeypatch.setattr(
+    plan,
+    "compile_step",
+    lambda config, *_: object() if config.batch_size <= 4 * 7 else None,
+  )
+  assert plan.largest_batch(_config(4), machine) == 4 * 7
+
+
+def test_largest_batch_needs_a_known_memory(local):
+  machine = dataclasses.replace(local.machine, memory=None)
+  with pytest.raises(ValueError, match="the memory of a cpu is unknown"):
+    plan.largest_batch(local.config, machine)
+
+
+def test_the_floor_is_the_slowest_of_three(local):
+  floor = plan.Floor(compute=0.1, memory=0.3, interconnect=0.2)
+  assert (floor.limit, floor.seconds) == ("memory", 0.3)
+
+
+def test_an_unknown_topology_lists_the_known():
+  with pytest.raises(ValueError, match=r"v5e:16x16, v5p:2x2x1, .*got 'v5e:3'"):
+    plan.tpu_machine("v5e:3")
+
+
+def test_a_missing_compiler_names_the_extra(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r'pip install "deeplab_jax\[tpu\]"'):
+    plan.tpu_machine("v5e:2x2")
+
+
+def _door(*flags):
+  return subprocess.run(
+    [sys.executable, "-m", "deeplab_jax.plan", *flags],
+    cwd=_ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_the_door_refuses_a_misspelt_field():
+  done = _door("--config", "configs/voc.py", "--config.batchsize=2")
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: config has no field 'batchsize'")
+
+
+# -- with the TPU compiler
+
+
+@pytest.fixture(scope="module")
+def tiny_tpu():
+  """The step of a small network for four chips."""
+  return plan.make_plan(_config(), plan.tpu_machine("v5e:2x2"))
+
+
+@needs_libtpu
+def test_a_tpu_plan_has_the_state_in_bytes(tiny_tpu):
+  _check_memory(tiny_tpu)
+  assert tiny_tpu.machine.kind == "TPU v5 lite"
+  assert len(tiny_tpu.machine.devices) == 4
+
+
+@needs_libtpu
+def test_a_tpu_reduces_gradients_and_batch_statistics(tiny_tpu):
+  """Kernels in bfloat16 or float32; sums for batch norm, both ways, float32."""
+  (kind,) = tiny_tpu.program.collectives
+  assert kind == "all-reduce"
+  reduced = tiny_tpu.program.collectives[kind].bytes
+  parameters = tiny_tpu.program.memory.parameters
+  statistics = tiny_tpu.program.memory.statistics
+  assert parameters // 2 < reduced < parameters + 2 * statistics
+  assert tiny_tpu.bytes_sent == 2 * reduced * 3 / 4
+
+
+@needs_libtpu
+def test_a_tpu_takes_the_grouped_convolution(tiny_tpu):
+  """No shifted slices, and none of the barriers that they have on a CPU."""
+  text = tiny_tpu.program.text
+  assert "feature_group_count=96" in text
+  assert "optimization-barrier" not in text and "opt-barrier" not in text
+
+
+@needs_libtpu
+def test_a_batch_that_chips_cannot_share_is_refused():
+  with pytest.raises(ValueError, match="divisible by the 4 devices, got 6"):
+    plan.make_plan(_config(6), plan.tpu_machine("v5e:2x2"))
+
+
+@needs_libtpu
+def test_the_door_writes_the_figures(tmp_path):
+  done = _door(
+    *("--config", "configs/quickstart.py:runlocal", "--nolargest"),
+    *("--config.batch_size=4", "--topology=v5e:2x2"),
+    *("--json", str(tmp_path / "plan.json")),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "batch 4 on 4 x TPU v5 lite (v5e:2x2)" in done.stdout
+  facts = json.loads((tmp_path / "plan.json").read_text())
+  assert facts["memory_total"] == sum(facts["memory"].values())
+  chip = CHIPS["TPU v5 lite"]
+  floor = facts["floor"]
+  assert floor["compute"] == pytest.approx(facts["flops"] / chip.flops)
+  assert floor["interconnect"] == pytest.approx(
+    facts["bytes_sent"] / chip.link_bandwidth
+  )
+
+
+def _real(topology, images_per_chip):
+  config = config_lib.load(str(_ROOT / "configs/voc.py"))
+  config.model.dtype = "bfloat16"
+  machine = plan.tpu_machine(topology)
+  config.batch_size = images_per_chip * len(machine.devices)
+  return plan.make_plan(config, machine)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("topology", "chips"),
+  [("v5e:2x2", 4), ("v5e:4x4", 16), ("v5e:16x16", 256), ("v5p:8x8x8", 512)],
+)
+def test_the_real_step_compiles_for_pods(topology, chips):
+  """Xception-65 at 513, two images a chip: much the same on every slice."""
+  made = _real(topology, images_per_chip=2)
+  assert len(made.machine.devices) == chips
+  memory = made.program.memory
+  assert memory.parameters == 4 * made.network.parameters
+  assert memory.total < 4 * 2**30
+  assert made.program.flops == pytest.approx(made.flops, rel=0.1)
+  reduced = made.program.collectives["all-reduce"]
+  assert 0.5 * memory.parameters < reduced.bytes < 1.1 * memory.parameters
