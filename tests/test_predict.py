@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
@@ -122,8 +123,8 @@ def test_read_image_says_what_is_wrong(tmp_path, pixels):
   wide = np.full((2, 2), 70000, np.int32)
   Image.fromarray(wide).save(tmp_path / "i.tif")
   for name, error, message in (
-    ("text.jpg", OSError, "not a picture in a known format"),
-    ("empty.jpg", OSError, "not a picture in a known format"),
+    ("text.jpg", OSError, "not a picture of 8 or 16 bits"),
+    ("empty.jpg", OSError, "not a picture of 8 or 16 bits"),
     ("cut.png", OSError, "truncated"),
     ("missing.png", OSError, "No such file"),
     ("f.tif", ValueError, "floating point pixels; convert it to 8 or 16"),
@@ -131,6 +132,17 @@ def test_read_image_says_what_is_wrong(tmp_path, pixels):
   ):
     with pytest.raises(error, match=message):
       predict.read_image(tmp_path / name)
+
+
+def test_read_image_refuses_what_memory_cannot_hold(tmp_path, pixels):
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  content = bytearray((tmp_path / "a.png").read_bytes())
+  side = 10_000_000
+  content[16:24] = side.to_bytes(4, "big") * 2  # width and height
+  content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+  (tmp_path / "a.png").write_bytes(content)
+  with pytest.raises(ValueError, match=f"{side} x {side} pixels, this machine"):
+    predict.read_image(tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------- naming
@@ -148,13 +160,32 @@ def test_jobs_keep_the_tree_of_folders(tmp_path):
     "in/b.jpg",
     "in/deep/er/a.JPEG",
     "in/notes.txt",
+    "in/film.mpg",
     "in/.hidden.png",
     "in/.git/a.png",
     "in/out/labels/b.png",
+    "in/phone.HEIC",
   )
   jobs = predict.find_jobs([tmp_path / "in"], tmp_path / "in/out")
-  assert [job.name for job in jobs] == ["b.png", "deep/er/a.png"]
+  names = [job.name for job in jobs]
+  assert names == ["b.png", "deep/er/a.png", "phone.png"]
   assert jobs[1].source == tmp_path / "in/deep/er/a.JPEG"
+
+
+def test_jobs_take_a_picture_once(tmp_path, monkeypatch):
+  _touch(tmp_path, "in/a.jpg", "in/deep/b.jpg")
+  monkeypatch.chdir(tmp_path)
+  inputs = ["in", "in/", tmp_path / "in", "in/../in/a.jpg", "in/deep"]
+  jobs = predict.find_jobs(inputs, tmp_path / "out")
+  assert [job.name for job in jobs] == ["a.png", "deep/b.png"]
+
+
+def test_jobs_never_replace_a_picture(tmp_path):
+  _touch(tmp_path, "a.jpg", "labels/a.png", "overlays/a.png")
+  jobs = predict.find_jobs([tmp_path], tmp_path)
+  assert [job.source for job in jobs] == [tmp_path / "a.jpg"]
+  with pytest.raises(ValueError, match="would replace the picture"):
+    predict.find_jobs([tmp_path / "labels"], tmp_path)
 
 
 def test_jobs_of_one_name_are_told_apart(tmp_path):
@@ -223,7 +254,7 @@ def test_files_that_fail_are_named_and_the_others_done(
   failures = predict.predict_files(segmenter, jobs, tmp_path / "out")
   reasons = {failure.source.name: failure.reason for failure in failures}
   assert set(reasons) == {"3.png", "7.png"}
-  assert reasons["3.png"] == "not a picture in a known format"
+  assert "not a picture of 8 or 16 bits" in reasons["3.png"]
   assert "Is a directory" in reasons["7.png"]
   assert len(list((tmp_path / "out/overlays").glob("*.png"))) == 9
 
@@ -341,15 +372,15 @@ def test_command_reports_what_failed(tmp_path, checkpoint, pixels):
     (("nowhere", "a.png"), "no checkpoint at"),
     (("{checkpoint}", "a.png", "--output_stride", "12"), "must be 8, 16 or 32"),
     (("{checkpoint}", "a.png", "--scales", "0.3"), "multiples of 1/4"),
+    (("{checkpoint}", "a.png", "--out", "/proc/x"), "--out /proc/x: "),
   ],
 )
 def test_command_refuses_in_one_line(
   arguments, message, tmp_path, checkpoint, monkeypatch, capsys
 ):
   monkeypatch.setattr("deeplab_jax.sharding.start_runtime", lambda: None)
-  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
   arguments = [word.format(checkpoint=checkpoint) for word in arguments]
-  status = predict.main([*arguments, "--out", str(tmp_path)])
+  status = predict.main(["--out", str(tmp_path), *arguments])
   error = capsys.readouterr().err
   assert status == 1
   assert message in error.splitlines()[0] and error.startswith("error: ")

@@ -9,16 +9,15 @@ whole test split for its server, see `packages`.
 """
 
 import argparse
+import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
-from PIL import Image
-
 import deeplab_jax
 from deeplab_jax import sharding
 from deeplab_jax.predict.files import Failure, predict_files
-from deeplab_jax.predict.naming import Job, find_jobs
+from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job, find_jobs
 from deeplab_jax.predict.packages import SERVERS, pack
 from deeplab_jax.predict.reading import read_image
 
@@ -42,11 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """
   flags = _parse(arguments)
   sharding.start_runtime()
-  # The user's own pictures may be as large as memory allows.
-  Image.MAX_IMAGE_PIXELS = None
   began = time.monotonic()
   try:
     jobs = find_jobs(flags.inputs, flags.out)
+    _make_folders(flags.out)
     segmenter = deeplab_jax.load(
       flags.checkpoint,
       output_stride=flags.output_stride,
@@ -65,6 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if failures:
     return 1
   return _pack(flags.package, jobs, flags.out) if flags.package else 0
+
+
+def _make_folders(out: str) -> None:
+  """Finds out before any work whether results can be written."""
+  for kind in (LABELS, OVERLAYS):
+    try:
+      pathlib.Path(out, kind).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise ValueError(f"--out {out}: {error}") from error
 
 
 def _pack(name: str, jobs: Sequence[Job], out: str) -> int:
@@ -106,4 +113,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _scales(text: str) -> tuple[float, ...]:
-  return tuple(float(part) for part in text.split(","))
+  try:
+    return tuple(float(part) for part in text.split(","))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"must be numbers with commas, such as 0.75,1,1.25; got {text!r}"
+    ) from None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deeplab_jax import visualize
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.predict.naming import Job
+from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job
 from deeplab_jax.predict.reading import read_image
 
 T = TypeVar("T")
@@ -112,8 +112,8 @@ def _write(
 ) -> None:
   overlay = visualize.overlay(image, labels, segmenter.colors)
   for kind, picture in (
-    ("labels", visualize.label_picture(labels, segmenter.colors)),
-    ("overlays", Image.fromarray(overlay)),
+    (LABELS, visualize.label_picture(labels, segmenter.colors)),
+    (OVERLAYS, Image.fromarray(overlay)),
   ):
     path = out / kind / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,19 @@
 """Which pictures to read, and under which name their results go."""
 
 import collections
-import functools
 import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from PIL import Image
+# Where predictions go, below the folder of the results.
+LABELS, OVERLAYS = "labels", "overlays"
+
+# HEIC cannot be read; it is tried so that its pictures are named as failed.
+_PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif")
+_PICTURES += (".bmp", ".dib", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".avif")
+_PICTURES += (".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".psd", ".heic", ".heif")
 
 
 class Job(NamedTuple):
@@ -36,31 +41,47 @@ def find_jobs(
   Args:
     inputs: files, taken whatever their name, and folders, searched to any
       depth for files with the ending of a picture.
-    out: folder of the results; passed over when searching.
+    out: folder of the results, which are passed over when searching.
 
   Raises:
-    ValueError: a folder holds no picture.
+    ValueError: a folder holds no picture, or a result would replace a picture.
   """
-  out = pathlib.Path(out).resolve()
+  results = [pathlib.Path(out).resolve() / kind for kind in (LABELS, OVERLAYS)]
   found = {}  # the same file may be named twice
   for path in map(pathlib.Path, inputs):
     if path.is_dir():
-      found.update((p, p.relative_to(path)) for p in _pictures(path, out))
+      named = ((p, p.relative_to(path)) for p in _pictures(path, results))
     else:
-      found[path] = pathlib.Path(path.name)
-  names = _distinct_names(list(found.values()))
-  return [Job(source, name) for source, name in zip(found, names)]
+      named = [(path, pathlib.Path(path.name))]
+    for source, name in named:
+      found.setdefault(os.path.abspath(source), (source, name))
+  names = _distinct_names([name for _, name in found.values()])
+  jobs = [Job(source, name) for (source, _), name in zip(found.values(), names)]
+  _refuse_to_replace(jobs, results)
+  return jobs
 
 
-def _pictures(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
-  """The pictures below `folder` but not below `out`, in order of name."""
+def _refuse_to_replace(jobs: list[Job], results: list[pathlib.Path]) -> None:
+  sources = {job.source.resolve() for job in jobs}
+  for job, folder in itertools.product(jobs, results):
+    if (folder / job.name).resolve() in sources:
+      raise ValueError(
+        f"the result of {job.source} would replace the picture "
+        f"{folder / job.name}: give another --out"
+      )
+
+
+def _pictures(
+  folder: pathlib.Path, results: list[pathlib.Path]
+) -> list[pathlib.Path]:
+  """The pictures below `folder` but not below `results`, in order of name."""
   found = []
   for root, folders, files in os.walk(folder):
     root = pathlib.Path(root)
     folders[:] = [
       name
       for name in folders
-      if not name.startswith(".") and (root / name).resolve() != out
+      if not name.startswith(".") and (root / name).resolve() not in results
     ]
     found += [root / name for name in files if _looks_like_picture(name)]
   if not found:
@@ -69,15 +90,7 @@ def _pictures(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _looks_like_picture(name: str) -> bool:
-  suffix = pathlib.PurePath(name).suffix.lower()
-  return not name.startswith(".") and suffix in _suffixes()
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-  """Endings of the files that Pillow can open."""
-  endings = Image.registered_extensions()
-  return frozenset(e for e, kind in endings.items() if kind in Image.OPEN)
+  return not name.startswith(".") and name.lower().endswith(_PICTURES)
 
 
 def _distinct_names(paths: list[pathlib.Path]) -> Iterator[str]:

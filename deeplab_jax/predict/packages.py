@@ -20,7 +20,7 @@ from PIL import Image
 from deeplab_jax import visualize
 from deeplab_jax.data.classes import CITYSCAPES_IDS
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.predict.naming import Job
+from deeplab_jax.predict.naming import LABELS, Job
 
 _FAULTS_SHOWN = 10
 
@@ -123,7 +123,7 @@ def _faults(
       yield f"{job.source}: a second picture of that name"
     else:
       seen.add(match[1])
-    yield from _label_faults(server, job, out / "labels" / job.name)
+    yield from _label_faults(server, job, out / LABELS / job.name)
 
 
 def _label_faults(
@@ -145,7 +145,7 @@ def _entries(
 ) -> Iterator[tuple[str, bytes]]:
   """Names in the archive and contents."""
   for job in jobs:
-    with Image.open(out / "labels" / job.name) as picture:
+    with Image.open(out / LABELS / job.name) as picture:
       encoded = server.encode(np.asarray(picture))
     stream = io.BytesIO()
     encoded.save(stream, "PNG")

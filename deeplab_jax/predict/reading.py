@@ -1,12 +1,18 @@
 """Any picture file as the 8-bit RGB array that a network takes."""
 
+import math
 import os
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Pictures may be as large as memory allows: see `_check_size`.
+Image.MAX_IMAGE_PIXELS = None
+
 _WHITE = (255, 255, 255, 255)
+_BYTES_PER_PIXEL = 16  # decoded, converted, labelled, painted
+_UNKNOWN = "not a picture of 8 or 16 bits in a known format"
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -24,13 +30,25 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
   Raises:
     OSError: the file is missing, cut off or no picture.
-    ValueError: pixels of a kind whose range is unknown.
+    ValueError: pixels of a kind whose range is unknown, or more of them than
+      memory holds.
   """
   try:
     with Image.open(path) as picture:
+      _check_size(picture.size)
       return _to_rgb(ImageOps.exif_transpose(picture))
   except UnidentifiedImageError:
     return _read_with_opencv(path)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+  """Before decoding: a damaged header may claim any size."""
+  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  if math.prod(size) * _BYTES_PER_PIXEL > memory:
+    raise ValueError(
+      f"{size[0]} x {size[1]} pixels, this machine's memory holds "
+      f"{memory // _BYTES_PER_PIXEL // 10**6} million; cut it into parts"
+    )
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
@@ -61,5 +79,5 @@ def _read_with_opencv(path: str | os.PathLike) -> np.ndarray:
   if content.size:
     image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
   if image is None:
-    raise OSError("not a picture in a known format")
+    raise OSError(_UNKNOWN)
   return image
