@@ -149,7 +149,8 @@ def test_classes_that_do_not_occur_are_left_out(evaluation):
 
 
 def test_picture_shows_the_examples(evaluation, tmp_path):
-  assert [e.name for e in evaluation.examples] == ["00", "01"]
+  # Two evenly spaced of the eleven.
+  assert [e.name for e in evaluation.examples] == ["00", "05"]
   evaluation.write_picture(tmp_path / "deep/er/picture.png")
   with Image.open(tmp_path / "deep/er/picture.png") as picture:
     assert picture.width > 1000
@@ -170,8 +171,10 @@ def test_another_output_stride_and_views_change_the_answer(
 def test_evaluation_limit_and_stop(folder, variables):
   config = make_config(str(folder))
   config.data.eval_limit = 3
+  config.eval.pictures = 8
   few = evaluate.evaluate(make_model(), variables, config)
   assert few.num_images == 3
+  assert [e.name for e in few.examples] == ["00", "01", "02"]
   stopped = evaluate.evaluate(
     make_model(), variables, config, should_stop=lambda: True
   )
@@ -313,6 +316,8 @@ def test_two_processes_of_two_devices_find_the_same(folder, evaluation):
   expected = evaluation.to_dict()
   assert found["settings"]["devices"] == 4
   assert found["images"] == NUM_IMAGES
+  # Batches of four: the first process read 00 01 04 05 08 09.
+  assert found["examples"] == ["00", "05"]
   # Single pixels may turn where two logits are equal but for rounding.
   for name, tolerance in (
     ("confusion_matrix", 3),

@@ -70,8 +70,12 @@ def evaluate(
     model = model.clone(output_stride=config.eval.output_stride)
   scales, flip = tuple(config.eval.scales), config.eval.flip
   step = _make_step(model, scales, flip, mesh, detailed)
-  tally = _Tally(dataset.num_classes, config.eval.pictures, detailed)
-  batches = _batches(config, model, mesh, show_progress)
+  count = _num_images(config.data)
+  # The first process, which draws them, has so many images at least.
+  own = -(-count // jax.process_count())
+  shown = _spread(own, config.eval.pictures)
+  tally = _Tally(dataset.num_classes, shown, detailed)
+  batches = _batches(config, model, mesh, count, show_progress)
   for batch in batches:
     if _any_process(should_stop()):
       return None
@@ -83,7 +87,11 @@ def evaluate(
 
 
 def _batches(
-  config: ConfigDict, model: DeepLab, mesh: Mesh, show_progress: bool
+  config: ConfigDict,
+  model: DeepLab,
+  mesh: Mesh,
+  count: int,
+  show_progress: bool,
 ) -> Iterator[dict[str, Any]]:
   """This process's rows of all batches, their number raised to the devices."""
   devices = mesh.devices.size
@@ -96,7 +104,6 @@ def _batches(
     padding_value=padding_value(model.backbone),
     limit=config.data.eval_limit,
   )
-  count = _num_images(config.data)
   return rich.progress.track(
     batches,
     "evaluating",
@@ -110,6 +117,12 @@ def _num_images(data_config: ConfigDict) -> int:
   split = data_config.eval_split or info.eval_split
   count = len(datasets.open_source(data_config, split))
   return min(count, data_config.eval_limit or count)
+
+
+def _spread(count: int, number: int) -> frozenset[int]:
+  """At most `number` indices below `count`, evenly spaced: neighbours in a
+  split may be neighbouring frames of a film."""
+  return frozenset(i * count // number for i in range(number if count else 0))
 
 
 @functools.lru_cache(maxsize=8)
@@ -144,9 +157,10 @@ class _Tally:
     crop: height and width that the images are padded to.
   """
 
-  def __init__(self, num_classes: int, num_examples: int, detailed: bool):
+  def __init__(self, num_classes: int, shown: frozenset[int], detailed: bool):
+    """`shown` are the indices, in this process's images, of the examples."""
     self._num_classes = num_classes
-    self._num_examples = num_examples
+    self._shown = shown
     self._detailed = detailed
     self.crop: tuple[int, int] | None = None
     self._pending: tuple | None = None
@@ -169,17 +183,20 @@ class _Tally:
     self._pending = None
     for name, value in counts.items():
       self._increase(name, np.asarray(value).astype(np.int64))
-    self._num_images += int(batch["valid"].sum())
-    if self._detailed or len(self._examples) < self._num_examples:
-      for example in _examples(batch, _local_rows(labels), self._num_classes):
-        self._look_at(example)
+    end = self._num_images + int(batch["valid"].sum())
+    indices = range(self._num_images, end)
+    self._num_images = end
+    if self._detailed or not self._shown.isdisjoint(indices):
+      examples = _examples(batch, _local_rows(labels), self._num_classes)
+      for index, example in zip(indices, examples):
+        self._look_at(index, example)
 
   def _increase(self, name, value):
     self._totals[name] = self._totals.get(name, 0) + value
 
-  def _look_at(self, example: Example) -> None:
+  def _look_at(self, index: int, example: Example) -> None:
     """Counts and keeps what needs the whole image."""
-    if len(self._examples) < self._num_examples:
+    if index in self._shown:
       self._examples.append(example)
     if not self._detailed:
       return

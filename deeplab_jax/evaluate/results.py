@@ -66,7 +66,7 @@ class Evaluation:
     confusion: int64 (num_classes, num_classes), rows are the truth.
     num_images: how many images were counted, each once.
     seconds: wall clock, compilation included.
-    examples: the first images of this process, as many as asked for.
+    examples: as many images as asked for, evenly spaced among this process's.
     detail: of a detailed evaluation.
   """
 

@@ -2,7 +2,8 @@
 
   evaluate_tiny.py IMAGES_FOLDER
 
-The folder holds images/ and masks/. Process 0 prints the figures as JSON.
+The folder holds images/ and masks/. Process 0 prints the figures, and the names
+of its examples, as JSON.
 """
 
 import json
@@ -52,4 +53,5 @@ if __name__ == "__main__":
   sharding.start_runtime()
   evaluation = evaluate_folder(sys.argv[1])
   if jax.process_index() == 0:
-    print(json.dumps(evaluation.to_dict()))
+    examples = [example.name for example in evaluation.examples]
+    print(json.dumps(evaluation.to_dict() | {"examples": examples}))
