@@ -128,6 +128,7 @@ class Segmenter:
 
   def overlay(self, image: np.ndarray) -> np.ndarray:
     """The labels' colours over `image`: uint8 (h, w, 3)."""
+    image = _checked(image)
     return visualize.overlay(image, self(image), self.colors)
 
   def _segment(self, image: np.ndarray, want: str) -> np.ndarray:
@@ -256,8 +257,8 @@ def _checked(image: Any) -> np.ndarray:
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise ValueError(
-      "image must be uint8 RGB of shape (h, w, 3), got "
-      f"{image.dtype} {image.shape}"
+      f"image must be uint8 RGB of shape (h, w, 3), got {image.dtype} "
+      f"{image.shape}; deeplab_jax.predict.read_image(path) reads any file so"
     )
   if not image.size:
     raise ValueError(f"image must have pixels, got shape {image.shape}")
