@@ -301,11 +301,19 @@ def _train(workdir, *command, **environment):
 
 @pytest.mark.slow
 def test_two_local_processes_agree_with_one(tmp_path):
-  alone = _train(tmp_path / "one", sys.executable, "-m", "deeplab_jax.main")
-  script = str(_LAUNCH / "local.sh")
-  together = _train(tmp_path / "two", "bash", script, PROCESSES="2")
+  main = (sys.executable, "-m", "deeplab_jax.main")
+  two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  alone = _train(tmp_path / "one", *main, XLA_FLAGS="")
+  divided = _train(tmp_path / "divided", *main, **two_devices)
+  script = ("bash", str(_LAUNCH / "local.sh"))
+  together = _train(tmp_path / "two", *script, PROCESSES="2", XLA_FLAGS="")
   assert len(alone) == 3
-  assert together == pytest.approx(alone, rel=1e-5)
+  assert together == pytest.approx(divided, rel=1e-5)
+  # Batch norm over few pixels of random weights is ill conditioned: the same
+  # images in another order change the gradients by 0.3 to 0.8 %, two devices
+  # by 0.7 %, and so the later losses by 0.2 %.
+  assert together[0] == pytest.approx(alone[0], rel=1e-6)
+  assert together == pytest.approx(alone, rel=1e-2)
 
 
 def test_local_takes_all_processes_down_with_one_that_fails(tmp_path):

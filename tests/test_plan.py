@@ -188,20 +188,30 @@ def test_a_step_that_does_not_fit_says_so(local):
   assert report.to_dict(made)["fits"] is False
 
 
-def test_largest_batch_is_that_of_all_devices(local, monkeypatch):
+@pytest.mark.parametrize("largest", [3, 7, 40])
+def test_largest_batch_is_that_of_all_devices(local, monkeypatch, largest):
+  sizes = []
+
+  def compile_step(config, machine, effort):
+    sizes.append(config.batch_size)
+    return local.program if config.batch_size <= 4 * largest else None
+
+  monkeypatch.setattr(plan, "compile_step", compile_step)
   machine = plan.Machine("four", ("a", "b", "c", "d"), memory=1)
-  monkeypatch.setattr(
-    plan,
-    "compile_step",
-    lambda config, *_: object() if config.batch_size <= 4 * 7 else None,
+  made = plan.Plan(
+    _config(4 * 8),
+    machine,
+    local.program if largest >= 8 else None,
+    local.network,
   )
-  assert plan.largest_batch(_config(4), machine) == 4 * 7
+  assert plan.largest_batch(made) == 4 * largest
+  assert 4 * 8 not in sizes  # Known from the plan.
 
 
 def test_largest_batch_needs_a_known_memory(local):
   machine = dataclasses.replace(local.machine, memory=None)
   with pytest.raises(ValueError, match="the memory of a cpu is unknown"):
-    plan.largest_batch(local.config, machine)
+    plan.largest_batch(dataclasses.replace(local, machine=machine))
 
 
 def test_the_floor_is_the_slowest_of_three(local):
@@ -230,10 +240,25 @@ def _door(*flags):
   )
 
 
-def test_the_door_refuses_a_misspelt_field():
-  done = _door("--config", "configs/voc.py", "--config.batchsize=2")
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (
+      ["--config", "configs/voc.py", "--config.batchsize=2"],
+      "error: config has no field 'batchsize'",
+    ),
+    (["--config=nothing.py"], "error: --config must be a file"),
+    (
+      ["--config", "configs/voc.py", "--topology=v9:1x1"],
+      "error: topology must be one of v5e:2x2, v5e:2x4",
+    ),
+  ],
+)
+def test_the_door_ends_mistakes_in_one_message(flags, message):
+  done = _door(*flags)
   assert done.returncode == 1
-  assert done.stderr.startswith("error: config has no field 'batchsize'")
+  assert done.stderr.startswith(message), done.stderr
+  assert "Traceback" not in done.stderr
 
 
 # -- with the TPU compiler

@@ -145,26 +145,27 @@ def make_plan(
   return Plan(config, machine, program, network)
 
 
-def largest_batch(
-  config: ConfigDict, machine: Machine, effort: float = QUICK
-) -> int:
+def largest_batch(plan: Plan, effort: float = QUICK) -> int:
   """The largest global batch whose step fits, by compiling several; 0 if none.
 
-  Found to an eighth, starting from the config's batch.
+  Found to an eighth, starting from the batch planned.
 
   Raises:
     ValueError: the memory of the devices is unknown.
   """
+  machine, planned = plan.machine, plan.images_per_device
   if machine.memory is None:
     raise ValueError(f"the memory of a {machine.kind} is unknown")
   devices = len(machine.devices)
 
   def fits(images: int) -> bool:
-    sized = config.copy_and_resolve_references()
-    sized.batch_size = images * devices
-    return compile_step(sized, machine, effort) is not None
+    if images == planned:
+      return plan.program is not None
+    config = plan.config.copy_and_resolve_references()
+    config.batch_size = images * devices
+    return compile_step(config, machine, effort) is not None
 
-  return devices * largest_that_fits(fits, config.batch_size // devices)
+  return devices * largest_that_fits(fits, planned)
 
 
 def largest_that_fits(fits: Callable[[int], bool], start: int) -> int:

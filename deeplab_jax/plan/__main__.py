@@ -9,6 +9,7 @@ alters the config as in training, `--config.model.dtype=bfloat16` for one.
 
 import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -38,12 +39,12 @@ def main(arguments: list[str]) -> None:
   """Prints the plan that the flags ask for."""
   if len(arguments) > 1:
     raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
-  config, machine = _CONFIG.value, _machine()
-  made = plan.make_plan(config, machine, _EFFORT.value)
+  machine = _machine()
+  made = plan.make_plan(_CONFIG.value, machine, _EFFORT.value)
   print(report.to_text(made), flush=True)
   largest = None
   if _LARGEST.value and machine.memory is not None:
-    largest = plan.largest_batch(config, machine, _EFFORT.value)
+    largest = plan.largest_batch(made, _EFFORT.value)
     print(f"\nlargest batch: {largest}")
   if _JSON.value:
     facts = report.to_dict(made, largest)
@@ -57,11 +58,19 @@ def _machine() -> plan.Machine:
   return plan.tpu_machine(_TOPOLOGY.value)
 
 
+def _check_command_line(words: list[str]) -> None:
+  """Finds mistakes in the config that the flags themselves report at length."""
+  config_lib.check_overrides(words)
+  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
+  if flag:
+    config_lib.load(flag[1])
+
+
 def run() -> None:
   """Parses the command line; a mistake ends in one message, exit status 1."""
   flags.mark_flags_as_required(["config"])
   try:
-    config_lib.check_overrides(sys.argv[1:])
+    _check_command_line(sys.argv[1:])
     app.run(main)
   except ValueError as error:
     sys.exit(f"error: {error}")

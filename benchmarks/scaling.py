@@ -1,0 +1,190 @@
+"""Plans training on TPU slices of many sizes and writes docs/scaling.md.
+
+  python benchmarks/scaling.py [--workers 2]
+
+Xception-65 at 513 x 513 in bfloat16, compiled by `python -m deeplab_jax.plan`
+for every slice and batch below, some minutes each. The figures are kept in
+--records, so that a run that was cut off goes on where it stopped.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import pathlib
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+Facts = dict[str, Any]
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_BATCHES = {
+  "v5e:2x2": (16, 64, 128),
+  "v5e:4x4": (16, 64, 256),
+  "v5e:8x8": (64, 256, 1024),
+  "v5e:16x16": (256, 1024, 4096),
+  "v5p:2x2x1": (16, 64, 256),
+  "v5p:4x4x4": (64, 1024, 4096),
+  "v5p:8x8x8": (512, 4096),
+}
+_LARGEST = {"v5e:2x2": 256, "v5p:2x2x1": 1024}
+_SIZES = ("devices", "batch_size", "images_per_device")
+_HEADINGS = (
+  *("slice", "chips", "batch", "images a chip"),
+  *("memory a chip, GiB", "temporaries, GiB"),
+  *("all-reduces", "reduced, MB", "sent by a chip, MB"),
+  *("interconnect, ms", "compute, ms", "HBM, ms", "recomputed"),
+)
+_TEXT = """\
+# Scaling
+
+Made by `python benchmarks/scaling.py`: the training step of `configs/voc.py`
+(Xception-65, 513 x 513, bfloat16) compiled for TPU slices by
+`python -m deeplab_jax.plan`. **Nothing ran on a TPU**: memory, collectives and
+memory traffic are the compiler's, times are floors at published peak rates.
+
+{table}
+
+- *memory a chip*: arguments, temporaries and program, of 16 GiB on a v5e and
+  95 on a v5p. The compiler trades free memory for speed: this is what it takes,
+  not the least that would do.
+- *reduced*: the gradients (of kernels in bfloat16, the dtype of the
+  computation, in which the compiler leaves the sum over chips) and the sums of
+  batch norm (float32). *sent by a chip*: at least, in a ring.
+- *interconnect, compute, HBM*: the time that each takes at its peak rate; HBM
+  if every layer reads and writes its activations once in each direction. All
+  three may overlap; the largest is the floor of the step. The latency of the
+  all-reduces, which grows with the slice, is in no column.
+- *recomputed*: operations of the compiled program beyond those of the leanest
+  program here, per image. Where activations do not fit, the compiler computes
+  them again.
+- The compiler worked with its least effort (`--effort=-1`). With the effort of
+  training, tried once, v5e:2x2 at batch 64 took 341 s to compile rather than
+  64, 1 % more memory, and 72 GB of HBM traffic a chip rather than 90.
+
+## How the cost grows
+
+{growth}
+
+## Largest batches
+
+Found to an eighth by compiling. Near its limit a program computes activations
+again: it fits, and is slower per image.
+
+{largest}
+"""
+
+
+def main() -> None:
+  """Plans what is not in the records yet, then writes the page."""
+  options = _parser().parse_args()
+  options.records.mkdir(parents=True, exist_ok=True)
+  cases = [(s, batch, False) for s in _BATCHES for batch in _BATCHES[s]]
+  cases += [(name, batch, True) for name, batch in _LARGEST.items()]
+  with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
+    found = pool.map(lambda case: _facts(options.records, *case), cases)
+    facts = dict(zip(cases, found))
+  options.out.write_text(_page(facts))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add("--workers", type=int, default=2, help="compilers at a time")
+  add("--records", type=pathlib.Path, default=_ROOT / "runs/scaling")
+  add("--out", type=pathlib.Path, default=_ROOT / "docs/scaling.md")
+  return parser
+
+
+def _facts(
+  records: pathlib.Path, topology: str, batch: int, largest: bool
+) -> Facts:
+  """The figures of one case, from its record or by planning it."""
+  name = f"{topology.replace(':', '_')}_{'largest' if largest else batch}.json"
+  if not (records / name).exists():
+    command = [sys.executable, "-m", "deeplab_jax.plan"]
+    command += ["--config", "configs/voc.py", "--config.model.dtype=bfloat16"]
+    command += ["--topology", topology, f"--config.batch_size={batch}"]
+    command += ["--largest" if largest else "--nolargest"]
+    command += ["--json", str(records / name)]
+    subprocess.run(command, cwd=_ROOT, check=True)
+  return json.loads((records / name).read_text())
+
+
+def _page(facts: dict[tuple[str, int, bool], Facts]) -> str:
+  plans = [f for (_, _, largest), f in facts.items() if not largest]
+  plain = min(f["compiled_flops"] / f["flops"] for f in plans)
+  rows = [_HEADINGS, ["---"] * len(_HEADINGS)]
+  rows += [_row(f, plain) for f in plans]
+  largest = [
+    f"- {f['machine']}: {f['largest_batch']}, "
+    f"{f['largest_batch'] // f['devices']} images a chip."
+    for (_, _, looked_for), f in facts.items()
+    if looked_for
+  ]
+  return _TEXT.format(
+    table="\n".join(f"| {' | '.join(row)} |" for row in rows),
+    growth="\n".join(_growth(plans)),
+    largest="\n".join(largest),
+  )
+
+
+def _row(facts: Facts, plain: float) -> list[str]:
+  """A line of the table.
+
+  Args:
+    facts: of a plan.
+    plain: compiled operations per operation of the network, if none is done
+      again.
+  """
+  reduced, floor = facts["collectives"]["all-reduce"], facts["floor"]
+  again = facts["compiled_flops"] / facts["flops"] / plain - 1
+  return [
+    facts["machine"],
+    *(str(facts[name]) for name in _SIZES),
+    f"{facts['memory_total'] / 2**30:.2f}",
+    f"{facts['memory']['temporaries'] / 2**30:.2f}",
+    str(reduced["count"]),
+    f"{reduced['bytes'] / 1e6:.1f}",
+    f"{facts['bytes_sent'] / 1e6:.1f}",
+    *(f"{1e3 * floor[n]:.2f}" for n in ("interconnect", "compute", "memory")),
+    f"{again:.0%}",
+  ]
+
+
+def _growth(plans: list[Facts]) -> list[str]:
+  """What changes with the chips of a generation at equal images a chip."""
+  groups = collections.defaultdict(list)
+  for facts in plans:
+    groups[facts["kind"], facts["images_per_device"]].append(facts)
+  return [_growth_line(*group) for group in groups.values() if len(group) > 1]
+
+
+def _growth_line(first: Facts, *others: Facts) -> str:
+  last = others[-1]
+  memory, sent = (last[n] / first[n] for n in ("memory_total", "bytes_sent"))
+  share = last["floor"]["interconnect"] / _floor(last)
+  line = (
+    f"- {first['kind']}, {first['images_per_device']} images a chip, from "
+    f"{first['devices']} chips to {last['devices']}: memory a chip x "
+    f"{memory:.3f}, bytes sent by a chip x {sent:.3f} (a ring: "
+    f"{_ring(last) / _ring(first):.3f}), floor of the step "
+    f"{1e3 * _floor(first):.1f} to {1e3 * _floor(last):.1f} ms; collectives "
+    f"would be {share:.1%} of that if nothing hid them."
+  )
+  return textwrap.fill(line, 80, subsequent_indent="  ")
+
+
+def _ring(facts: Facts) -> float:
+  """Bytes sent by a chip of a ring per byte reduced."""
+  return 2 * (facts["devices"] - 1) / facts["devices"]
+
+
+def _floor(facts: Facts) -> float:
+  return max(facts["floor"][n] for n in ("compute", "memory", "interconnect"))
+
+
+if __name__ == "__main__":
+  main()
