@@ -62,6 +62,50 @@ def test_collectives_are_counted_in_every_form():
   }
 
 
+def test_a_scan_counts_as_often_as_it_runs():
+  """Scans of three in one of four, in a loop of the compiler that counts once;
+  20 bytes are reduced, 20 read and 20 written."""
+  text = """\
+%below_3 (i: s32[]) -> pred[] {
+  %three = s32[] constant(3)
+  %i = s32[] parameter(0)
+  ROOT %lt = pred[] compare(%i, %three), direction=LT
+}
+
+%below_4 (i: s32[]) -> pred[] {
+  %four = s32[]{:T(128)} constant(4)
+  %i = s32[] parameter(0)
+  ROOT %lt = pred[] compare(%i, %four), direction=LT
+}
+
+%inner (p: f32[5]) -> f32[5] {
+  %p = f32[5]{0} parameter(0)
+  ROOT %ar = f32[5]{0} all-reduce(%p), to_apply=%add
+}
+
+%outer (q: f32[5]) -> f32[5] {
+  %q = f32[5]{0} parameter(0)
+  ROOT %w = f32[5]{0} while(%q), condition=%below_3, body=%inner, \
+metadata={op_name="jit(f)/while/body/while"}
+}
+
+%own (q: f32[5]) -> f32[5] {
+  %q = f32[5]{0} parameter(0)
+  ROOT %w = f32[5]{0} while(%q), condition=%below_4, body=%outer, \
+metadata={op_name="jit(f)/while"}
+}
+
+ENTRY %main (r: f32[5], /*index=1*/s: f32[]) -> f32[5] {
+  %r = f32[5]{0} parameter(0)
+  ROOT %w = f32[5]{0} while(%r), condition=%below_3, body=%own
+}
+"""
+  found = hlo.collectives(text, devices=2)
+  assert found == {"all-reduce": hlo.Collective(12, 12 * 20)}
+  compared = (4 + 4 + 1) * (1 + 1 * 4 + 4 * 3)
+  assert hlo.memory_traffic(text) == 12 * 40 + compared
+
+
 @pytest.mark.parametrize(
   ("kind", "sent"),
   [
@@ -92,7 +136,7 @@ def test_array_bytes_of_shapes(shape, size):
 
 def test_memory_traffic_leaves_on_chip_memory_out():
   text = """
-ENTRY %main {
+ENTRY %main (p: f32[100]) -> (f32[50]) {
   %p = f32[100]{0:T(128)} parameter(0)
   %start = (f32[100]{0:T(128)S(1)}, f32[100]{0}, u32[]) copy-start(%p)
   %near = f32[100]{0:T(128)S(1)} copy-done(%start)

@@ -39,16 +39,23 @@ def main(arguments: list[str]) -> None:
   """Prints the plan that the flags ask for."""
   if len(arguments) > 1:
     raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
-  machine = _machine()
-  made = plan.make_plan(_CONFIG.value, machine, _EFFORT.value)
+  made = plan.make_plan(_CONFIG.value, _machine(), _EFFORT.value)
   print(report.to_text(made), flush=True)
-  largest = None
-  if _LARGEST.value and machine.memory is not None:
-    largest = plan.largest_batch(made, _EFFORT.value)
-    print(f"\nlargest batch: {largest}")
+  largest = _find_largest(made) if _LARGEST.value else None
   if _JSON.value:
+    path = pathlib.Path(_JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
     facts = report.to_dict(made, largest)
-    pathlib.Path(_JSON.value).write_text(json.dumps(facts, indent=2) + "\n")
+    path.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _find_largest(made: plan.Plan) -> int | None:
+  if made.machine.memory is None:
+    print(f"\nlargest batch: the memory of a {made.machine.kind} is unknown")
+    return None
+  largest = plan.largest_batch(made, _EFFORT.value)
+  print(f"\nlargest batch: {largest}")
+  return largest
 
 
 def _machine() -> plan.Machine:

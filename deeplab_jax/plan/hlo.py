@@ -7,7 +7,6 @@ enough in what is read here: result shapes, opcodes and operand names.
 import collections
 import math
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = (
@@ -18,28 +17,47 @@ COLLECTIVES = (
   "collective-permute",
 )
 
+_COMPUTATION = re.compile(
+  r"^(?:ENTRY )?(%?[\w.\-]+) \(.*\) -> .*\{$([\s\S]*?)^\}", re.M
+)
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(
-  r"^\s*(?:ROOT )?(%?[\w.\-]+) = (.+?) ([a-z][a-z\d\-]*)\(([^)]*)\)", re.M
+  r"^\s*(?:ROOT )?(%?[\w.\-]+) = (.+?) ([a-z][a-z\d\-]*)\(([^)]*)\)(.*)$", re.M
 )
-# They name or select values and move none.
-_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
+_CALLED = re.compile(r"\b(?:body|condition|calls|to_apply)=(%?[\w.\-]+)")
+_CONDITION = re.compile(r"\bcondition=(%?[\w.\-]+)")
+# They name or select values and move none; a loop's body moves them.
+_FREE = (
+  "parameter",
+  "constant",
+  "tuple",
+  "get-tuple-element",
+  "bitcast",
+  "while",
+)
 
 
 class Instruction(NamedTuple):
-  """One line of a program; `shape` is an array's or a tuple's, with layout."""
+  """One line of a program; `shape` is an array's or a tuple's, with layout.
+
+  Attributes, such as the body of a loop, are as in the text.
+  """
 
   name: str
   shape: str
   opcode: str
   operands: str
+  attributes: str
+
+
+Computations = dict[str, list[Instruction]]
 
 
 class Collective(NamedTuple):
   """All collectives of one kind in a program.
 
   Attributes:
-    count: instructions of the kind.
+    count: how often one runs.
     bytes: of the whole arrays that they reduce, gather, scatter or send, as
       one device holds them before scattering or after gathering.
   """
@@ -62,13 +80,49 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
     text: `Compiled.as_text()`.
     devices: in the group of every collective.
   """
-  sizes = collections.defaultdict(list)
-  for instruction in _instructions(text):
-    kind = instruction.opcode.removesuffix("-start")
-    if kind in COLLECTIVES:
-      size = array_bytes(_result(instruction))
-      sizes[kind].append(size * (devices if kind == "reduce-scatter" else 1))
-  return {kind: Collective(len(s), sum(s)) for kind, s in sorted(sizes.items())}
+  computations = _computations(text)
+  runs = _runs(computations)
+  found = collections.defaultdict(lambda: Collective(0, 0))
+  for name, instructions in computations.items():
+    for instruction in instructions:
+      kind = instruction.opcode.removesuffix("-start")
+      if kind in COLLECTIVES:
+        size = array_bytes(_result(instruction))
+        size *= devices if kind == "reduce-scatter" else 1
+        count, total = found[kind]
+        found[kind] = Collective(count + runs[name], total + runs[name] * size)
+  return dict(sorted(found.items()))
+
+
+def _computations(text: str) -> Computations:
+  """The computations of a program by name; the main one is the last."""
+  return {
+    name: [Instruction(*match) for match in _INSTRUCTION.findall(body)]
+    for name, body in _COMPUTATION.findall(text)
+  }
+
+
+def _runs(computations: Computations) -> collections.Counter:
+  """How often each computation runs; those called are printed before."""
+  runs = collections.Counter({list(computations)[-1]: 1})
+  for name in reversed(computations):
+    for instruction in computations[name]:
+      trips = _trips(instruction, computations)
+      for called in _CALLED.findall(instruction.attributes):
+        runs[called] += runs[name] * trips
+  return runs
+
+
+def _trips(instruction: Instruction, computations: Computations) -> int:
+  """The length of a `lax.scan`, if its condition holds it as a constant.
+
+  1 for all else, loops that the compiler makes itself among it.
+  """
+  if instruction.opcode != "while" or '/while"' not in instruction.attributes:
+    return 1
+  condition = computations[_CONDITION.search(instruction.attributes)[1]]
+  limits = [i.operands for i in condition if i.opcode == "constant"]
+  return int(limits[0]) if len(limits) == 1 else 1
 
 
 def _result(instruction: Instruction) -> str:
@@ -95,14 +149,28 @@ def _elements(shape: str) -> list[str]:
 
 
 def memory_traffic(text: str) -> int:
-  """Bytes that the instructions of the main computation read and write in HBM.
+  """Bytes that the instructions of a program read and write in HBM.
 
-  Whole operands and results count, except those in on-chip memory; copies
-  between the two count once; the bodies of loops do not count.
+  Whole operands and results of the main computation and of loops count, except
+  those in on-chip memory; copies between the two count once.
   """
-  main = text[text.index("\nENTRY ") :].partition("\n}")[0]
+  computations = _computations(text)
+  runs = _runs(computations)
+  bodies = [
+    called
+    for instructions in computations.values()
+    for instruction in instructions
+    if instruction.opcode == "while"
+    for called in _CALLED.findall(instruction.attributes)
+  ]
+  scheduled = {*bodies, list(computations)[-1]}
+  return sum(runs[name] * _traffic(computations[name]) for name in scheduled)
+
+
+def _traffic(instructions: list[Instruction]) -> int:
+  """The bytes of one run of a computation."""
   shapes, total = {}, 0
-  for name, shape, opcode, operands in _instructions(main):
+  for name, shape, opcode, operands, _ in instructions:
     shapes[name] = shape
     if opcode.endswith("-done"):
       total += array_bytes(shape)
@@ -111,10 +179,6 @@ def memory_traffic(text: str) -> int:
       arrays = [shape, *(shapes[name] for name in read if name in shapes)]
       total += sum(array_bytes(array, off_chip=True) for array in arrays)
   return total
-
-
-def _instructions(text: str) -> Iterator[Instruction]:
-  return (Instruction(*match) for match in _INSTRUCTION.findall(text))
 
 
 def array_bytes(shape: str, *, off_chip: bool = False) -> int:
