@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +14,18 @@ from tests.tiny_segmenter import COLORS, NAMES, make_variables, tiny_model
 _FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 
 
-def _code(name: str) -> list[str]:
+def _run(name: str, monkeypatch, **settings) -> dict:
+  """Runs the code cells in the notebooks' folder; returns their variables."""
+  for variable, value in settings.items():
+    monkeypatch.setenv(f"DEEPLAB_{variable}", str(value))
+  monkeypatch.chdir(_FOLDER)
+  variables = {}
   cells = json.loads((_FOLDER / name).read_text())["cells"]
-  return ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+  for number, cell in enumerate(cells):
+    if cell["cell_type"] == "code":
+      source = "".join(cell["source"])
+      exec(compile(source, f"{name} cell {number}", "exec"), variables)
+  return variables
 
 
 @pytest.mark.parametrize("path", sorted(_FOLDER.glob("*.ipynb")), ids=str)
@@ -34,13 +44,34 @@ def test_inference_notebook_runs(tmp_path, monkeypatch, capsys):
   )
   picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "photo.png")
-  monkeypatch.setenv("DEEPLAB_CHECKPOINT", str(tmp_path / "model"))
-  monkeypatch.setenv("DEEPLAB_IMAGE", str(tmp_path / "photo.png"))
-  monkeypatch.chdir(_FOLDER)
-  names = {}
-  for number, cell in enumerate(_code("inference.ipynb")):
-    exec(compile(cell, f"cell {number}", "exec"), names)
+  names = _run(
+    "inference.ipynb",
+    monkeypatch,
+    CHECKPOINT=tmp_path / "model",
+    IMAGE=tmp_path / "photo.png",
+  )
   assert names["labels"].shape == (40, 50)
   assert names["labels_fused"].shape == (40, 50)
   assert set(names["results"]) == {8, 16, 32}
   assert "stride  8:" in capsys.readouterr().out
+
+
+def test_training_notebook_runs(tmp_path, monkeypatch, capsys):
+  names = _run(
+    "train_your_own.ipynb",
+    monkeypatch,
+    FOLDER=tmp_path,
+    CONFIG=_FOLDER.parent / "tests/programs/tiny_config.py",
+    SCENES=20,
+    STEPS=3,
+    OVERFIT_STEPS=0,  # tests/test_doctor*.py make these: they compile at length
+  )
+  plt.close("all")
+  written = {path.name for path in (tmp_path / "run").iterdir()}
+  assert {"checkpoints", "evaluation", "metrics.jsonl"} <= written
+  assert [entry["step"] for entry in names["logged"]] == [1, 2, 3]
+  survey = names["checkup"].survey
+  assert survey.size_of("train") + survey.size_of("val") == 20
+  assert names["evaluation"].num_images == survey.size_of("val") > 0
+  assert names["labels"].shape == names["truth"].shape
+  assert "this can be trained on" in capsys.readouterr().out
