@@ -204,7 +204,7 @@ def test_slurm_saves_and_queues_again_before_the_time_limit(stubs):
   (stubs / "srun").write_text(
     "#!/usr/bin/env bash\n"
     "trap 'echo saved >> \"$CALLS\"; exit 0' TERM\n"
-    'echo started >> "$CALLS"\nkill -USR1 $PPID\n'
+    'echo started >> "$CALLS"\nsleep 1; kill -USR1 $PPID\n'
     "while true; do sleep 0.1; done\n"
   )
   job = {"SLURM_JOB_ID": "17"}
