@@ -231,7 +231,7 @@ def test_report_page_needs_no_other_file(reported, evaluation):
     kind, data = source.split(";base64,")
     assert kind in ("data:image/png", "data:image/jpeg")
     Image.open(io.BytesIO(base64.b64decode(data))).verify()
-  assert f"mIoU {100 * evaluation.miou:.2f} %" in page.text
+  assert f"mIoU {100 * evaluation.miou:.2f}\xa0%" in page.text
   assert "means over 3 of 3 classes" in page.text
 
 
@@ -241,6 +241,8 @@ def test_report_compares_with_another(reported, folder, tmp_path):
   evaluate.report(reported, config, tmp_path / "dense", compare=reported)
   page = (tmp_path / "dense/evaluation/report.html").read_text()
   assert "compared with mobilenet_v2, output stride 16" in page
+  before = json.loads((reported / "evaluation/results.json").read_text())
+  assert f"mIoU (other {100 * before['miou']:.2f}\xa0%)" in page
   with pytest.raises(ValueError, match="nothing to compare with"):
     evaluate.report(reported, config, tmp_path, compare=tmp_path / "nowhere")
   other = {"class_names": ["a"], "dataset": "letters"}

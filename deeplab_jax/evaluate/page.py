@@ -100,12 +100,11 @@ def _name(content: Mapping[str, Any]) -> str:
 
 
 def _cards(content, other) -> str:
-  """The figures of the split, the other's in brackets."""
+  """The figures of the split, the other's below them."""
   figures = {}
   for title, name in _SHARES.items():
-    figures[title] = _percent(content[name])
-    if other:
-      figures[title] += f" ({_percent(other[name])})"
+    beside = f" (other {_percent(other[name])})" if other else ""
+    figures[title + beside] = _percent(content[name])
   speed = content["images"] / content["seconds"]
   figures["images a second"] = f"{speed:.1f}"
   figures["peak memory"] = f"{content['peak_memory_bytes'] / 1e9:.2f} GB"
@@ -118,12 +117,13 @@ def _rows(evaluation: Evaluation, examples: list[Example]) -> str:
   rows = []
   for example in examples:
     labels, predictions = example.labels, example.predictions
-    overlay = visualize.overlay(example.image, predictions, colors)
     cells = {
       "image": html.photo(example.image),
       "truth": html.drawing(visualize.colorize(labels, colors)),
-      "prediction": html.photo(overlay),
-      "wrong pixels": html.drawing(visualize.error_map(labels, predictions)),
+      "prediction": html.drawing(visualize.colorize(predictions, colors)),
+      "wrong pixels in red, void in white": html.drawing(
+        visualize.error_map(labels, predictions)
+      ),
     }
     heading = f"{example.name}: mIoU {_percent(example.miou)}"
     rows.append(html.row(heading, cells))
@@ -132,7 +132,7 @@ def _rows(evaluation: Evaluation, examples: list[Example]) -> str:
 
 
 def _percent(value: float | None) -> str:
-  return "none" if value is None else f"{100 * value:.2f} %"
+  return "none" if value is None else f"{100 * value:.2f}\N{NO-BREAK SPACE}%"
 
 
 def _numbers(values: list[float | None]) -> list[float]:

@@ -16,14 +16,17 @@ h1 { font-size: 1.6rem; margin-bottom: 0; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem;
   border-bottom: 1px solid #ddd; }
 p { margin: .3rem 0; color: #555; }
-.cards { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1.2rem 0; }
+.cards { display: grid; gap: .7rem; margin: 1.2rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
 .card { border: 1px solid #ddd; border-radius: 6px; padding: .5rem .9rem; }
 .card b { display: block; font-size: 1.35rem; font-weight: 600; }
-.card span { color: #555; font-size: .85rem; }
+.card span { display: block; color: #555; font-size: .85rem;
+  line-height: 1.25; }
 .columns { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: start; }
 .columns div { flex: 1 1 480px; min-width: 0; }
 .columns img { width: 100%; max-width: 640px; }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .85rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .85rem;
+  margin-bottom: .8rem; }
 .legend i { display: inline-block; width: .8rem; height: .8rem;
   margin-right: .3rem; border: 1px solid #999; vertical-align: -.1rem; }
 .row { display: grid; grid-template-columns: repeat(4, 1fr); gap: .4rem;

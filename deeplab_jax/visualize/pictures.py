@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deeplab_jax.visualize.colors import Colors, colorize, overlay
+from deeplab_jax.visualize.colors import Colors, colorize
 
 IGNORE_LABEL = 255
 _CELL = 320
@@ -57,7 +57,7 @@ def picture_grid(
   colors: Colors,
   class_names: Sequence[str],
 ) -> np.ndarray:
-  """One row per example: image, truth, prediction over the image, errors.
+  """One row per example: image, truth, prediction, errors.
 
   Args:
     images: uint8 RGB (h, w, 3), each of its own size.
@@ -79,7 +79,7 @@ def picture_grid(
     cells = (
       image,
       colorize(label, colors),
-      overlay(image, prediction, colors),
+      colorize(prediction, colors),
       error_map(label, prediction),
     )
     rows.append(_row([_fit(cell) for cell in cells]))

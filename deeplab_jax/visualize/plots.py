@@ -22,8 +22,8 @@ def confusion_figure(
   """
   labelled = confusion.sum(1, keepdims=True)
   shares = confusion / np.maximum(labelled, 1)
-  side = 2.5 + 0.32 * len(class_names)
-  figure = Figure((side + 1, side), layout="constrained")
+  side = 3 + 0.22 * len(class_names)
+  figure = Figure((side + 1, side), layout="compressed")
   axes = figure.subplots()
   mesh = axes.imshow(np.where(labelled > 0, shares, np.nan), "Blues", vmin=0)
   ticks = range(len(class_names))
@@ -34,7 +34,7 @@ def confusion_figure(
     share = shares[row, column]
     ink = "white" if share > 0.6 else "black"
     text = f"{100 * share:.0f}"
-    axes.text(column, row, text, ha="center", va="center", c=ink, size=7)
+    axes.text(column, row, text, ha="center", va="center", c=ink, size=8)
   figure.colorbar(mesh, label="share of the true class", shrink=0.8)
   return figure
 
@@ -60,8 +60,9 @@ def iou_figure(
     places = np.arange(len(iou)) + (index - (len(runs) - 1) / 2) * thickness
     bars = axes.barh(places, values, thickness, color=color, label=names[index])
     texts = [_percent(run.get(name)) for name in iou]
-    axes.bar_label(bars, texts, padding=3, size=7)
+    axes.bar_label(bars, texts, padding=3, size=8)
   axes.set_yticks(range(len(iou)), iou)
+  axes.margins(y=0.02)
   axes.invert_yaxis()
   axes.set(xlabel="IoU in %", xlim=(0, 108))
   axes.spines[["top", "right"]].set_visible(False)
@@ -83,7 +84,8 @@ def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
     axes.plot(widths, 100 * np.asarray(curve), "o-", c=color, ms=3, label=name)
   axes.set(xlabel="width of the band in pixels", ylabel="mean IoU in %")
   axes.grid(alpha=0.3)
-  axes.legend(loc="lower right")
+  if len(curves) > 1:
+    axes.legend(loc="lower right")
   return figure
 
 
