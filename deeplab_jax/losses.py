@@ -1,17 +1,50 @@
-"""The pixel loss of the official implementation.
+"""Cross-entropy of pixels and of whole images, as sums over what counts.
 
-Masked softmax cross-entropy with class weights and hard-pixel mining, as
-`common_loss` of tensorflow/models `research/deeplab` computes it.
+That of pixels is masked, with class weights and hard-pixel mining, as
+`common_loss` of tensorflow/models `research/deeplab` computes it. Sums and
+counts of the parts of a batch add up to those of the whole; their quotient,
+`mean`, is the loss.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from deeplab_jax.data.preprocess import IGNORE
 from deeplab_jax.models import resize_bilinear
+
+Sums = tuple[jax.Array, jax.Array]
+
+
+def make_loss(config: ConfigDict) -> Callable[..., Sums]:
+  """The loss of `config.task`, called with logits, labels and `step=`."""
+  if config.task == "classification":
+    return class_cross_entropy
+  return functools.partial(cross_entropy, **config.loss)
+
+
+def mean(total: jax.Array, count: jax.Array) -> jax.Array:
+  """What the sums of a loss amount to: 0 if nothing counts."""
+  return total / jnp.maximum(count.astype(total.dtype), 1e-5)
+
+
+def class_cross_entropy(
+  logits: jax.Array, labels: jax.Array, *, step: jax.Array | int = 0
+) -> Sums:
+  """Sum over the images of a batch, and their number.
+
+  Args:
+    logits: (b, num_classes).
+    labels: (b,) integers.
+    step: of no effect; see `cross_entropy`.
+  """
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.sum(), jnp.asarray(losses.size)
 
 
 def cross_entropy(
@@ -22,8 +55,8 @@ def cross_entropy(
   hard_pixel_fraction: float = 1.0,
   hard_pixel_steps: int = 0,
   step: jax.Array | int = 0,
-) -> jax.Array:
-  """Cross-entropy of a batch, at the resolution of its labels.
+) -> Sums:
+  """Sum over the pixels of a batch, at the resolution of its labels.
 
   Args:
     logits: (b, h/s, w/s, num_classes), upsampled here to (h, w) with corners
@@ -37,9 +70,8 @@ def cross_entropy(
     step: the number of updates made so far.
 
   Returns:
-    A scalar, float32 or wider: the sum over the number of labelled pixels
-    (not over their weights); with mining, over the kept pixels of non-zero
-    loss. 0 if nothing is left.
+    The sum, float32 or wider, and the number of labelled pixels (not the sum of
+    their weights); with mining, of the kept pixels of non-zero loss.
   """
   num_classes = logits.shape[-1]
   if len(class_weights) not in (0, num_classes):
@@ -58,7 +90,7 @@ def cross_entropy(
     count = (losses != 0).sum()
   else:
     count = (labels != IGNORE).sum()
-  return losses.sum() / jnp.maximum(count.astype(losses.dtype), 1e-5)
+  return losses.sum(), count
 
 
 def _pixel_losses(

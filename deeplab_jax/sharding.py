@@ -71,9 +71,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def divided(mesh: Mesh) -> NamedSharding:
-  """The placement of batches: their first axis divided over the devices."""
-  return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+def divided(mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """The placement of batches: one axis of theirs divided over the devices."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:

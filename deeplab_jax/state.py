@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import losses, sharding
-from deeplab_jax.models import DeepLab, preprocess
+from deeplab_jax.models import Classifier, DeepLab, preprocess
 from deeplab_jax.optimizer import decay_loss, learning_rate
 
 Tree = Any
+Network = DeepLab | Classifier
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[
   ["TrainState", dict[str, jax.Array]], tuple["TrainState", Metrics]
@@ -45,7 +46,7 @@ class TrainState:
 
 
 def create_state(
-  model: DeepLab,
+  model: Network,
   optimizer: optax.GradientTransformation,
   crop_size: tuple[int, int],
   seed: int,
@@ -62,7 +63,7 @@ def create_state(
 
 
 def init_state(
-  model: DeepLab,
+  model: Network,
   optimizer: optax.GradientTransformation,
   crop_size: tuple[int, int],
   seed: int,
@@ -82,37 +83,34 @@ def abstract(state: TrainState) -> TrainState:
 
 
 def make_train_step(
-  model: DeepLab,
+  model: Network,
   optimizer: optax.GradientTransformation,
   config: ConfigDict,
   mesh: Mesh,
 ) -> TrainStep:
   """Compiles one update: (state, batch) -> (state, metrics).
 
-  The batch holds `image` uint8 (b, h, w, 3) and `label` uint8 (b, h, w).
-  Random draws follow from the seed and the step's number alone. The state is
-  donated: the one passed in is gone afterwards.
+  The batch holds `image` uint8 (b, h, w, 3) and `label`, uint8 (b, h, w) or, of
+  a classifier, int32 (b,). Random draws follow from the seed and the step's
+  number alone. The state is donated: the one passed in is gone afterwards.
+
+  With `config.accumulate_steps` the batch goes through the network in so many
+  parts. Loss and gradient are those of the whole, normalised by all its
+  labelled pixels, where batch norm is frozen; else each part is normalised by
+  its own statistics. Hard pixels are mined, and dropout is drawn, by the part.
   """
   schedule = learning_rate(config)
-
-  def loss_of(params, state, batch):
-    key = jax.random.key(config.seed)
-    logits, changed = model.apply(
-      {"params": params, "batch_stats": state.batch_stats},
-      preprocess(batch["image"], model.backbone),
-      train=True,
-      frozen_batch_norm=not config.train_batch_norm,
-      rngs={"dropout": jax.random.fold_in(key, state.step)},
-      mutable=["batch_stats"],
-    )
-    loss = losses.cross_entropy(
-      logits, batch["label"], step=state.step, **config.loss
-    )
-    return loss, changed.get("batch_stats", state.batch_stats)
+  loss_of = _loss_function(model, config)
 
   def train_step(state, batch):
-    gradient_of = jax.value_and_grad(loss_of, has_aux=True)
-    (loss, batch_stats), grads = gradient_of(state.params, state, batch)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    parts = _split(batch, config.accumulate_steps, mesh)
+    keys = jax.random.split(key, config.accumulate_steps)
+    sums, batch_stats = _accumulate(loss_of, state, parts, keys)
+    loss, grads = jax.tree.map(
+      lambda total: losses.mean(total, sums["count"]),
+      (sums["loss"], sums["gradient"]),
+    )
     decay = decay_loss(state.params, config.weight_decay)
     metrics = {
       "loss": loss + decay,
@@ -132,3 +130,79 @@ def make_train_step(
     out_shardings=(whole, whole),
     donate_argnums=0,
   )
+
+
+def _loss_function(model: Network, config: ConfigDict) -> Callable:
+  """(params, batch_stats, batch, key, step) -> sum, (count, batch_stats)."""
+  loss_sums = losses.make_loss(config)
+
+  def apply(variables, images, key):
+    return model.apply(
+      variables,
+      preprocess(images, model.backbone),
+      train=True,
+      frozen_batch_norm=not config.train_batch_norm,
+      rngs={"dropout": key},
+      mutable=["batch_stats"],
+    )
+
+  if config.remat:
+    apply = jax.checkpoint(apply, policy=_is_expensive)
+
+  def loss_of(params, batch_stats, batch, key, step):
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, changed = apply(variables, batch["image"], key)
+    total, count = loss_sums(logits, batch["label"], step=step)
+    return total, (count, changed.get("batch_stats", batch_stats))
+
+  return loss_of
+
+
+def _is_expensive(primitive: Any, *_, **__) -> bool:
+  """What rematerialisation stores: the results of convolutions, no more.
+
+  Normalised and activated features are cheap to compute again; so are depthwise
+  convolutions, which have a gradient of their own and are not seen from here.
+  """
+  return primitive.name in ("conv_general_dilated", "dot_general")
+
+
+def _split(batch: Tree, parts: int, mesh: Mesh) -> Tree:
+  """Arrays (b, ...) as (parts, b / parts, ...); each device splits its own."""
+  placement = sharding.divided(mesh, axis=1)
+
+  def split(x):
+    x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(x, placement)
+
+  return jax.tree.map(split, batch)
+
+
+def _accumulate(
+  loss_of: Callable, state: TrainState, parts: Tree, keys: jax.Array
+) -> tuple[dict[str, Any], Tree]:
+  """Sums over the parts of a batch, taken one after the other.
+
+  Returns:
+    {"loss", "count", "gradient"} of the whole batch, and the moving statistics,
+    which each part has moved.
+  """
+
+  gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+
+  def add(before, part_and_key):
+    sums, batch_stats = before
+    (loss, (count, batch_stats)), gradient = gradient_of(
+      state.params, batch_stats, *part_and_key, state.step
+    )
+    new = {"loss": loss, "count": count, "gradient": gradient}
+    return (jax.tree.map(jnp.add, sums, new), batch_stats), None
+
+  dtype = jnp.result_type(*jax.tree.leaves(state.params))
+  zeros = {
+    "loss": jnp.zeros((), dtype),
+    "count": jnp.zeros((), int),
+    "gradient": jax.tree.map(jnp.zeros_like, state.params),
+  }
+  totals, _ = jax.lax.scan(add, (zeros, state.batch_stats), (parts, keys))
+  return totals

@@ -31,6 +31,10 @@ _CASES = {
 }
 
 
+def _mean_cross_entropy(*arguments, **settings):
+  return losses.mean(*losses.cross_entropy(*arguments, **settings))
+
+
 @pytest.fixture(scope="module")
 def golden(shared) -> dict:
   return dict(np.load(shared / "reference/golden/loss.npz"))
@@ -41,7 +45,7 @@ def test_cross_entropy_equals_the_official_loss(golden, exactness, case):
   labels, arguments = _CASES[case]
   if arguments.get("class_weights"):
     arguments = {**arguments, "class_weights": golden["class_weights"]}
-  found, gradient = jax.value_and_grad(losses.cross_entropy)(
+  found, gradient = jax.value_and_grad(_mean_cross_entropy)(
     golden["logits"], golden[labels][..., 0], **arguments
   )
   error = relative_error(found, golden[f"loss_{case}"])
@@ -57,7 +61,7 @@ def test_cross_entropy_at_the_resolution_of_the_logits(golden):
     np.floor(np.arange(n) * (size - 1) / (n - 1) + 0.5).astype(int)
     for n, size in zip(golden["logits"].shape[1:3], labels.shape[1:])
   )
-  found = losses.cross_entropy(golden["logits"], labels[:, rows][:, :, columns])
+  found = _mean_cross_entropy(golden["logits"], labels[:, rows][:, :, columns])
   np.testing.assert_allclose(
     found, golden["loss_downsampled_labels"], rtol=2e-6
   )
@@ -66,7 +70,7 @@ def test_cross_entropy_at_the_resolution_of_the_logits(golden):
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_cross_entropy_of_nothing_labelled_is_zero(golden, fraction):
   ignored = jnp.full((2, 33, 41), IGNORE, jnp.uint8)
-  found, gradient = jax.value_and_grad(losses.cross_entropy)(
+  found, gradient = jax.value_and_grad(_mean_cross_entropy)(
     golden["logits"], ignored, hard_pixel_fraction=fraction
   )
   assert found == golden["loss_all_ignored"] == 0
@@ -76,15 +80,15 @@ def test_cross_entropy_of_nothing_labelled_is_zero(golden, fraction):
 def test_cross_entropy_of_bfloat16_logits_is_computed_in_float32():
   logits = jax.random.normal(jax.random.key(0), (1, 5, 5, 3), jnp.bfloat16)
   labels = jnp.zeros((1, 17, 17), jnp.uint8)
-  found = losses.cross_entropy(logits, labels)
+  found = _mean_cross_entropy(logits, labels)
   assert found.dtype == jnp.float32
-  exact = losses.cross_entropy(logits.astype(jnp.float32), labels)
+  exact = _mean_cross_entropy(logits.astype(jnp.float32), labels)
   assert found == exact
 
 
 def test_cross_entropy_refuses_a_wrong_number_of_class_weights():
   with pytest.raises(ValueError, match=r"class_weights .* 3 values.* got 2"):
-    losses.cross_entropy(
+    _mean_cross_entropy(
       jnp.zeros((1, 2, 2, 3)),
       jnp.zeros((1, 5, 5), jnp.uint8),
       class_weights=(1, 2),
@@ -93,7 +97,7 @@ def test_cross_entropy_refuses_a_wrong_number_of_class_weights():
 
 def test_cross_entropy_refuses_a_fraction_outside_its_range():
   with pytest.raises(ValueError, match=r"hard_pixel_fraction .*got 0"):
-    losses.cross_entropy(
+    _mean_cross_entropy(
       jnp.zeros((1, 2, 2, 3)),
       jnp.zeros((1, 5, 5), jnp.uint8),
       hard_pixel_fraction=0,

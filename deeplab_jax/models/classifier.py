@@ -22,6 +22,8 @@ class Classifier(nn.Module):
     backbone: a key of `BACKBONES`.
     width_multiplier: factor of all channels of a MobileNet backbone.
     output_stride: image pixels per feature before pooling.
+    batch_norm_momentum: share of the old moving statistics kept at each step;
+      None takes the published one.
     dtype: of the computation; logits are float32.
   """
 
@@ -29,6 +31,7 @@ class Classifier(nn.Module):
   backbone: str = "xception_65"
   width_multiplier: float = 1.0
   output_stride: int = 32
+  batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -57,13 +60,15 @@ class Classifier(nn.Module):
       output_stride=self.output_stride,
       multi_grid=multi_grid,
       width_multiplier=self.width_multiplier,
+      batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
     )
     x, _ = backbone(images.astype(self.dtype), use_batch_stats)
     if self.backbone.startswith("mobilenet_v2"):
+      norm = find_backbone(self.backbone).norm
       x = ConvNorm(
         int(1280 * max(1, self.width_multiplier)),
-        find_backbone(self.backbone).norm,
+        norm.with_momentum(self.batch_norm_momentum),
         activation=nn.relu6,
         kernel_init=KERNEL_INIT,
         dtype=self.dtype,

@@ -11,6 +11,7 @@ import sys
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax import config as config_lib
@@ -26,15 +27,18 @@ class Tiny(nn.Module):
   """A strided and a separable convolution, with all that a step deals with."""
 
   backbone: str = "mobilenet_v2"
+  dropout_rate: float = 0.1
+  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, images, *, train=False, frozen_batch_norm=False):
     use_batch_stats = train and not frozen_batch_norm
-    x = ConvNorm(8, _NORM, kernel_size=3, stride=2, name="backbone")(
+    options = {"norm": _NORM, "dtype": self.dtype}
+    x = ConvNorm(8, kernel_size=3, stride=2, **options, name="backbone")(
       images, use_batch_stats
     )
-    x = SeparableConv(8, _NORM, rate=2, name="aspp")(x, use_batch_stats)
-    x = nn.Dropout(0.1, deterministic=not train)(x)
+    x = SeparableConv(8, rate=2, **options, name="aspp")(x, use_batch_stats)
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     return Conv(_CLASSES, name="logits")(x)
 
 

@@ -1,0 +1,22 @@
+"""The experiment configuration: its fields, their checks, its arguments.
+
+A file of `configs/` starts from `base_config()` and alters fields. The result
+is locked, so a misspelt field fails at launch; `check` finds wrong values
+before any long work.
+"""
+
+from deeplab_jax.config.arguments import check_overrides, load, parse_arg
+from deeplab_jax.config.checks import check
+from deeplab_jax.config.fields import base_config, field_names, make_model
+from deeplab_jax.config.local import runlocal
+
+__all__ = [
+  "base_config",
+  "check",
+  "check_overrides",
+  "field_names",
+  "load",
+  "make_model",
+  "parse_arg",
+  "runlocal",
+]

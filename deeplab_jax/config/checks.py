@@ -1,0 +1,123 @@
+"""Wrong values of a config, found before any long work."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from deeplab_jax.config.arguments import nearest
+from deeplab_jax.config.fields import base_config, make_model
+from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.models import model_arguments
+
+TASKS = ("segmentation", "classification")
+LR_POLICIES = ("poly", "step")
+INIT_PARTS = ("all", "backbone")
+DTYPES = ("float32", "bfloat16")
+
+
+def check(config: ConfigDict, num_devices: int = 1) -> None:
+  """Raises ValueError for the first value of `config` that cannot be right.
+
+  Args:
+    config: as `base_config` gives it, altered.
+    num_devices: devices of all processes, among which a batch is divided.
+  """
+  _require_one_of("task", config.task, TASKS)
+  _require_one_of("data.name", config.data.name, DATASETS)
+  _require_one_of("init_parts", config.init_parts, INIT_PARTS)
+  _require_one_of("lr_policy", config.lr_policy, LR_POLICIES)
+  _require_one_of("model.dtype", config.model.dtype, DTYPES)
+  _check_model(config)
+  _check_ranges(config)
+  _check_crop(config)
+  _check_batch(config, num_devices)
+
+
+def _check_batch(config: ConfigDict, num_devices: int) -> None:
+  parts = num_devices * config.accumulate_steps
+  if config.batch_size % parts:
+    among = f"the {num_devices} devices"
+    if config.accumulate_steps > 1:
+      among += f" times {config.accumulate_steps} accumulate_steps"
+    raise ValueError(
+      f"config.batch_size must be divisible by {among}, got "
+      f"{config.batch_size}; try {-(-config.batch_size // parts) * parts}"
+    )
+
+
+def _check_model(config: ConfigDict) -> None:
+  try:
+    model = make_model(config, num_classes=2)
+  except ValueError as error:
+    raise ValueError(f"config.model: {error}") from error
+  defaults = base_config().model
+  for name in sorted(set(defaults) - set(model_arguments(model))):
+    wanted = f"{defaults[name]!r}, as a classifier has none"
+    found = config.model[name]
+    _require(f"model.{name}", found == defaults[name], wanted, found)
+  if config.eval.output_stride not in (0, 8, 16, 32):
+    raise ValueError(
+      "config.eval.output_stride must be 0 (the model's), 8, 16 or 32, got "
+      f"{config.eval.output_stride}"
+    )
+
+
+def _check_ranges(config: ConfigDict) -> None:
+  positive = ("batch_size", "accumulate_steps", "steps", "lr", "log_every")
+  positive += ("checkpoint_every", "keep_checkpoints", "lr_decay_steps")
+  positive += ("data.min_scale", "data.scale_step", "eval.batch_size")
+  for name in positive:
+    _require(name, _get(config, name) > 0, "above 0", _get(config, name))
+  for name in ("momentum", "last_layer_multiplier", "weight_decay"):
+    _require(name, config[name] >= 0, "0 or more", config[name])
+  for name in ("eval_every", "data.workers", "data.eval_limit"):
+    _require(name, _get(config, name) >= 0, "0 or more", _get(config, name))
+  slow = config.slow_start_steps
+  _require(
+    "slow_start_steps",
+    0 <= slow < config.steps,
+    f"from 0 to less than the {config.steps} steps",
+    slow,
+  )
+  fraction = config.loss.hard_pixel_fraction
+  _require("loss.hard_pixel_fraction", 0 < fraction <= 1, "in (0, 1]", fraction)
+  low, high = config.data.min_scale, config.data.max_scale
+  _require("data.max_scale", high >= low, f"min_scale ({low}) or more", high)
+  scales = config.eval.scales
+  wanted = "one or more factors above 0"
+  _require("eval.scales", scales and min(scales) > 0, wanted, scales)
+
+
+def _check_crop(config: ConfigDict) -> None:
+  stride = config.model.output_stride
+  crop = config.data.crop_size
+  _require("data.crop_size", len(crop) == 2, "(height, width)", crop)
+  if config.task == "classification":
+    wanted = f"{stride} or more on both sides"
+    _require("data.crop_size", min(crop) >= stride, wanted, crop)
+  elif any(side <= 1 or (side - 1) % stride for side in crop):
+    nearest = tuple(max(round((s - 1) / stride), 1) * stride + 1 for s in crop)
+    raise ValueError(
+      f"config.data.crop_size must be k * output_stride + 1 = k * {stride} + 1 "
+      f"on both sides, got {crop}; the nearest is {nearest}"
+    )
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+  for part in name.split("."):
+    config = config[part]
+  return config
+
+
+def _require(name: str, holds: Any, allowed: str, found: Any) -> None:
+  if not holds:
+    raise ValueError(f"config.{name} must be {allowed}, got {found}")
+
+
+def _require_one_of(name: str, found: str, allowed: Iterable[str]) -> None:
+  if found not in allowed:
+    raise ValueError(
+      f"config.{name} must be one of {', '.join(allowed)}, got {found!r}"
+      + nearest(found, allowed)
+    )

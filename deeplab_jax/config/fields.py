@@ -1,0 +1,165 @@
+"""Every field of a config, its default and its meaning."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict, config_dict
+
+from deeplab_jax.models import Classifier, DeepLab, model_arguments
+
+
+def base_config() -> ConfigDict:
+  """A locked config with the VOC 2012 training settings of the paper."""
+  config = ConfigDict(
+    {
+      # "segmentation", or "classification" to pretrain a backbone.
+      "task": "segmentation",
+      # Every random draw of a run follows from this number.
+      "seed": 0,
+      # Where to start from: a workdir, a step in it or an imported model
+      # directory; "" draws random weights.
+      "init_from": "",
+      # "all", or "backbone" to draw the head anew.
+      "init_parts": "all",
+      # Images per step, over all devices and processes.
+      "batch_size": 16,
+      # Parts of a batch that go through the network one after the other, for
+      # want of memory; only batch norm, if trained, sees the parts.
+      "accumulate_steps": 1,
+      # Compute activations again in the backward pass instead of storing them.
+      "remat": False,
+      # Updates in the whole run.
+      "steps": 30_000,
+      # Learning rate at the start of the policy, and at the end of "poly".
+      "lr": 0.007,
+      "lr_end": 0.0,
+      # "poly": (1 - t) ** lr_power; "step": x lr_decay_factor every
+      # lr_decay_steps.
+      "lr_policy": "poly",
+      "lr_power": 0.9,
+      "lr_decay_steps": 2000,
+      "lr_decay_factor": 0.1,
+      # The first steps, before the policy begins: at slow_start_lr, or rising
+      # from it to lr in a straight line.
+      "slow_start_steps": 0,
+      "slow_start_lr": 1e-4,
+      "slow_start_burn_in": False,
+      "momentum": 0.9,
+      "nesterov": False,
+      # Of full and pointwise kernels and the logits; 1e-4 is for ResNet.
+      "weight_decay": 4e-5,
+      # Gradients of all but the backbone are multiplied by this.
+      "last_layer_multiplier": 1.0,
+      # False keeps the stored batch statistics and normalises with them.
+      "train_batch_norm": True,
+      # Steps between log lines, checkpoints, evaluations (0: at the end only).
+      "log_every": 100,
+      "checkpoint_every": 1000,
+      "eval_every": 0,
+      # Also evaluate before the first step.
+      "eval_first": False,
+      # How many of the newest checkpoints stay; the best is kept beside them.
+      "keep_checkpoints": 3,
+      "data": _data_fields(),
+      "model": _model_fields(),
+      "loss": {
+        # One factor per class; () weighs all classes alike.
+        "class_weights": (),
+        # Keep only this fraction of the pixels, the hardest, reached over
+        # hard_pixel_steps steps.
+        "hard_pixel_fraction": 1.0,
+        "hard_pixel_steps": 0,
+      },
+      "eval": {
+        # 0 is the model's own; a checkpoint fits any of 8, 16, 32.
+        "output_stride": 0,
+        "batch_size": 1,
+        # Scales whose probabilities are averaged, each also flipped or not.
+        "scales": (1.0,),
+        "flip": False,
+        # Images drawn into WORKDIR/pictures at each evaluation.
+        "pictures": 8,
+      },
+    }
+  )
+  return config.lock()
+
+
+def _data_fields() -> dict[str, Any]:
+  return {
+    # A name of `deeplab_jax.data.datasets.DATASETS`.
+    "name": "voc2012",
+    # A folder in VOC layout, for the data set "folder".
+    "path": "",
+    # Where built data sets are; "" is the user's cache folder.
+    "data_dir": "",
+    # Where files downloaded by hand are, for data sets that need it.
+    "manual_dir": "",
+    # "" is the data set's own choice.
+    "train_split": "",
+    "eval_split": "",
+    # Height and width of a training crop: k * output_stride + 1.
+    "crop_size": (513, 513),
+    # Size evaluated images are padded to; (0, 0) is the largest's.
+    "eval_size": (0, 0),
+    # Random scales: min_scale, min_scale + scale_step, ..., max_scale.
+    "min_scale": 0.5,
+    "max_scale": 2.0,
+    "scale_step": 0.25,
+    # Mirror half of the training crops.
+    "flip": True,
+    # Resize images to this range of short and long side first (0: do not),
+    # sides then being multiples of resize_factor plus 1 (0: any).
+    "resize_min": 0,
+    "resize_max": 0,
+    "resize_factor": 0,
+    # Worker processes that read and augment; 0 uses threads of this one.
+    "workers": 0,
+    # Evaluate only so many images; 0 is all.
+    "eval_limit": 0,
+  }
+
+
+def _model_fields() -> dict[str, Any]:
+  """The arguments of `models.DeepLab` but the number of classes."""
+  return {
+    "backbone": "xception_65",
+    "output_stride": 16,
+    "multi_grid": config_dict.placeholder(tuple),
+    "width_multiplier": 1.0,
+    "head": "aspp",
+    "atrous_rates": (6, 12, 18),
+    "image_pooling": True,
+    "aspp_separable": True,
+    "decoder_separable": True,
+    "decoder": ("conv2",),
+    "decoder_low_level_channels": 48,
+    "decoder_convs": ((3, 256), (3, 256)),
+    "dropout_rate": 0.1,
+    # None is the published 0.9997 (ASPP, decoder), which takes thousands of
+    # steps to settle: short runs need less.
+    "batch_norm_momentum": config_dict.placeholder(float),
+    # Of the computation; parameters, statistics and loss stay float32.
+    "dtype": "float32",
+  }
+
+
+def make_model(config: ConfigDict, num_classes: int) -> DeepLab | Classifier:
+  """The network of `config`, for `num_classes` classes."""
+  arguments = config.model.to_dict()
+  dtype = jnp.dtype(arguments.pop("dtype"))
+  model = DeepLab(num_classes, dtype=dtype, **arguments)
+  if config.task == "segmentation":
+    return model
+  names = model_arguments(Classifier())
+  return Classifier(**{name: getattr(model, name) for name in names})
+
+
+def field_names(config: ConfigDict) -> list[str]:
+  """Every field by its dotted name, such as "data.crop_size"."""
+  names = []
+  for name, value in config.items():
+    names.append(name)
+    if isinstance(value, ConfigDict):
+      names += [f"{name}.{inner}" for inner in field_names(value)]
+  return names
