@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import evaluate, sharding, train
+from deeplab_jax import sharding, tasks, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="File of configs/, optionally with :ARGUMENTS."
@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
   if _MODE.value == "eval":
     config_lib.check(config)
     checkpoint = _CHECKPOINT.value or workdir
-    evaluate.report(checkpoint, config, workdir, compare=_COMPARE.value)
+    report = tasks.find_task(config).report
+    report(checkpoint, config, workdir, compare=_COMPARE.value)
   else:
     evaluating = _MODE.value == "train_and_eval"
     train.train_and_evaluate(config, workdir, evaluating=evaluating)

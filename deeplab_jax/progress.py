@@ -19,12 +19,12 @@ class Progress:
   """Shows how far a run is. Use it as a context manager.
 
   Attributes:
-    miou: the latest held-out mIoU in 0..1, shown once there is one.
+    result: of the latest evaluation, such as "mIoU 45.00%", shown from then on.
   """
 
   def __init__(self, steps: int, first_step: int, visible: bool = True):
     """Shows `first_step` of `steps`; nothing at all unless `visible`."""
-    self.miou: float | None = None
+    self.result = ""
     self._console = rich.console.Console(quiet=not visible, highlight=False)
     self._steps, self._first_step = steps, first_step
     self._bar = rich.progress.Progress(
@@ -51,8 +51,8 @@ class Progress:
   def show(self, step: int, loss: float, images_per_second: float) -> None:
     """Shows the figures of a logging step."""
     figures = f"loss {loss:.3f}  {images_per_second:.1f} images/s"
-    if self.miou is not None:
-      figures += f"  mIoU {self.miou:.2%}"
+    if self.result:
+      figures += f"  {self.result}"
     self._bar.update(self._task, completed=step, figures=figures)
     if self._bar.disable:
       rate = (time.monotonic() - self._began) / (step - self._first_step)

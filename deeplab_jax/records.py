@@ -16,16 +16,25 @@ class Records:
   drops what it will write again: no step is ever there twice.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int, writes: bool = True):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    score: str = "eval/miou",
+    writes: bool = True,
+  ):
     """Opens the records of `workdir` to go on after `step`.
 
-    With `writes` false, as in all processes but one, nothing is written.
+    Args:
+      workdir: of the run.
+      step: the last one done.
+      score: the figure of an evaluation to remember.
+      writes: False, as in all processes but one, writes nothing.
     """
     path = workdir / "metrics.jsonl"
     kept = [row for row in read(path) if row["step"] <= step]
-    self._mious = {
-      row["step"]: row["eval/miou"] for row in kept if "eval/miou" in row
-    }
+    self._score = score
+    self._scores = {row["step"]: row[score] for row in kept if score in row}
     if writes:
       partial = path.with_suffix(".partial")
       partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -35,16 +44,17 @@ class Records:
       str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=writes
     )
 
-  def miou(self, step: int) -> float | None:
-    """The mIoU in 0..1 on record for `step`, None if it was not evaluated."""
-    return self._mious.get(step)
+  def score(self, step: int) -> float | None:
+    """The score on record for `step`, None if it was not evaluated."""
+    return self._scores.get(step)
 
   def last_evaluation(self) -> dict[str, float]:
-    """{"step", "miou"} of the last evaluation; {} without any."""
-    if not self._mious:
+    """Such as {"step", "miou"} of the last evaluation; {} without any."""
+    if not self._scores:
       return {}
-    step = max(self._mious)
-    return {"step": step, "miou": self._mious[step]}
+    step = max(self._scores)
+    name = self._score.removeprefix("eval/")
+    return {"step": step, name: self._scores[step]}
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds one line of values, named such as "train/loss"; NaN becomes null."""
@@ -54,8 +64,8 @@ class Records:
     for name, value in row.items():
       if value is not None:
         self._board.add_scalar(name, value, step)
-    if "eval/miou" in values:
-      self._mious[step] = values["eval/miou"]
+    if self._score in values:
+      self._scores[step] = values[self._score]
       self._board.flush()
 
   def close(self) -> None:

@@ -6,8 +6,6 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,12 +15,12 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
-from deeplab_jax import evaluate, sharding
+from deeplab_jax import sharding
 from deeplab_jax.calibrate import calibrate, folded_layers
 from deeplab_jax.checkpoints import Checkpoints
-from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.data import datasets, source
 from deeplab_jax.data.datasets import DatasetInfo
-from deeplab_jax.models import DeepLab, padding_value, preprocess
+from deeplab_jax.models import Classifier, DeepLab, preprocess
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.preemption import StopRequest
 from deeplab_jax.progress import Progress
@@ -35,6 +33,7 @@ from deeplab_jax.state import (
   init_state,
   make_train_step,
 )
+from deeplab_jax.tasks import Task, find_task
 
 
 def train_and_evaluate(
@@ -48,14 +47,15 @@ def train_and_evaluate(
     evaluating: False trains only.
 
   Returns:
-    The held-out mIoU in 0..1 after the last step; None if that was not
-    evaluated, or the run was told to stop before.
+    The held-out mIoU, or top-1 accuracy, in 0..1 after the last step; None if
+    that was not evaluated, or the run was told to stop before.
 
   Raises:
     ValueError: a wrong field, a missing file, weights of another architecture.
     FloatingPointError: the loss or the gradient is not finite.
   """
   config_lib.check(config, jax.device_count())
+  task = find_task(config)
   workdir = pathlib.Path(workdir).expanduser().absolute()
   mesh = sharding.make_mesh()
   dataset = datasets.dataset_info(config.data)
@@ -66,14 +66,17 @@ def train_and_evaluate(
     checkpoints = stack.enter_context(
       contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
     )
-    state, origin = _starting_point(state, checkpoints, config, model, mesh)
+    state, origin = _starting_point(
+      state, checkpoints, config, task, model, mesh
+    )
     step, first = int(state.step), jax.process_index() == 0
     records = stack.enter_context(
-      contextlib.closing(Records(workdir, step, writes=first))
+      contextlib.closing(Records(workdir, step, task.score, writes=first))
     )
     stop = stack.enter_context(contextlib.closing(StopRequest()))
     run = _Run(
       config=config,
+      task=task,
       workdir=workdir,
       evaluating=evaluating,
       mesh=mesh,
@@ -98,11 +101,12 @@ class _Run:
   """What one run has at hand, all of it fixed for its duration."""
 
   config: ConfigDict
+  task: Task
   workdir: pathlib.Path
   evaluating: bool
   mesh: Mesh
   dataset: DatasetInfo
-  model: DeepLab
+  model: DeepLab | Classifier
   checkpoints: Checkpoints
   records: Records
   progress: Progress
@@ -123,7 +127,8 @@ def _starting_point(
   state: TrainState,
   checkpoints: Checkpoints,
   config: ConfigDict,
-  model: DeepLab,
+  task: Task,
+  model: DeepLab | Classifier,
   mesh: Mesh,
 ) -> tuple[TrainState, str]:
   """The state to go on from, and lines saying where it comes from."""
@@ -138,7 +143,8 @@ def _starting_point(
   origin = f"starting from {config.init_from}\n{report}"
   folded = folded_layers(state.variables)
   if folded and config.train_batch_norm:
-    state = _calibrated(state, folded, config, model, mesh)
+    images = next(task.train_batches(config, 0))["image"]
+    state = _calibrated(state, folded, images, model, mesh)
     origin += (
       f"\n{len(folded)} folded batch norms calibrated on the first batch"
     )
@@ -148,8 +154,8 @@ def _starting_point(
 def _calibrated(
   state: TrainState,
   folded: list[tuple[str, ...]],
-  config: ConfigDict,
-  model: DeepLab,
+  images: np.ndarray,
+  model: DeepLab | Classifier,
   mesh: Mesh,
 ) -> TrainState:
   """`state` with batch norms that can be trained, see `calibrate`."""
@@ -158,8 +164,7 @@ def _calibrated(
     images = preprocess(images, model.backbone)
     return calibrate(model, variables, folded, images)
 
-  images = {"image": next(_batches(config, 0))["image"]}
-  images = sharding.global_batch(images, mesh)["image"]
+  images = sharding.global_batch({"image": images}, mesh)["image"]
   update = jax.jit(update, out_shardings=sharding.replicated(mesh))
   return state.replace(**update(state.variables, images))
 
@@ -187,14 +192,12 @@ def _summary(run: _Run, state: TrainState) -> str:
   devices = run.mesh.devices.ravel()
   millions = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
   data = run.config.data
-  splits = (
-    data.train_split or run.dataset.train_split,
-    data.eval_split or run.dataset.eval_split,
-  )
-  sizes = [
-    f"{len(datasets.open_source(data, split))} images in {split}"
-    for split in splits
+  folder = source.prepared(data)
+  splits = [
+    source.Source(folder, datasets.split_name(data, field), run.dataset)
+    for field in ("train_split", "eval_split")
   ]
+  sizes = [f"{len(split)} images in {split.split}" for split in splits]
   return (
     f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process"
     f"(es); {run.model.backbone}, {millions:.2f} M parameters; "
@@ -206,7 +209,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   """Trains to the last step or until told to stop; saves either way."""
   config = run.config
   step = int(state.step)
-  batches = _batches(config, step)
+  batches = run.task.train_batches(config, step)
   window = _Window(run, step)
   evaluating = _owes_evaluation(run, step)
   while True:
@@ -236,61 +239,49 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   return state
 
 
-def _batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
-  """This process's rows of the global batches from `step` on."""
-  return pipeline.train_batches(
-    config.data,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    start_step=step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    padding_value=padding_value(config.model.backbone),
-  )
-
-
 def _owes_evaluation(run: _Run, step: int) -> bool:
   """Whether to evaluate before going on: the run may have been cut off after
   it saved `step` and before it evaluated."""
-  owes = run.evaluates(step) and run.records.miou(step) is None
+  owes = run.evaluates(step) and run.records.score(step) is None
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(owes)))
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
-  """Evaluates, records, draws, keeps the best; False if told to stop."""
-  evaluation = evaluate.evaluate(
+  """Evaluates, draws, records, keeps the best; False if told to stop."""
+  figures = run.task.evaluate(
     run.model,
     state.variables,
     run.config,
     mesh=run.mesh,
     should_stop=lambda: run.stop.received,
+    picture=run.workdir / "pictures" / f"step_{step}.png",
   )
-  if evaluation is None:
+  if figures is None:
     return False
-  run.records.write(step, evaluation.as_metrics())
+  score = figures[run.task.score]
+  run.records.write(step, figures)
   _write_descriptions(run)
-  evaluation.write_picture(run.workdir / "pictures" / f"step_{step}.png")
-  run.checkpoints.save_best(state, evaluation.miou)
-  run.progress.miou = evaluation.miou
-  run.progress.say(f"step {step}: held-out mIoU {evaluation.miou:.2%}")
+  run.checkpoints.save_best(state, score)
+  run.progress.result = f"{run.task.title} {score:.2%}"
+  run.progress.say(f"step {step}: held-out {run.progress.result}")
   return True
 
 
 def _report(run: _Run, step: int) -> float | None:
-  """Says how the run ended and where things are; the last mIoU, if any."""
+  """Says how the run ended and where things are; the last score, if any."""
   if step < run.config.steps:
     run.progress.say(
       f"stopped at step {step}, saved; the same command continues"
     )
     return None
-  miou = run.records.miou(step)
-  result = "not evaluated" if miou is None else f"held-out mIoU {miou:.2%}"
-  run.progress.say(
-    f"{result} after {step} steps\n"
-    f"pictures: {run.workdir / 'pictures'}\n"
-    f"checkpoints: {run.workdir / 'checkpoints'}, best: {run.workdir / 'best'}"
-  )
-  return miou
+  score = run.records.score(step)
+  result = "not evaluated"
+  if score is not None:
+    result = f"held-out {run.task.title} {score:.2%}"
+  folders = [run.workdir / name for name in ("pictures", "checkpoints", "best")]
+  there = "".join(f"\n{x.name}: {x}" for x in folders if x.is_dir())
+  run.progress.say(f"{result} after {step} steps{there}")
+  return score
 
 
 class _Window:

@@ -44,28 +44,48 @@ def test_every_config_is_locked_and_says_how_it_ended(
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
 def test_every_config_traces_a_step_with_runlocal(path):
-  config = _load(path, "runlocal")
+  config, whole = _load(path, "runlocal"), _load(path)
   config_lib.check(config)
-  assert config.steps <= 2 and config.data.name == "shapes"
-  assert config.model == _load(path).model
+  assert config.steps == 3 and config.init_from == ""
+  assert config.data.name == whole.data.name
   model = config_lib.make_model(config, num_classes=7)
   rule = optimizer.make_optimizer(config)
   crop = tuple(config.data.crop_size)
   start = jax.eval_shape(lambda: state.create_state(model, rule, crop, 0))
   step = state.make_train_step(model, rule, config, sharding.make_mesh())
-  batch = {
-    "image": jax.ShapeDtypeStruct((config.batch_size, *crop, 3), np.uint8),
-    "label": jax.ShapeDtypeStruct((config.batch_size, *crop), np.uint8),
-  }
-  after, _ = jax.eval_shape(step, start, batch)
+  shape = (config.batch_size, *crop)
+  label = jax.ShapeDtypeStruct(shape, np.uint8)
+  if config.task == "classification":
+    label = jax.ShapeDtypeStruct(shape[:1], np.int32)
+  image = jax.ShapeDtypeStruct((*shape, 3), np.uint8)
+  after, _ = jax.eval_shape(step, start, {"image": image, "label": label})
   assert jax.tree.structure(after) == jax.tree.structure(start)
 
 
+def test_runlocal_shrinks_the_backbone_unless_it_was_asked_for():
+  path = _CONFIGS / "voc.py"
+  assert _load(path, "runlocal").model.backbone == "mobilenet_v2"
+  asked = _load(path, "runlocal,backbone=resnet_50")
+  assert asked.model.backbone == "resnet_50"
+  assert asked.weight_decay == 1e-4
+  assert _load(path, "runlocal,finetune").model.output_stride == 8
+
+
+def test_imagenet_schedule_follows_the_batch_size():
+  config = _load(_CONFIGS / "imagenet.py")
+  config.batch_size = 32
+  assert config.lr_decay_steps == 2 * 1281167 // 32
+  assert config.steps == 120 * 1281167 // 32
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
-def test_every_config_runs_with_runlocal(path, tmp_path):
-  config = _load(path, "runlocal")
+@pytest.mark.parametrize("name", ["quickstart", "folder"])
+def test_a_config_without_a_sample_runs_with_runlocal(name, shared, tmp_path):
+  config = _load(_CONFIGS / f"{name}.py", "runlocal")
   config.data.data_dir = str(tmp_path / "data")
+  if name == "folder":
+    config.data.path = str(shared / "data/camvid")  # in VOC layout
+    config.train_batch_norm = True  # there are no weights to start from
   miou = train.train_and_evaluate(config, tmp_path / "run")
   assert 0 <= miou <= 1
 
@@ -97,6 +117,20 @@ def test_check_passes_the_base_config():
     ({"lr_policy": "cosine"}, r"lr_policy must be one of poly, step, got"),
     ({"model__dtype": "float16"}, r"dtype must be one of float32, bfloat16"),
     ({"batch_size": 12}, r"batch_size .* 8 devices, got 12; try 16"),
+    (
+      {"batch_size": 24, "accumulate_steps": 2},
+      r"by the 8 devices times 2 accumulate_steps, got 24; try 32",
+    ),
+    ({"accumulate_steps": 0}, r"accumulate_steps must be above 0, got 0"),
+    ({"task": "detection"}, r"task must be one of segmentation, classific"),
+    (
+      {"task": "classification", "model__head": "dpc"},
+      r"model\.head must be 'aspp', as a classifier has none, got dpc",
+    ),
+    (
+      {"task": "classification", "data__crop_size": (15, 299)},
+      r"crop_size must be 16 or more on both sides, got \(15, 299\)",
+    ),
     ({"steps": 0}, r"config\.steps must be above 0, got 0"),
     ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
     ({"eval__scales": ()}, r"eval\.scales must be one or more factors"),
@@ -109,6 +143,21 @@ def test_check_passes_the_base_config():
 def test_check_names_the_field_and_the_remedy(fields, message):
   with pytest.raises(ValueError, match=message):
     config_lib.check(_changed(**fields), num_devices=8)
+
+
+@pytest.mark.parametrize(
+  ("task", "name", "message"),
+  [
+    ("segmentation", "imagenet2012", r"no masks, .*configs/imagenet\.py"),
+    ("classification", "voc2012", r"has masks, .*'classification' cannot use"),
+    ("classification", "folder", r"has masks, .*configs/voc\.py"),
+  ],
+)
+def test_a_data_set_of_another_task_is_refused(task, name, message, tmp_path):
+  config = _changed(task=task, data__name=name)
+  with pytest.raises(ValueError, match=message):
+    train.train_and_evaluate(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_check_overrides_names_the_nearest_field():

@@ -9,7 +9,7 @@ def test_a_log_file_gets_one_line_a_logging_step(capsys):
   with Progress(steps=10, first_step=4) as progress:
     progress.advance(5)
     progress.show(5, loss=1.25, images_per_second=20.0)
-    progress.miou = 0.5
+    progress.result = "mIoU 50.00%"
     progress.show(10, loss=1.0, images_per_second=40.0)
     progress.say("done: [brackets] stay")
   first, second, last = capsys.readouterr().out.splitlines()

@@ -34,8 +34,8 @@ def test_continuing_drops_what_will_be_written_again(tmp_path):
     {"step": 2, "eval/miou": 0.5},
     {"step": 3, "train/loss": 1.0},
   ]
-  assert opened.miou(2) == 0.5
-  assert opened.miou(3) is None
+  assert opened.score(2) == 0.5
+  assert opened.score(3) is None
   assert opened.last_evaluation() == {"step": 2, "miou": 0.5}
 
 

@@ -4,7 +4,7 @@ A workdir and an imported model directory hold the same:
 
   DIR/model.json                what the weights are: see `write_model_json`
   DIR/checkpoints/<step>/       items `variables` and (workdirs) `training`
-  DIR/best/<step>/              the step of the best mIoU, `variables` only
+  DIR/best/<step>/              the step of the best score, `variables` only
 
 Saves are asynchronous and appear under their final name only when whole.
 """

@@ -10,6 +10,7 @@ import numpy as np
 from deeplab_jax.checkpoints import items
 from deeplab_jax.models import (
   BACKBONES,
+  Classifier,
   DeepLab,
   model_from_dict,
   model_to_dict,
@@ -17,12 +18,14 @@ from deeplab_jax.models import (
 
 Path = pathlib.Path | str
 Tree = Any
+Network = DeepLab | Classifier
 
 FORMAT = 1
+KINDS = {"segmenter": DeepLab, "classifier": Classifier}
 
 
 def save_model(
-  folder: Path, model: DeepLab, variables: Tree, **fields: Any
+  folder: Path, model: Network, variables: Tree, **fields: Any
 ) -> None:
   """Writes an imported model directory.
 
@@ -38,16 +41,17 @@ def save_model(
     manager.save(0, args=items.to_save(variables=variables), force=True)
 
 
-def write_model_json(folder: Path, model: DeepLab, **fields: Any) -> None:
-  """Writes `model.json`: format, model, preprocessing and `fields`.
+def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
+  """Writes `model.json`: format, kind, model, preprocessing and `fields`.
 
-  `fields` are `dataset` {name, class_names, colors, ignore_label}, `source`,
-  `license`, `evaluation`. As `preprocessing` says, the network's input is
-  (image - mean) * scale for RGB images of 0..255.
+  The kind is a key of `KINDS`. `fields` are `dataset` {name, class_names,
+  colors, ignore_label}, `source`, `license`, `evaluation`. As `preprocessing`
+  says, the network's input is (image - mean) * scale for RGB images of 0..255.
   """
   backbone = BACKBONES[model.backbone]
   content = {
     "format": FORMAT,
+    "kind": "classifier" if isinstance(model, Classifier) else "segmenter",
     "model": model_to_dict(model),
     "preprocessing": {"mean": backbone.mean, "scale": backbone.scale},
     **fields,
@@ -63,23 +67,33 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   partial.rename(path)
 
 
-def load_variables(path: Path) -> tuple[DeepLab, Tree, dict[str, Any]]:
+def load_variables(
+  path: Path, kind: str = "segmenter"
+) -> tuple[Network, Tree, dict[str, Any]]:
   """Loads a model for inference.
 
   Args:
     path: a workdir or imported model directory (its newest whole step), a step
       in its `checkpoints`, or its `best`.
+    kind: the key of `KINDS` that is wanted.
 
   Returns:
     The model, its variables {"params", "batch_stats"} as `jax.Array`s on the
     first device, and the content of `model.json`.
 
   Raises:
-    ValueError: nothing usable there, or weights that are not the model's.
+    ValueError: nothing usable there, a model of another kind, or weights that
+      are not the model's.
   """
   step = find_step(path)
   content = _read_model_json(step.parent.parent)
-  model = model_from_dict(content["model"])
+  found = content.get("kind", "segmenter")
+  if found != kind:
+    raise ValueError(
+      f"{path} must hold a {kind}, got a {found}; to train from its backbone, "
+      "give it as init_from with init_parts='backbone'"
+    )
+  model = model_from_dict(content["model"], KINDS[kind])
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
   wanted = jax.eval_shape(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

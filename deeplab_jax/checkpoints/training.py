@@ -26,7 +26,7 @@ class Checkpoints:
     self._best = items.manager(
       self.folder / "best",
       max_to_keep=1,
-      best_fn=lambda metrics: metrics["miou"],
+      best_fn=lambda metrics: metrics["score"],
     )
 
   def save(self, state: TrainState) -> None:
@@ -39,14 +39,15 @@ class Checkpoints:
       args=items.to_save(variables=state.variables, training=_training(state)),
     )
 
-  def save_best(self, state: TrainState, miou: float) -> None:
-    """Begins to save the variables if `miou` is the highest so far."""
+  def save_best(self, state: TrainState, score: float) -> None:
+    """Begins to save the variables if `score` is the highest so far."""
+    self._best.wait_until_finished()  # or the last score cannot be read yet
     best = self._best.best_step()
-    if best is None or miou > self._best.metrics(best)["miou"]:
+    if best is None or score > self._best.metrics(best)["score"]:
       self._best.save(
         int(state.step),
         args=items.to_save(variables=state.variables),
-        metrics={"miou": float(miou)},
+        metrics={"score": float(score)},
         force=True,
       )
 

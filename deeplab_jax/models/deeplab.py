@@ -150,27 +150,31 @@ class DeepLab(nn.Module):
     )
 
 
-def model_arguments(model: DeepLab) -> dict[str, Any]:
-  """The arguments that `model` was built from."""
+def model_arguments(model: nn.Module) -> dict[str, Any]:
+  """The arguments that `model`, a `DeepLab` or `Classifier`, was built from."""
   names = set(model.__dataclass_fields__) - {"parent", "name"}
   return {name: getattr(model, name) for name in sorted(names)}
 
 
-def model_to_dict(model: DeepLab) -> dict[str, Any]:
+def model_to_dict(model: nn.Module) -> dict[str, Any]:
   """`model`'s arguments as JSON holds them."""
   arguments = model_arguments(model)
   return arguments | {"dtype": jnp.dtype(model.dtype).name}
 
 
-def model_from_dict(arguments: dict[str, Any]) -> DeepLab:
-  """The model of `model_to_dict`; lists may stand for tuples."""
+def model_from_dict(
+  arguments: dict[str, Any], network: type[nn.Module] = DeepLab
+) -> nn.Module:
+  """The `network` of `model_to_dict`; lists may stand for tuples."""
   arguments = {name: _tuples(value) for name, value in arguments.items()}
-  unknown = sorted(set(arguments) - set(DeepLab.__dataclass_fields__))
+  unknown = sorted(set(arguments) - set(network.__dataclass_fields__))
   if unknown:
-    raise ValueError(f"unknown arguments of DeepLab: {', '.join(unknown)}")
+    raise ValueError(
+      f"unknown arguments of {network.__name__}: {', '.join(unknown)}"
+    )
   if "dtype" in arguments:
     arguments["dtype"] = jnp.dtype(arguments["dtype"])
-  return DeepLab(**arguments)
+  return network(**arguments)
 
 
 def _tuples(value):

@@ -1,0 +1,68 @@
+"""What a run does for segmentation and for classification each in its way."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.tasks import classification, segmentation
+
+__all__ = ["TASKS", "Task", "find_task"]
+
+
+class Task(NamedTuple):
+  """The functions of one `config.task`; its loss is `losses.make_loss`'s.
+
+  Attributes:
+    score: the figure by which a checkpoint is the best, such as "eval/miou".
+    title: what readers call it.
+    train_batches: (config, step) -> this process's rows of the global batches
+      from `step` on: {"image", "label", "name"}.
+    evaluate: (model, variables, config, mesh=, should_stop=, picture=) -> named
+      figures of the evaluation split, `score` among them; None if told to stop.
+      Draws examples, if the task has any to draw, to the path `picture`.
+    report: (checkpoint, config, workdir, compare=), what `--mode eval` does.
+  """
+
+  score: str
+  title: str
+  train_batches: Callable[[ConfigDict, int], Iterator[dict[str, Any]]]
+  evaluate: Callable[..., dict[str, float] | None]
+  report: Callable[..., Any]
+
+
+TASKS = {
+  "segmentation": Task(
+    score="eval/miou",
+    title="mIoU",
+    train_batches=segmentation.train_batches,
+    evaluate=segmentation.evaluate,
+    report=segmentation.report,
+  ),
+  "classification": Task(
+    score="eval/top1",
+    title="top-1 accuracy",
+    train_batches=classification.train_batches,
+    evaluate=classification.evaluate,
+    report=classification.report,
+  ),
+}
+
+
+def find_task(config: ConfigDict) -> Task:
+  """The task of `config`.
+
+  Raises:
+    ValueError: the data set is of another one.
+  """
+  info = DATASETS[config.data.name]
+  has_masks = bool(info.colors) or info.name == "folder"
+  if has_masks != (config.task == "segmentation"):
+    kind = "masks" if has_masks else "one class an image and no masks"
+    remedy = "configs/voc.py" if has_masks else "configs/imagenet.py"
+    raise ValueError(
+      f"data.name {info.name!r} has {kind}, which config.task {config.task!r} "
+      f"cannot use; change the data set, or start from {remedy}"
+    )
+  return TASKS[config.task]

@@ -1,0 +1,47 @@
+"""Segmentation: crops with masks, mIoU, pictures of examples."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from deeplab_jax import evaluate as evaluation_lib
+from deeplab_jax.data import pipeline
+from deeplab_jax.models import DeepLab, padding_value
+
+report = evaluation_lib.report
+
+
+def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
+  """This process's rows of the global batches from `step` on."""
+  return pipeline.train_batches(
+    config.data,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    start_step=step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    padding_value=padding_value(config.model.backbone),
+  )
+
+
+def evaluate(
+  model: DeepLab,
+  variables: Any,
+  config: ConfigDict,
+  *,
+  mesh: Mesh,
+  should_stop: Callable[[], bool],
+  picture: pathlib.Path,
+) -> dict[str, float] | None:
+  """Named figures of the evaluation split; examples are drawn to `picture`."""
+  evaluation = evaluation_lib.evaluate(
+    model, variables, config, mesh=mesh, should_stop=should_stop
+  )
+  if evaluation is None:
+    return None
+  evaluation.write_picture(picture)
+  return evaluation.as_metrics()

@@ -1,0 +1,141 @@
+"""Every config of a real data set, three steps on a sample through `main`."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab_jax import checkpoints, config, optimizer, state, tasks
+from deeplab_jax.checkpoints import items
+from deeplab_jax.data import build, classification
+from deeplab_jax.models import preprocess
+
+_REPOSITORY = pathlib.Path(__file__).parent.parent
+# Config: (data set, its sample).
+_SAMPLES = {
+  "voc": ("voc2012", "voc2012-sample"),
+  "coco": ("coco_voc", "coco-sample"),
+  "cityscapes": ("cityscapes", "cityscapes-sample"),
+  "ade20k": ("ade20k", "ade20k-sample"),
+  "camvid": ("camvid", "camvid"),
+  "imagenet": ("imagenet2012", "imagenet-sample"),
+}
+_SCORES = {"imagenet": "eval/top1"}
+# Each compiles for 15 s, but COCO: its program is that of VOC.
+_FAST = ("voc", "coco", "imagenet")
+_CASES = [
+  pytest.param(name, marks=() if name in _FAST else pytest.mark.slow)
+  for name in _SAMPLES
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(shared, tmp_path_factory) -> str:
+  """All data sets, built from their samples."""
+  folder = str(tmp_path_factory.mktemp("data"))
+  for name, sample in _SAMPLES.values():
+    manual_dir = str(shared / "data" / sample)
+    build.build(name, data_dir=folder, manual_dir=manual_dir, partial=True)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def runs(request, data_dir, tmp_path_factory) -> pathlib.Path:
+  """The workdirs, by name, of the configs that tests of this run ask for."""
+  asked = [
+    item.callspec.params["name"]
+    for item in request.session.items
+    if item.module is request.module and hasattr(item, "callspec")
+  ]
+  names = dict.fromkeys(["imagenet", *asked])
+  folder = tmp_path_factory.mktemp("runs")
+  program = str(_REPOSITORY / "tests/programs/run_configs.py")
+  finished = subprocess.run(
+    [sys.executable, program, data_dir, str(folder), *names],
+    env={
+      **os.environ,
+      "PYTHONPATH": str(_REPOSITORY),
+      "JAX_PLATFORMS": "cpu",
+      "DEEPLAB_CACHE": str(folder / "cache"),  # VOC and COCO share programs
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the compiling
+    },
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert finished.returncode == 0, finished.stdout + finished.stderr
+  return folder
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_runlocal_trains_and_evaluates_on_the_sample(runs, name):
+  workdir = runs / name
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  steps = [row["step"] for row in rows if "train/loss" in row]
+  assert steps == [1, 2, 3]
+  score = _SCORES.get(name, "eval/miou")
+  (evaluation,) = [row for row in rows if score in row]
+  assert evaluation["step"] == 3 and 0 <= evaluation[score] <= 1
+  content = json.loads((workdir / "model.json").read_text())
+  assert content["dataset"]["name"] == _SAMPLES[name][0]
+  kind = "classifier" if name == "imagenet" else "segmenter"
+  assert content["kind"] == kind
+  assert content["model"]["backbone"] == "mobilenet_v2"
+  assert (workdir / "checkpoints/3").is_dir()
+
+
+def test_a_classifier_gives_its_backbone_to_a_segmenter(runs):
+  settings = config.load(str(_REPOSITORY / "configs/voc.py") + ":runlocal")
+  model = config.make_model(settings, num_classes=21)
+  rule = optimizer.make_optimizer(settings)
+  shapes = jax.eval_shape(lambda: state.create_state(model, rule, (33, 33), 0))
+  fresh = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), shapes)
+  found, report = checkpoints.initialize_from(
+    fresh, runs / "imagenet", "backbone"
+  )
+  source = items.restore(runs / "imagenet/checkpoints/3/variables")
+  for kind in ("params", "batch_stats"):
+    old, new = source[kind]["backbone"], getattr(found, kind)["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, new, old)
+  assert (found.params["logits"]["kernel"] == 7).all()
+  assert "logits/kernel" in report.skipped
+
+
+def test_a_classifier_is_loaded_as_such_alone(runs):
+  with pytest.raises(ValueError, match="must hold a segmenter, got a classif"):
+    checkpoints.load_variables(runs / "imagenet")
+  model, variables, _ = checkpoints.load_variables(
+    runs / "imagenet/best", kind="classifier"
+  )
+  assert (model.num_classes, model.backbone) == (1000, "mobilenet_v2")
+  assert variables["params"]["logits"]["kernel"].shape[-1] == 1000
+
+
+def test_a_stored_classifier_is_evaluated_as_numpy_counts(
+  runs, data_dir, tmp_path
+):
+  settings = config.load(str(_REPOSITORY / "configs/imagenet.py") + ":runlocal")
+  settings.data.update(data_dir=data_dir, eval_limit=10, crop_size=(33, 33))
+  settings.eval.batch_size = 4  # so that the last batch is filled up
+  figures = tasks.find_task(settings).report(
+    runs / "imagenet", settings, tmp_path
+  )
+  model, variables, _ = checkpoints.load_variables(
+    runs / "imagenet", kind="classifier"
+  )
+  batch = next(classification.eval_batches(settings.data, batch_size=10))
+  images = preprocess(batch["image"], model.backbone)
+  logits = np.asarray(jax.jit(model.apply)(variables, images))
+  ranks = (-logits).argsort(1, kind="stable").argsort(1)
+  ranks = ranks[np.arange(10), batch["label"]]
+  assert figures["eval/top1"] == (ranks < 1).mean()
+  assert figures["eval/top5"] == (ranks < 5).mean()
+  stored = json.loads((tmp_path / "evaluation/results.json").read_text())
+  assert stored == figures
