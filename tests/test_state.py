@@ -206,7 +206,7 @@ def test_rematerialisation_changes_nothing_but_what_is_stored():
 
 
 def test_bfloat16_computes_beside_float32_parameters():
-  """The largest errors found: 0.3 % of the loss, 2 % of the gradient's norm."""
+  """Found: 2e-4 of the loss, 2e-3 of the gradient's norm, 1e-3 of weights."""
   _, fresh = _tiny_states()
   model = train_tiny.Tiny(dropout_rate=0.0, dtype=jnp.bfloat16)
   after, metrics = _tiny_step(model=model)(fresh, train_tiny.batch_of(0))
@@ -219,10 +219,10 @@ def test_bfloat16_computes_beside_float32_parameters():
     abs(metrics[name] / exact[name] - 1)
     for name in ("cross_entropy", "gradient_norm")
   )
-  assert 0 < loss < 0.01 and 0 < norm < 0.05
+  assert 0 < loss < 2e-3 and 0 < norm < 0.02
   for kind in ("params", "batch_stats"):
     new, old = (_by_name(getattr(x, kind)) for x in (after, wide))
-    _assert_close([new], [old], rtol=0.02, atol=0.02)
+    _assert_close([new], [old], rtol=0, atol=5e-3)
 
 
 def _official_arrays(shared, variant: str) -> dict[str, np.ndarray]:
