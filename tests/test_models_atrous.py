@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from deeplab_jax.models import BACKBONES
 from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.backbones import build_backbone
 from tests.random_variables import random_variables
 
-# One of every family and stem; depth adds nothing but time. MobileNetV3 is not
-# here: its squeeze and excitation takes means, which differ between strides.
-BACKBONES = {
+# One of every family and stem; depth adds nothing but time.
+FAST = {
   "xception_41": [(65, 33)],
   "xception_71": [(64, 48)],
   "resnet_50": [(65, 33), (64, 48)],
@@ -18,8 +18,13 @@ BACKBONES = {
   "resnet_50_torch": [(64, 48)],
   "mobilenet_v2": [(65, 33), (64, 48)],
   "mobilenet_v2_torch": [(64, 48)],
+  "mobilenet_v3_large_seg": [(65, 33)],
 }
-CASES = [(name, size) for name, sizes in BACKBONES.items() for size in sizes]
+# The official code adds a skip connection wherever a unit runs with stride 1
+# and keeps its depth. Small MobileNetV3 has a strided unit that keeps it, which
+# so gains a connection at a denser output stride.
+CONSISTENT = set(BACKBONES) - {"mobilenet_v3_small_seg"}
+CASES = [(name, size) for name, sizes in FAST.items() for size in sizes]
 
 
 def test_plan_delays_the_rate_by_one_unit():
@@ -40,20 +45,44 @@ def first_kept(size, dense, coarse, tensorflow_padding):
   return offset
 
 
+def constant_gates(variables):
+  """Makes squeeze and excitation a constant factor.
+
+  Its means are taken over the map, and those of a dense map differ.
+  """
+
+  def change(path, leaf):
+    return leaf * ("squeeze_excite" not in str(path) or path[-1].key == "bias")
+
+  return jax.tree_util.tree_map_with_path(change, variables)
+
+
 @pytest.mark.parametrize("name,size", CASES)
 def test_dense_features_subsampled_equal_coarse(name, size):
+  check_consistency(name, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(65, 33), (64, 48), (48, 65)])
+@pytest.mark.parametrize("name", sorted(CONSISTENT))
+def test_every_backbone_is_consistent(name, size):
+  check_consistency(name, size)
+
+
+def check_consistency(name, size):
   images = np.random.default_rng(0).normal(size=(1, *size, 3))
   images = images.astype(np.float32)
   variables, features = None, {}
   for stride in (8, 16, 32):
     backbone = build_backbone(name, output_stride=stride)
-    variables = variables or random_variables(backbone, images, False)
+    if variables is None:
+      variables = constant_gates(random_variables(backbone, images, False))
     features[stride], low_levels = jax.jit(
       lambda v, x, backbone=backbone: backbone.apply(v, x, False)
     )(variables, images)
     assert features[stride].shape[1:3] == tuple(-(-n // stride) for n in size)
     assert low_levels["conv2"].shape[1:3] == tuple(-(-n // 4) for n in size)
-  tensorflow_padding = name == "mobilenet_v2"
+  tensorflow_padding = name.startswith("mobilenet") and "torch" not in name
   for dense, coarse in ((8, 16), (16, 32), (8, 32)):
     rows, columns = (
       slice(
