@@ -6,7 +6,6 @@ The same command continues a run that was cut off. `--verbosity=1` shows where
 an error came from.
 """
 
-import re
 import sys
 
 from absl import app, flags, logging
@@ -49,19 +48,11 @@ def main(arguments: list[str]) -> None:
     train.train_and_evaluate(config, workdir, evaluating=evaluating)
 
 
-def _check_command_line(words: list[str]) -> None:
-  """Finds mistakes in the config that the flags themselves report at length."""
-  config_lib.check_overrides(words)
-  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
-  if flag:
-    config_lib.load(flag[1])
-
-
 def run() -> None:
   """Parses the command line; a mistake ends in one message, exit status 1."""
   flags.mark_flags_as_required(["config", "workdir"])
   try:
-    _check_command_line(sys.argv[1:])
+    config_lib.check_command_line(sys.argv[1:])
     app.run(main)
   except (ValueError, FloatingPointError) as error:
     logging.debug("the mistake came from here:", exc_info=True)

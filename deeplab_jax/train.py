@@ -177,13 +177,14 @@ def _write_descriptions(run: _Run) -> None:
   checkpoints_lib.write_json(run.workdir / "config.json", config)
   facts = dataclasses.asdict(run.dataset)
   names = ("name", "class_names", "colors", "ignore_label")
+  crop_size = list(run.task.evaluation_size(run.config))
   checkpoints_lib.write_model_json(
     run.workdir,
     run.model,
     dataset={name: facts[name] for name in names},
     source=f"trained by deeplab_jax, init_from={run.config.init_from!r}",
     license=run.dataset.license,
-    evaluation=run.records.last_evaluation(),
+    evaluation={"crop_size": crop_size, **run.records.last_evaluation()},
   )
 
 

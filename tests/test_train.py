@@ -112,7 +112,8 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
   assert str(workdir / "pictures") in output
   model, _, content = checkpoints.load_variables(workdir)
   assert model.width_multiplier == 0.25
-  assert content["evaluation"] == {"step": 40, "miou": miou}
+  expected = {"crop_size": [129, 129], "step": 40, "miou": miou}
+  assert content["evaluation"] == expected
   assert content["dataset"]["name"] == "shapes"
   best = max(evaluated, key=lambda row: row["eval/miou"])["step"]
   assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]

@@ -5,7 +5,12 @@ is locked, so a misspelt field fails at launch; `check` finds wrong values
 before any long work.
 """
 
-from deeplab_jax.config.arguments import check_overrides, load, parse_arg
+from deeplab_jax.config.arguments import (
+  check_command_line,
+  check_overrides,
+  load,
+  parse_arg,
+)
 from deeplab_jax.config.checks import check
 from deeplab_jax.config.fields import base_config, field_names, make_model
 from deeplab_jax.config.local import runlocal
@@ -13,6 +18,7 @@ from deeplab_jax.config.local import runlocal
 __all__ = [
   "base_config",
   "check",
+  "check_command_line",
   "check_overrides",
   "field_names",
   "load",

@@ -97,3 +97,18 @@ def nearest(name: str, known: Iterable[str] | Mapping[str, Any]) -> str:
   """A hint at the nearest known name, or nothing."""
   close = difflib.get_close_matches(name, list(known), n=1)
   return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_command_line(words: list[str]) -> None:
+  """Finds mistakes in the config that its flags would report at length.
+
+  Args:
+    words: of the command line, without the program.
+
+  Raises:
+    ValueError: a misspelt field, no such config file, a wrong argument of it.
+  """
+  check_overrides(words)
+  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
+  if flag:
+    load(flag[1])

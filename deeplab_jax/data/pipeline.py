@@ -108,6 +108,12 @@ def eval_batches(
   )
 
 
+def evaluation_size(data_config: ml_collections.ConfigDict) -> Size:
+  """Height and width that `eval_batches` pads images to."""
+  split = datasets.split_name(data_config, "eval_split")
+  return _eval_size(data_config, datasets.open_source(data_config, split))
+
+
 class _Standard:
   """A source with ignored labels as `IGNORE`, resized to the config's range."""
 

@@ -7,7 +7,6 @@ Exit status 1 if there are errors, 0 if there are only warnings or nothing.
 """
 
 import pathlib
-import re
 import sys
 
 from absl import app, flags, logging
@@ -53,19 +52,11 @@ def main(arguments: list[str]) -> None:
   sys.exit(1 if checkup.errors else 0)
 
 
-def _check_command_line(words: list[str]) -> None:
-  """Finds mistakes in the config that the flags themselves report at length."""
-  config_lib.check_overrides(words)
-  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
-  if flag:
-    config_lib.load(flag[1])
-
-
 def run() -> None:
   """Parses the command line; a mistake ends in one message, exit status 1."""
   flags.mark_flag_as_required("config")
   try:
-    _check_command_line(sys.argv[1:])
+    config_lib.check_command_line(sys.argv[1:])
     app.run(main)
   except ValueError as error:
     logging.debug("the mistake came from here:", exc_info=True)

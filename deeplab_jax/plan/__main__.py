@@ -9,7 +9,6 @@ alters the config as in training, `--config.model.dtype=bfloat16` for one.
 
 import json
 import pathlib
-import re
 import sys
 
 import jax
@@ -65,19 +64,11 @@ def _machine() -> plan.Machine:
   return plan.tpu_machine(_TOPOLOGY.value)
 
 
-def _check_command_line(words: list[str]) -> None:
-  """Finds mistakes in the config that the flags themselves report at length."""
-  config_lib.check_overrides(words)
-  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
-  if flag:
-    config_lib.load(flag[1])
-
-
 def run() -> None:
   """Parses the command line; a mistake ends in one message, exit status 1."""
   flags.mark_flags_as_required(["config"])
   try:
-    _check_command_line(sys.argv[1:])
+    config_lib.check_command_line(sys.argv[1:])
     app.run(main)
   except ValueError as error:
     sys.exit(f"error: {error}")

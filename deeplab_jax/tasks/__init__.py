@@ -19,6 +19,7 @@ class Task(NamedTuple):
     title: what readers call it.
     train_batches: (config, step) -> this process's rows of the global batches
       from `step` on: {"image", "label", "name"}.
+    evaluation_size: config -> height and width that images are evaluated at.
     evaluate: (model, variables, config, mesh=, should_stop=, picture=) -> named
       figures of the evaluation split, `score` among them; None if told to stop.
       Draws examples, if the task has any to draw, to the path `picture`.
@@ -28,6 +29,7 @@ class Task(NamedTuple):
   score: str
   title: str
   train_batches: Callable[[ConfigDict, int], Iterator[dict[str, Any]]]
+  evaluation_size: Callable[[ConfigDict], tuple[int, int]]
   evaluate: Callable[..., dict[str, float] | None]
   report: Callable[..., Any]
 
@@ -37,6 +39,7 @@ TASKS = {
     score="eval/miou",
     title="mIoU",
     train_batches=segmentation.train_batches,
+    evaluation_size=segmentation.evaluation_size,
     evaluate=segmentation.evaluate,
     report=segmentation.report,
   ),
@@ -44,6 +47,7 @@ TASKS = {
     score="eval/top1",
     title="top-1 accuracy",
     train_batches=classification.train_batches,
+    evaluation_size=classification.evaluation_size,
     evaluate=classification.evaluate,
     report=classification.report,
   ),

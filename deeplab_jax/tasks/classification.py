@@ -30,6 +30,11 @@ def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
   )
 
 
+def evaluation_size(config: ConfigDict) -> tuple[int, int]:
+  """Height and width that images are evaluated at."""
+  return tuple(config.data.crop_size)
+
+
 def evaluate(
   model: Classifier,
   variables: Any,

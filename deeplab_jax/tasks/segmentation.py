@@ -28,6 +28,11 @@ def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
   )
 
 
+def evaluation_size(config: ConfigDict) -> tuple[int, int]:
+  """Height and width that images are evaluated at."""
+  return pipeline.evaluation_size(config.data)
+
+
 def evaluate(
   model: DeepLab,
   variables: Any,
