@@ -136,6 +136,7 @@ def test_check_passes_the_base_config():
     ({"eval__scales": ()}, r"eval\.scales must be one or more factors"),
     ({"eval__output_stride": 12}, r"eval\.output_stride must be 0 .*got 12"),
     ({"data__max_scale": 0.25}, r"data\.max_scale must be min_scale \(0\.5\)"),
+    ({"data__color_jitter": (2.0, 0.0, 0.0)}, r"color_jitter must be three"),
     ({"loss__hard_pixel_fraction": 0.0}, r"hard_pixel_fraction must be in"),
     ({"momentum": -0.1}, r"config\.momentum must be 0 or more, got -0\.1"),
   ],

@@ -84,6 +84,9 @@ def _check_ranges(config: ConfigDict) -> None:
   _require("loss.hard_pixel_fraction", 0 < fraction <= 1, "in (0, 1]", fraction)
   low, high = config.data.min_scale, config.data.max_scale
   _require("data.max_scale", high >= low, f"min_scale ({low}) or more", high)
+  jitter = config.data.color_jitter
+  strengths = len(jitter) == 3 and all(0 <= s <= 1 for s in jitter)
+  _require("data.color_jitter", strengths, "three numbers in 0..1", jitter)
   scales = config.eval.scales
   wanted = "one or more factors above 0"
   _require("eval.scales", scales and min(scales) > 0, wanted, scales)

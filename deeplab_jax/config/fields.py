@@ -91,7 +91,7 @@ def _data_fields() -> dict[str, Any]:
   return {
     # A name of `deeplab_jax.data.datasets.DATASETS`.
     "name": "voc2012",
-    # A folder in VOC layout, for the data set "folder".
+    # The data set "folder": images/ and masks/, or VOC's layout.
     "path": "",
     # Where built data sets are; "" is the user's cache folder.
     "data_dir": "",
@@ -110,6 +110,8 @@ def _data_fields() -> dict[str, Any]:
     "scale_step": 0.25,
     # Mirror half of the training crops.
     "flip": True,
+    # Strengths, 0 to 1, of random brightness, contrast and saturation.
+    "color_jitter": (0.0, 0.0, 0.0),
     # Resize images to this range of short and long side first (0: do not),
     # sides then being multiples of resize_factor plus 1 (0: any).
     "resize_min": 0,
