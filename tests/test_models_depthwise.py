@@ -72,7 +72,9 @@ def check_shift_equals_lax(taps, stride, rule, sizes, rates):
     ours = forward_and_gradients("shift", x, kernel, keys[2], **geometry)
     definition = forward_and_gradients("lax", x, kernel, keys[2], **geometry)
     for a, b in zip(ours, definition):
-      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+      # A kernel's gradient sums thousands of products; found 2e-5 of 60.
+      atol = 1e-6 * max(10, np.abs(b).max())
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("rate", [1, 6])
