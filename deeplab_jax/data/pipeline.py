@@ -192,9 +192,7 @@ def _augment(
     scale_step=config.scale_step,
     flip=config.flip,
   )
-  image = preprocess.jitter_colors(
-    rng, example["image"], config.get("color_jitter", (0, 0, 0))
-  )
+  image = preprocess.jitter_colors(rng, example["image"], config.color_jitter)
   image, label = preprocess.take_crop(
     image, example["label"], crop, config.crop_size, padding_value
   )
