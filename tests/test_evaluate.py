@@ -118,7 +118,7 @@ def test_figures_follow_from_the_counts(evaluation):
     hits.sum() / confusion.sum()
   )
   assert content["classes_in_mean"] == 3 and content["absent_classes"] == []
-  assert len(content["trimap_miou"]) == 40
+  assert len(content["trimap_miou"]) == len(content["border_miou"]) == 40
   assert len(content["image_miou"]) == NUM_IMAGES
   assert json.loads(json.dumps(content)) == content
   logged = evaluation.as_metrics()

@@ -119,6 +119,24 @@ def test_trimap_curve_equals_brute_force(scene):
   np.testing.assert_allclose(metrics.trimap_curve(counts), expected, rtol=1e-12)
 
 
+def test_border_bands_equal_euclidean_distance(scene):
+  labels, predictions = scene
+  distance = np.zeros(labels.shape)
+  for label in np.unique(labels[labels != IGNORE]):
+    region = labels == label
+    distance[region] = ndimage.distance_transform_edt(region)[region]
+  expected = np.where(distance <= 6, np.ceil(distance), 0)
+  bands = metrics.border_bands(labels, width=6)
+  np.testing.assert_array_equal(bands, expected)
+  assert set(np.unique(bands)) == set(range(7))
+  assert not metrics.border_bands(np.zeros((4, 5), np.uint8)).any()
+  counts = metrics.trimap_counts(
+    labels, predictions, NUM_CLASSES, width=6, bands=metrics.border_bands
+  )
+  near = brute_mean_iou(labels, predictions, bands > 0)
+  assert metrics.trimap_curve(counts)[-1] == pytest.approx(near)
+
+
 def brute_boundary_iou(labels, predictions, distance):
   """Mask by mask: boundary = mask minus its `distance`-fold erosion."""
   values = []

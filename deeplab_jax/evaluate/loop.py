@@ -202,6 +202,8 @@ class _Tally:
       return
     maps = example.labels, example.predictions, self._num_classes
     self._increase("trimap", metrics.trimap_counts(*maps))
+    borders = metrics.trimap_counts(*maps, bands=metrics.border_bands)
+    self._increase("borders", borders)
     self._increase("boundary", metrics.boundary_counts(*maps))
     scored = not np.isnan(example.miou)
     self._mious[example.name] = example.miou if scored else None
@@ -218,6 +220,7 @@ class _Tally:
     if self._detailed:
       detail = Detail(
         trimap=_sum_over_processes(self._totals["trimap"]),
+        borders=_sum_over_processes(self._totals["borders"]),
         boundary=_sum_over_processes(self._totals["boundary"]),
         calibration=self._totals["calibration"],
         image_mious=self._mious,

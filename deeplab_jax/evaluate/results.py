@@ -40,6 +40,7 @@ class Detail:
 
   Attributes:
     trimap: int64 (width, num_classes, num_classes), see `trimap_counts`.
+    borders: the same around the borders of the labels.
     boundary: int64 (2, num_classes), see `boundary_counts`.
     calibration: int64 (2, levels), see `calibration_counts`.
     image_mious: name -> mean IoU of the image, None where nothing is labelled;
@@ -49,6 +50,7 @@ class Detail:
   """
 
   trimap: np.ndarray
+  borders: np.ndarray
   boundary: np.ndarray
   calibration: np.ndarray
   image_mious: dict[str, float | None]
@@ -143,11 +145,13 @@ class Evaluation:
     if self.detail is None:
       return content
     trimap = metrics.trimap_curve(self.detail.trimap)
+    borders = metrics.trimap_curve(self.detail.borders)
     return content | {
       "boundary_iou": self._by_class(
         metrics.boundary_iou(self.detail.boundary)
       ),
       "trimap_miou": [_number(v) for v in trimap],
+      "border_miou": [_number(v) for v in borders],
       "reliability": {
         name: [_number(v) for v in values]
         for name, values in metrics.reliability(self.detail.calibration).items()

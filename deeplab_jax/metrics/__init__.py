@@ -5,6 +5,7 @@ any number of devices; ratios are taken once, at the end, in float64.
 """
 
 from deeplab_jax.metrics.boundary import (
+  border_bands,
   boundary_counts,
   boundary_distance,
   boundary_iou,
@@ -31,6 +32,7 @@ from deeplab_jax.metrics.confusion import (
 )
 
 __all__ = [
+  "border_bands",
   "boundary_counts",
   "boundary_distance",
   "boundary_iou",

@@ -2,12 +2,15 @@
 
 *Trimap* (paper section 4.3; Kohli et al. 2009): mean IoU over the pixels within
 so many pixels of the unlabelled ("void") strip that VOC draws along the
-boundaries. *Boundary IoU* (Cheng et al. 2021): IoU of the strips just inside
-the true and the predicted regions.
+boundaries, or around the borders of the labels where void marks none. *Boundary
+IoU* (Cheng et al. 2021): IoU of the strips just inside the true and the
+predicted regions.
 
 Counts are taken on the host from whole images cut to their true size. They are
 plain int64 arrays: those of a split are the sum of those of its images.
 """
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -31,11 +34,27 @@ def trimap_bands(labels: np.ndarray, width: int = TRIMAP_WIDTH) -> np.ndarray:
     uint8 (h, w) in 0..width: the Euclidean distance to the nearest void pixel
     rounded up; 0 for void itself, beyond `width` and where nothing is void.
   """
-  void = labels == IGNORE_LABEL
-  if not void.any():
-    return np.zeros(labels.shape, np.uint8)
+  return _bands(labels != IGNORE_LABEL, width)
+
+
+def border_bands(labels: np.ndarray, width: int = TRIMAP_WIDTH) -> np.ndarray:
+  """The narrowest band around the borders of the labels that holds each pixel.
+
+  As `trimap_bands`, with the distance to the nearest pixel of another label,
+  void or not: for data sets whose void is not a strip along the boundaries.
+  """
+  bands = np.zeros(labels.shape, np.uint8)
+  for label in np.unique(labels[labels != IGNORE_LABEL]):
+    bands += _bands(labels == label, width)  # 0 outside of the region
+  return bands
+
+
+def _bands(inside: np.ndarray, width: int) -> np.ndarray:
+  """Distance to the nearest False, rounded up; 0 there and beyond `width`."""
+  if inside.all():
+    return np.zeros(inside.shape, np.uint8)
   distance = cv2.distanceTransform(
-    (~void).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
   )
   # Squared distances are whole numbers: rounding undoes float32's errors.
   squared = np.rint(np.square(distance, dtype=np.float64))
@@ -48,22 +67,24 @@ def trimap_counts(
   predictions: np.ndarray,
   num_classes: int,
   width: int = TRIMAP_WIDTH,
+  bands: Callable[[np.ndarray, int], np.ndarray] = trimap_bands,
 ) -> np.ndarray:
-  """Confusion matrices of the rings around void in one image.
+  """Confusion matrices of the rings around void, or borders, in one image.
 
   Args:
     labels: uint8 (h, w), void pixels 255.
     predictions: integers (h, w) in `0..num_classes-1`.
     num_classes: number of classes.
     width: number of rings.
+    bands: `trimap_bands` or `border_bands`.
 
   Returns:
     int64 (width, num_classes, num_classes); ring `i` holds the pixels whose
-    distance from void is in `(i, i + 1]`.
+    distance from void, or another label, is in `(i, i + 1]`.
   """
-  bands = trimap_bands(labels, width)
-  near = bands > 0
-  rings, truths = bands[near].astype(np.int64) - 1, labels[near]
+  numbers = bands(labels, width)
+  near = numbers > 0
+  rings, truths = numbers[near].astype(np.int64) - 1, labels[near]
   cells = (rings * num_classes + truths) * num_classes + predictions[near]
   counts = np.bincount(cells, minlength=width * num_classes**2)
   return counts.reshape(width, num_classes, num_classes)
