@@ -1,0 +1,1 @@
+"""Benchmarks: each of its modules is a command of its own."""

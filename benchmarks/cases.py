@@ -1,0 +1,117 @@
+"""The parts "inference" and "training": whole networks, case by case."""
+
+import argparse
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks import networks
+from benchmarks.timing import Case, Contender, Result, measure
+from deeplab_jax.config import make_model
+
+Comparison = tuple[Case, list[Result]]
+
+# Of an output, relative to its largest value; of pixels; of losses. The second
+# loss follows an update, which multiplies rounding errors.
+_TOLERANCE = {"logits": 1e-3, "labels": 1e-3, "training step": (1e-4, 1e-2)}
+
+
+def run_inference(options: argparse.Namespace) -> Iterator[Comparison]:
+  """Logits at stride 4 and label maps at full size."""
+  for case in _cases(options, "inference", options.outputs, options.size):
+    variables, batch = _inputs(case)
+    images = batch["image"]
+    start = functools.partial(networks.start_inference, case, variables, images)
+    contenders = [Contender("jax", start)]
+    if options.against == "torch":
+      from benchmarks import torch_programs
+
+      contenders += torch_programs.inference(
+        case, options.device, variables, images
+      )
+    yield case, _measure(case, contenders, options)
+
+
+def run_training(options: argparse.Namespace) -> Iterator[Comparison]:
+  """The training step: forward, backward, update."""
+  sizes = options.training_size
+  for case in _cases(options, "training", ("training step",), sizes):
+    variables, batch = _inputs(case)
+    start = functools.partial(networks.start_training, case, variables, batch)
+    contenders = [Contender("jax", start)]
+    if options.against == "torch":
+      from benchmarks import torch_programs
+
+      contenders += torch_programs.training(
+        case,
+        options.device,
+        variables,
+        batch,
+        networks.make_config(case).weight_decay,
+      )
+    yield case, _measure(case, contenders, options)
+
+
+def _cases(options, part, outputs, size) -> Iterator[Case]:
+  batches = options.batches
+  if part == "training":
+    batches = options.training_batches
+  for fields in itertools.product(
+    options.models, options.dtypes, batches, outputs
+  ):
+    model, dtype, batch, what = fields
+    case = Case(part, model, what, size, batch, dtype)
+    print(
+      f"{part}: {model}, {what}, {size} x {size}, batch {batch}, {dtype}",
+      file=sys.stderr,
+    )
+    yield case
+
+
+def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
+  model = make_model(networks.make_config(case), networks.NUM_CLASSES)
+  return networks.random_variables(model), networks.random_batch(case)
+
+
+def _measure(case, contenders, options) -> list[Result]:
+  if options.torch:
+    contenders = [
+      contender
+      for contender in contenders
+      if contender.name == "jax" or contender.name in options.torch
+    ]
+  return measure(
+    contenders,
+    rounds=options.rounds,
+    calls=options.calls,
+    check=_check(case),
+  )
+
+
+def _check(case: Case) -> Callable[[np.ndarray, np.ndarray], float]:
+  """How outputs of `case` compare; strict in float32."""
+
+  def check(reference, output):
+    differences = _differences(case, reference, output)
+    allowed = np.asarray(_TOLERANCE[case.what])
+    if case.dtype == "float32" and not np.all(differences <= allowed):
+      raise ValueError(
+        f"{case.what} of {case.model} differ from jax's by {differences}, more "
+        f"than {allowed}: the programs do not compute the same"
+      )
+    return float(differences.max())
+
+  return check
+
+
+def _differences(case, reference, output) -> np.ndarray:
+  if case.what == "labels":
+    return np.mean(reference != output)
+  apart = np.abs(output - reference)
+  if case.what == "logits":
+    return apart.max() / np.abs(reference).max()
+  return apart / np.abs(reference)

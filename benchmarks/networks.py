@@ -1,0 +1,125 @@
+"""The networks on jax's side: what a user of the configs gets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks.timing import Case, Program
+from deeplab_jax import sharding
+from deeplab_jax.config import base_config, make_model
+from deeplab_jax.inference import logits_fn, predict_fn
+from deeplab_jax.inference.folding import fold, folded
+from deeplab_jax.models import DeepLab
+from deeplab_jax.models.backbones import find_backbone
+from deeplab_jax.optimizer import make_optimizer
+from deeplab_jax.state import TrainState, make_train_step
+
+NUM_CLASSES = 21
+_SPREAD = {"scale": (1, 0.1), "bias": (0, 0.1), "mean": (0, 0.1)}
+
+
+def make_config(case: Case) -> ConfigDict:
+  """The base config for `case`; without dropout, so that losses compare."""
+  config = base_config()
+  config.model.update(backbone=case.model, dtype=case.dtype, dropout_rate=0.0)
+  config.weight_decay = find_backbone(case.model).weight_decay
+  config.batch_size = case.batch
+  config.data.crop_size = (case.size, case.size)
+  return config
+
+
+def random_variables(model: DeepLab) -> Any:
+  """Variables as NumPy arrays, drawn so that activations stay moderate."""
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  generator = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    value = generator.standard_normal(leaf.shape, np.float32)
+    if name == "var":
+      return np.exp(value / 5)
+    if name in _SPREAD:
+      centre, spread = _SPREAD[name]
+      return np.float32(centre) + np.float32(spread) * value
+    fan_in = np.prod(leaf.shape[:3])
+    return value * np.float32((1 / fan_in) ** 0.5)
+
+  return jax.tree.map_with_path(draw, shapes)
+
+
+def random_batch(case: Case) -> dict[str, np.ndarray]:
+  """Images and labels as the input gives them, a tenth of pixels ignored."""
+  generator = np.random.default_rng(1)
+  shape = (case.batch, case.size, case.size)
+  labels = generator.integers(0, NUM_CLASSES, shape, np.uint8)
+  labels[generator.random(shape) < 0.1] = 255
+  images = generator.integers(0, 256, (*shape, 3), np.uint8)
+  return {"image": images, "label": labels}
+
+
+def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
+  """Compiles images to logits at stride 4, or to labels at full size."""
+  model = make_model(make_config(case), NUM_CLASSES)
+  variables = jax.device_put(fold(model, variables))
+  images = jax.device_put(images)
+  sizes = jnp.full((case.batch, 2), case.size, jnp.int32)
+
+  def run(variables, images):
+    with folded():
+      if case.what == "logits":
+        return logits_fn(model)(variables, images)
+      return predict_fn(model)(variables, images, sizes)[0]
+
+  program = jax.jit(run).lower(variables, images).compile()
+  return Program(
+    call=lambda: program(variables, images),
+    wait=jax.block_until_ready,
+    output=np.asarray(program(variables, images)),
+    memory=peak_bytes(program),
+  )
+
+
+def start_training(
+  case: Case, variables: Any, batch: dict[str, np.ndarray]
+) -> Program:
+  """Compiles `state.make_train_step`'s step; the output is of two steps."""
+  config = make_config(case)
+  model = make_model(config, NUM_CLASSES)
+  optimizer = make_optimizer(config)
+  mesh = sharding.make_mesh()
+  params, batch_stats = variables["params"], variables["batch_stats"]
+  state = TrainState(
+    jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params)
+  )
+  state = jax.device_put(state, sharding.replicated(mesh))
+  batch = sharding.global_batch(batch, mesh)
+  step = make_train_step(model, optimizer, config, mesh)
+  program = step.lower(state, batch).compile()
+  held = [state]
+  del state
+
+  def call():
+    held[0], metrics = program(held[0], batch)
+    return held[0], metrics
+
+  losses = [float(call()[1]["cross_entropy"]) for _ in range(2)]
+  return Program(
+    call, jax.block_until_ready, np.array(losses), peak_bytes(program)
+  )
+
+
+def peak_bytes(program: Any) -> int | None:
+  """What a compiled program takes at its peak, by the compiler."""
+  memory = program.memory_analysis()
+  if memory is None:
+    return None
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes
+  )

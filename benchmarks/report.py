@@ -1,0 +1,104 @@
+"""The results of a benchmark as a Markdown table and as JSON."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.timing import Case, Result
+
+Comparison = tuple[Case, list[Result]]
+
+_HEADINGS = (
+  "case",
+  "program",
+  "median ms",
+  "p10 ms",
+  "images/s",
+  "jax / it",
+  "jax / it, p10",
+  "start s",
+  "peak MiB",
+  "differs by",
+)
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+  """One Markdown row per program, one table per part."""
+  tables = []
+  for part in dict.fromkeys(case.part for case, _ in comparisons):
+    rows = [
+      _row(case, result, results)
+      for case, results in comparisons
+      if case.part == part
+      for result in results
+    ]
+    tables.append(f"## {part.capitalize()}\n\n{markdown(_HEADINGS, rows)}")
+  return "\n\n".join(tables)
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table; the first column, names, to the left."""
+  lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
+  name = f"{case.model}, {case.what}, {case.size} px"
+  name += f", batch {case.batch}, {case.dtype}"
+  if result.error:
+    return [name, result.contender, result.error, *[""] * 7]
+  reference = results[0]
+  ratios = ["", ""]
+  if result is not reference and not reference.error:
+    ratios = [
+      f"{reference.percentile(q) / result.percentile(q):.2f}" for q in (50, 10)
+    ]
+  return [
+    name,
+    result.contender,
+    f"{1e3 * result.percentile(50):.3g}",
+    f"{1e3 * result.percentile(10):.3g}",
+    f"{case.batch / result.percentile(50):.3g}",
+    *ratios,
+    f"{result.start_seconds:.1f}",
+    "" if result.memory is None else f"{result.memory / 2**20:.0f}",
+    "" if result.difference is None else f"{result.difference:.1e}",
+  ]
+
+
+def write(
+  folder: pathlib.Path, facts: dict[str, Any], comparisons: list[Comparison]
+) -> str:
+  """Writes `benchmark.md` and `benchmark.json`; returns the former."""
+  folder.mkdir(parents=True, exist_ok=True)
+  text = "\n\n".join([_facts(facts), table(comparisons)]) + "\n"
+  (folder / "benchmark.md").write_text(text)
+  rows = [
+    dataclasses.asdict(case) | dataclasses.asdict(result) | _percentiles(result)
+    for case, results in comparisons
+    for result in results
+  ]
+  content = {"facts": facts, "results": rows}
+  (folder / "benchmark.json").write_text(json.dumps(content, indent=1) + "\n")
+  return text
+
+
+def _percentiles(result: Result) -> dict[str, float]:
+  if not result.seconds:
+    return {}
+  return {"median": result.percentile(50), "p10": result.percentile(10)}
+
+
+def _facts(facts: dict[str, Any]) -> str:
+  versions = ", ".join(f"{n} {v}" for n, v in facts["versions"].items())
+  dirty = " with uncommitted changes" if facts["uncommitted changes"] else ""
+  device = facts["accelerator"] or facts["cpu"]
+  return (
+    f"# Benchmark of {facts['date']}\n\n"
+    f"{device}; {facts['threads']} of {facts['cores']} cores; {versions}; "
+    f"commit {facts['commit']}{dirty}; {facts['rounds']} rounds of "
+    f"{facts['calls']} calls; load {facts['load before']} before and "
+    f"{facts['load after']} after.\n\nRatios below 1: jax is faster."
+  )
