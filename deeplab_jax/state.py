@@ -98,6 +98,7 @@ def make_train_step(
   parts. Loss and gradient are those of the whole, normalised by all its
   labelled pixels, where batch norm is frozen; else each part is normalised by
   its own statistics. Hard pixels are mined, and dropout is drawn, by the part.
+  `config.batch_norm_groups` are groups of the rows of such a part.
   """
   schedule = learning_rate(config)
   loss_of = _loss_function(model, config)
@@ -135,6 +136,19 @@ def make_train_step(
 def _loss_function(model: Network, config: ConfigDict) -> Callable:
   """(params, batch_stats, batch, key, step) -> sum, (count, batch_stats)."""
   loss_sums = losses.make_loss(config)
+  apply = _forward_pass(model, config)
+
+  def loss_of(params, batch_stats, batch, key, step):
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, changed = apply(variables, batch["image"], key)
+    total, count = loss_sums(logits, batch["label"], step=step)
+    return total, (count, changed.get("batch_stats", batch_stats))
+
+  return loss_of
+
+
+def _forward_pass(model: Network, config: ConfigDict) -> Callable:
+  """(variables, images, key) -> logits, the collections that changed."""
 
   def apply(variables, images, key):
     return model.apply(
@@ -146,16 +160,29 @@ def _loss_function(model: Network, config: ConfigDict) -> Callable:
       mutable=["batch_stats"],
     )
 
-  if config.remat:
-    apply = jax.checkpoint(apply, policy=_is_expensive)
+  if config.batch_norm_groups > 1 and config.train_batch_norm:
+    apply = _in_groups(apply, config.batch_norm_groups)
+  return jax.checkpoint(apply, policy=_is_expensive) if config.remat else apply
 
-  def loss_of(params, batch_stats, batch, key, step):
-    variables = {"params": params, "batch_stats": batch_stats}
-    logits, changed = apply(variables, batch["image"], key)
-    total, count = loss_sums(logits, batch["label"], step=step)
-    return total, (count, changed.get("batch_stats", batch_stats))
 
-  return loss_of
+def _in_groups(apply: Callable, groups: int) -> Callable:
+  """`apply` with batch statistics of so many groups of neighbouring rows.
+
+  Groups are of the global batch, so that devices do not change them; those that
+  lie within a device need nothing of others. Every group moves the statistics
+  from where they were, and the mean over groups is kept: of the means exactly
+  that of the whole batch, of the variances that within groups.
+  """
+
+  def apply_in_groups(variables, images, key):
+    images = images.reshape(groups, -1, *images.shape[1:])
+    keys = jax.random.split(key, groups)
+    in_axes = (None, 0, 0)
+    logits, changed = jax.vmap(apply, in_axes)(variables, images, keys)
+    changed = jax.tree.map(lambda x: x.mean(0), changed)
+    return logits.reshape(-1, *logits.shape[2:]), changed
+
+  return apply_in_groups
 
 
 def _is_expensive(primitive: Any, *_, **__) -> bool:

@@ -121,6 +121,11 @@ def test_check_passes_the_base_config():
       {"batch_size": 24, "accumulate_steps": 2},
       r"by the 8 devices times 2 accumulate_steps, got 24; try 32",
     ),
+    (
+      {"batch_size": 16, "accumulate_steps": 2, "batch_norm_groups": 3},
+      r"groups must divide batch_size / accumulate_steps = 8, got 3",
+    ),
+    ({"batch_norm_groups": 0}, r"batch_norm_groups must be above 0, got 0"),
     ({"accumulate_steps": 0}, r"accumulate_steps must be above 0, got 0"),
     ({"task": "detection"}, r"task must be one of segmentation, classific"),
     (

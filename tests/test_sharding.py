@@ -106,6 +106,66 @@ def test_a_checkpoint_of_eight_devices_continues_in_two_processes(
   np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
 
 
+_CASES = (
+  "batch_norm_groups=4",  # of two devices each
+  "batch_norm_groups=8",  # a device each
+  "accumulate_steps=2",
+  "train_batch_norm=False",
+  "accumulate_steps=2,train_batch_norm=False",
+)
+
+
+@pytest.fixture(scope="module")
+def divided() -> dict[str, list[dict]]:
+  """By case, five steps on one device and on eight."""
+  flags = "--xla_force_host_platform_device_count=8"
+  done = subprocess.run(
+    [sys.executable, str(_TESTS / "programs/divide_tiny.py"), *_CASES],
+    env={
+      **os.environ,
+      "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(_TESTS.parent),
+    },
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
+
+
+def _assert_same_training(found: dict, expected: dict) -> None:
+  """Losses, weights and statistics; found: 7e-7 of losses, 3e-7 of weights."""
+  np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+  for one, other in zip(found["variables"], expected["variables"]):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", _CASES)
+def test_groups_and_parts_of_a_batch_are_the_same_on_any_devices(divided, case):
+  on_one, on_eight = divided[case]
+  _assert_same_training(on_eight, on_one)
+
+
+def test_parts_on_eight_devices_are_the_whole_batch_on_one(divided):
+  """Where batch norm is frozen; trained, each part has its own statistics."""
+  whole, _ = divided["train_batch_norm=False"]
+  _, parts = divided["accumulate_steps=2,train_batch_norm=False"]
+  _assert_same_training(parts, whole)
+
+
+def test_groups_within_devices_exchange_no_batch_statistics(divided):
+  """What is left is what frozen batch norm reduces, and the moving means."""
+  counts = {
+    case: on_eight["collectives"]["all-reduce"]["count"]
+    for case, (_, on_eight) in divided.items()
+  }
+  assert counts["batch_norm_groups=8"] == counts["train_batch_norm=False"]
+  assert counts["batch_norm_groups=4"] > counts["batch_norm_groups=8"]
+  assert all(on_one["collectives"] == {} for on_one, _ in divided.values())
+
+
 def test_a_process_without_its_number_is_refused(monkeypatch):
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
   monkeypatch.setenv("JAX_NUM_PROCESSES", "2")

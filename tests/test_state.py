@@ -7,10 +7,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import import_weights, optimizer, sharding, state
+from deeplab_jax import import_weights, losses, optimizer, sharding, state
 from deeplab_jax.models import preprocess
 from tests.programs import train_tiny
 
@@ -177,6 +178,73 @@ def test_accumulated_parts_move_the_statistics_one_after_the_other():
     variables |= changed
   expected = _by_name(variables["batch_stats"])
   _assert_close([_by_name(after.batch_stats)], [expected], 1e-5, 1e-6)
+
+
+def _grouped(groups, variables, images):
+  """Logits and statistics of each group alone: rows in order, then a mean."""
+  results = [
+    _NO_DROPOUT.apply(variables, part, train=True, mutable=["batch_stats"])
+    for part in jnp.split(images, groups)
+  ]
+  mean = jax.tree.map(lambda *x: sum(x) / groups, *(c for _, c in results))
+  return jnp.concatenate([logits for logits, _ in results]), mean
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_batch_norm_groups_are_normalised_apart(remat):
+  batch = _uneven_batch()
+  images = preprocess(batch["image"], _NO_DROPOUT.backbone)
+  start = jax.tree.map(jnp.asarray, _tiny_start())
+
+  def loss_of(params):
+    variables = start.variables | {"params": params}
+    logits, changed = _grouped(4, variables, images)
+    total, count = losses.cross_entropy(logits, batch["label"])
+    return losses.mean(total, count), changed["batch_stats"]
+
+  gradient_of = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+  (loss, statistics), gradient = gradient_of(start.params)
+  _, fresh = _tiny_states()
+  settings = {"model": _NO_DROPOUT, "weight_decay": 0.0, "remat": remat}
+  step = _tiny_step(batch_norm_groups=4, **settings)
+  after, metrics = step(fresh, batch)
+  assert metrics["cross_entropy"] == pytest.approx(float(loss), rel=1e-6)
+  gradient["logits"]["bias"] *= 2  # as the optimizer's rule is
+  momentum = after.opt_state[2].trace
+  found = _by_name(momentum), _by_name(after.batch_stats)
+  expected = _by_name(gradient), _by_name(statistics)
+  _assert_close(found, expected, rtol=1e-5, atol=1e-6)
+  _, fresh = _tiny_states()
+  whole, _ = _tiny_step(model=_NO_DROPOUT, weight_decay=0.0)(fresh, batch)
+  norm = optax.tree.norm(momentum)
+  apart = jax.tree.map(jnp.subtract, momentum, whole.opt_state[2].trace)
+  assert optax.tree.norm(apart) > 0.01 * norm  # groups can be told from none
+
+
+def test_batch_norm_groups_move_the_statistics_by_their_mean():
+  """Of the first layer, in NumPy: biased means, unbiased variances."""
+  batch = train_tiny.batch_of(0)
+  before, fresh = _tiny_states()
+  after, _ = _tiny_step(batch_norm_groups=8)(fresh, batch)
+  images = np.asarray(preprocess(batch["image"], "mobilenet_v2"))
+  x = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+  kernel = before.params["backbone"]["kernel"].astype(np.float64)
+  x = sum(  # 3x3, stride 2
+    x[:, i : i + 17 : 2, j : j + 17 : 2] @ kernel[i, j]
+    for i in range(3)
+    for j in range(3)
+  )
+  groups = x.reshape(8, -1, x.shape[-1])
+  found = after.batch_stats["backbone"]["norm"]
+  mean, var = groups.mean(1).mean(0), groups.var(1, ddof=1).mean(0)
+  np.testing.assert_allclose(found["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(found["var"], 0.9 + 0.1 * var, rtol=1e-5)
+
+
+def test_frozen_batch_norm_knows_no_groups():
+  settings = {"model": _NO_DROPOUT, "train_batch_norm": False}
+  found = _one_step(batch_norm_groups=4, **settings)
+  _assert_close(found, _one_step(**settings), rtol=1e-6, atol=1e-7)
 
 
 def test_dropout_differs_from_part_to_part():

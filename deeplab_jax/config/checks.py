@@ -44,6 +44,13 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
       f"config.batch_size must be divisible by {among}, got "
       f"{config.batch_size}; try {-(-config.batch_size // parts) * parts}"
     )
+  part = config.batch_size // config.accumulate_steps
+  if part % config.batch_norm_groups:
+    of = " / accumulate_steps" if config.accumulate_steps > 1 else ""
+    raise ValueError(
+      f"config.batch_norm_groups must divide batch_size{of} = {part}, got "
+      f"{config.batch_norm_groups}"
+    )
 
 
 def _check_model(config: ConfigDict) -> None:
@@ -66,6 +73,7 @@ def _check_model(config: ConfigDict) -> None:
 def _check_ranges(config: ConfigDict) -> None:
   positive = ("batch_size", "accumulate_steps", "steps", "lr", "log_every")
   positive += ("checkpoint_every", "keep_checkpoints", "lr_decay_steps")
+  positive += ("batch_norm_groups",)
   positive += ("data.min_scale", "data.scale_step", "eval.batch_size")
   for name in positive:
     _require(name, _get(config, name) > 0, "above 0", _get(config, name))

@@ -54,6 +54,10 @@ def base_config() -> ConfigDict:
       "last_layer_multiplier": 1.0,
       # False keeps the stored batch statistics and normalises with them.
       "train_batch_norm": True,
+      # Groups of a batch (of a part, if accumulate_steps) that batch norm
+      # normalises each by its own statistics; 1 is all of it, over all
+      # devices. As many as devices spares these the exchange.
+      "batch_norm_groups": 1,
       # Steps between log lines, checkpoints, evaluations (0: at the end only).
       "log_every": 100,
       "checkpoint_every": 1000,

@@ -1,0 +1,62 @@
+"""Trains a tiny network on one device and on all, for tests of forced devices.
+
+  divide_tiny.py NAME=VALUE,...
+
+Each word is one case: fields of the config that it changes. Prints as JSON, by
+case, what a step on one device and on all devices gave.
+"""
+
+import ast
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from deeplab_jax import config as config_lib
+from deeplab_jax import optimizer, sharding, state
+from deeplab_jax.plan import hlo
+from tests.programs.train_tiny import Tiny, batch_of
+
+_STEPS = 5
+
+
+def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
+  """Losses, weights and statistics after some steps; bytes reduced in one."""
+  config = config_lib.base_config()
+  config.update(lr=0.1, steps=100, **changes)
+  config_lib.check(config, len(devices))
+  mesh = Mesh(np.asarray(devices), (sharding.BATCH_AXIS,))
+  model, rule = Tiny(dropout_rate=0.0), optimizer.make_optimizer(config)
+  current = state.init_state(model, rule, (17, 17), 0, mesh)
+  step = state.make_train_step(model, rule, config, mesh)
+  losses = []
+  for number in range(_STEPS):
+    batch = sharding.global_batch(batch_of(number), mesh)
+    if number == 0:
+      text = step.lower(current, batch).compile().as_text()
+      reduced = hlo.collectives(text, len(devices))
+    current, metrics = step(current, batch)
+    losses.append(float(metrics["loss"]))
+  leaves = jax.tree.leaves(current.variables)
+  return {
+    "losses": losses,
+    "variables": [np.asarray(x).ravel().tolist() for x in leaves],
+    "collectives": {k: c._asdict() for k, c in reduced.items()},
+  }
+
+
+def main(cases: list[str]) -> None:
+  results = {}
+  for case in cases:
+    pairs = (word.split("=") for word in case.split(",") if word)
+    changes = {name: ast.literal_eval(value) for name, value in pairs}
+    devices = jax.devices()
+    results[case] = [run(changes, devices[:1]), run(changes, devices)]
+  print(json.dumps(results))
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])
