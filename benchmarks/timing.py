@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Between two programs: libgomp's threads spin for some milliseconds after a
-# parallel region and would take the cores from the program that comes next.
+# Between two programs: threads that still spin would take cores from the next.
 _PAUSE = 0.02
 
 
