@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
-from benchmarks.timing import Case, Contender, Result, measure
+from benchmarks.timing import Case, Comparison, Contender, Result, measure
 from deeplab_jax.config import make_model
-
-Comparison = tuple[Case, list[Result]]
 
 # Of an output, relative to its largest value; of pixels; of losses. The second
 # loss follows an update, which multiplies rounding errors.
@@ -65,10 +63,7 @@ def _cases(options, part, outputs, size) -> Iterator[Case]:
   ):
     model, dtype, batch, what = fields
     case = Case(part, model, what, size, batch, dtype)
-    print(
-      f"{part}: {model}, {what}, {size} x {size}, batch {batch}, {dtype}",
-      file=sys.stderr,
-    )
+    print(f"{part}: {case}", file=sys.stderr)
     yield case
 
 

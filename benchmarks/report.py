@@ -6,9 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.timing import Case, Result
-
-Comparison = tuple[Case, list[Result]]
+from benchmarks.timing import Case, Comparison, Result
 
 _HEADINGS = (
   "case",
@@ -45,8 +43,7 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
-  name = f"{case.model}, {case.what}, {case.size} px"
-  name += f", batch {case.batch}, {case.dtype}"
+  name = str(case)
   if result.error:
     return [name, result.contender, result.error, *[""] * 7]
   reference = results[0]

@@ -13,7 +13,7 @@ import sys
 
 from benchmarks import machine
 
-_PARTS = ("inference", "training")
+_PARTS = ("depthwise", "inference", "training")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,9 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
   )
   machine.start_frameworks(options)
   # Not before the process is restricted: these import jax.
-  from benchmarks import cases, report
+  from benchmarks import cases, depthwise, report
 
-  parts = {"inference": cases.run_inference, "training": cases.run_training}
+  parts = {
+    "depthwise": depthwise.run_depthwise,
+    "inference": cases.run_inference,
+    "training": cases.run_training,
+  }
   facts = machine.facts(options.device)
   facts |= {"rounds": options.rounds, "calls": options.calls}
   facts["load before"] = machine.load_average()

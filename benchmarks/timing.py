@@ -19,7 +19,7 @@ class Case:
 
   Attributes:
     part: of the benchmark, such as "inference".
-    model: a backbone.
+    model: a backbone, or another object of the comparison.
     what: is computed, such as "logits".
     size: side of the images in pixels.
     batch: images.
@@ -30,8 +30,14 @@ class Case:
   model: str
   what: str
   size: int
-  batch: int
-  dtype: str
+  batch: int = 1
+  dtype: str = "float32"
+
+  def __str__(self) -> str:
+    return (
+      f"{self.model}, {self.what}, {self.size} px, batch {self.batch}, "
+      f"{self.dtype}"
+    )
 
 
 class Program(NamedTuple):
@@ -57,6 +63,9 @@ class Contender(NamedTuple):
   start: Callable[[], Program]
 
 
+Comparison = tuple[Case, list["Result"]]
+
+
 @dataclasses.dataclass
 class Result:
   """Times of one contender.
@@ -79,7 +88,7 @@ class Result:
 
   def percentile(self, q: float) -> float:
     """Seconds of a pass: 50 is the median, 10 all but undisturbed."""
-    return float(np.percentile(self.seconds, q))
+    return float(np.percentile(self.seconds, q)) if self.seconds else np.nan
 
 
 def measure(

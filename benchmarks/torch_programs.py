@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ from torch import nn
 
 from benchmarks.timing import Case, Contender, Program
 from benchmarks.torch_deeplab import DeepLab, Labels, Loss
+from benchmarks.torch_layers import NCHW, NHWC, place, waiter
 from benchmarks.torch_networks import ConvNorm
 
-NCHW, NHWC = torch.contiguous_format, torch.channels_last
 _COMPILE = functools.partial(torch.compile, dynamic=False, fullgraph=True)
 _INFERENCE = {
   "torch eager NCHW": (NCHW, None),
@@ -84,9 +83,9 @@ def training(
 def _start_inference(case, device, variables, images, layout, compiler):
   before = _allocated(device)
   network = load(DeepLab(case.model, layout=layout), variables)
-  network.prepare(getattr(torch, case.dtype)).to(_place(device))
+  network.prepare(getattr(torch, case.dtype)).to(place(device))
   module = network if case.what == "logits" else Labels(network).eval()
-  images = torch.from_numpy(images).to(_place(device))
+  images = torch.from_numpy(images).to(place(device))
   run = module if compiler is None else compiler(module)
 
   def call():
@@ -97,7 +96,7 @@ def _start_inference(case, device, variables, images, layout, compiler):
   if case.what == "logits":
     value = value.permute(0, 2, 3, 1)
   return Program(
-    call, _waiter(device), value.cpu().numpy(), _peak_bytes(device, before)
+    call, waiter(device), value.cpu().numpy(), _peak_bytes(device, before)
   )
 
 
@@ -106,10 +105,10 @@ def _start_training(
 ):
   before = _allocated(device)
   network = load(DeepLab(case.model, layout=layout), variables)
-  module = Loss(network).to(_place(device)).train()
+  module = Loss(network).to(place(device)).train()
   optimizer = _optimizer(network, weight_decay)
   batch = [
-    torch.from_numpy(batch[name]).to(_place(device))
+    torch.from_numpy(batch[name]).to(place(device))
     for name in ("image", "label")
   ]
   loss_of = module if compiler is None else compiler(module)
@@ -127,7 +126,7 @@ def _start_training(
 
   losses = [call().item() for _ in range(2)]
   return Program(
-    call, _waiter(device), np.array(losses), _peak_bytes(device, before)
+    call, waiter(device), np.array(losses), _peak_bytes(device, before)
   )
 
 
@@ -201,10 +200,6 @@ def _count(tree) -> int:
   return sum(map(_count, tree.values())) if isinstance(tree, dict) else 1
 
 
-def _place(device: str) -> str:
-  return "cuda" if device == "gpu" else "cpu"
-
-
 def _forget_compiled() -> None:
   """Of the cases before; the variants of one case share the code compiled."""
   torch._dynamo.reset()
@@ -218,12 +213,6 @@ def _allocated(device: str) -> int:
   torch.cuda.empty_cache()
   torch.cuda.reset_peak_memory_stats()
   return torch.cuda.memory_allocated()
-
-
-def _waiter(device: str) -> Callable[[Any], Any]:
-  if device == "gpu":
-    return lambda _: torch.cuda.synchronize()
-  return lambda value: value
 
 
 def _peak_bytes(device: str, before: int) -> int | None:
