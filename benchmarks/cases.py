@@ -21,17 +21,22 @@ _TOLERANCE = {"logits": 1e-3, "labels": 1e-3, "training step": (1e-4, 1e-2)}
 def run_inference(options: argparse.Namespace) -> Iterator[Comparison]:
   """Logits at stride 4 and label maps at full size."""
   for case in _cases(options, "inference", options.outputs, options.size):
-    variables, batch = _inputs(case)
-    images = batch["image"]
-    start = functools.partial(networks.start_inference, case, variables, images)
-    contenders = [Contender("jax", start)]
-    if options.against == "torch":
-      from benchmarks import torch_programs
+    yield case, measure_inference(case, options)
 
-      contenders += torch_programs.inference(
-        case, options.device, variables, images
-      )
-    yield case, _measure(case, contenders, options)
+
+def measure_inference(case: Case, options: argparse.Namespace) -> list[Result]:
+  """Every program for `case`."""
+  variables, batch = _inputs(case)
+  images = batch["image"]
+  start = functools.partial(networks.start_inference, case, variables, images)
+  contenders = [Contender("jax", start)]
+  if options.against == "torch":
+    from benchmarks import torch_programs
+
+    contenders += torch_programs.inference(
+      case, options.device, variables, images
+    )
+  return _measure(case, contenders, options)
 
 
 def run_training(options: argparse.Namespace) -> Iterator[Comparison]:

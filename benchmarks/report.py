@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks import roofline
 from benchmarks.timing import Case, Comparison, Result
 
 _HEADINGS = (
@@ -14,8 +15,8 @@ _HEADINGS = (
   "median ms",
   "p10 ms",
   "images/s",
-  "jax / it",
-  "jax / it, p10",
+  "ratio",
+  "ratio, p10",
   "start s",
   "peak MiB",
   "differs by",
@@ -23,16 +24,16 @@ _HEADINGS = (
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-  """One Markdown row per program, one table per part."""
+  """One Markdown table per part, with a row per program or layer."""
   tables = []
   for part in dict.fromkeys(case.part for case, _ in comparisons):
-    rows = [
-      _row(case, result, results)
-      for case, results in comparisons
-      if case.part == part
-      for result in results
-    ]
-    tables.append(f"## {part.capitalize()}\n\n{markdown(_HEADINGS, rows)}")
+    chosen = [(case, found) for case, found in comparisons if case.part == part]
+    if part == "roofline":
+      headings, rows = roofline.HEADINGS, [roofline.row(*c) for c in chosen]
+    else:
+      headings = _HEADINGS
+      rows = [_row(c, result, found) for c, found in chosen for result in found]
+    tables.append(f"## {part.capitalize()}\n\n{markdown(headings, rows)}")
   return "\n\n".join(tables)
 
 
@@ -97,5 +98,6 @@ def _facts(facts: dict[str, Any]) -> str:
     f"{device}; {facts['threads']} of {facts['cores']} cores; {versions}; "
     f"commit {facts['commit']}{dirty}; {facts['rounds']} rounds of "
     f"{facts['calls']} calls; load {facts['load before']} before and "
-    f"{facts['load after']} after.\n\nRatios below 1: jax is faster."
+    f"{facts['load after']} after.\n\nA ratio is the time of the first program of "
+    "a case, jax's, over this one's: below 1, jax is faster."
   )

@@ -13,7 +13,7 @@ import sys
 
 from benchmarks import machine
 
-_PARTS = ("depthwise", "inference", "training")
+_PARTS = ("depthwise", "inference", "training", "roofline")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,12 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
   )
   machine.start_frameworks(options)
   # Not before the process is restricted: these import jax.
-  from benchmarks import cases, depthwise, report
+  from benchmarks import cases, depthwise, report, roofline
 
   parts = {
     "depthwise": depthwise.run_depthwise,
     "inference": cases.run_inference,
     "training": cases.run_training,
+    "roofline": roofline.run_roofline,
   }
   facts = machine.facts(options.device)
   facts |= {"rounds": options.rounds, "calls": options.calls}
@@ -65,7 +66,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   add("--dtypes", type=_list(str), default=("float32",))
   add("--outputs", type=_list(str), default=("logits", "labels"))
   add("--torch", type=_list(str), help="names of torch's programs to run")
-  add("--threads", type=int, default=3, help="cores for both")
+  add(
+    "--threads",
+    type=int,
+    default=3,
+    help="for both; with 1, torch leaves oneDNN",
+  )
   add("--rounds", type=int, default=20)
   add("--calls", type=int, default=1, help="passes in flight per sample")
   add("--out", type=pathlib.Path, default="runs/benchmark")

@@ -97,6 +97,7 @@ def measure(
   rounds: int,
   calls: int = 1,
   check: Callable[[np.ndarray, np.ndarray], float] | None = None,
+  quiet: bool = False,
 ) -> list[Result]:
   """Times contenders in turn, `rounds` times, after they all have started.
 
@@ -106,10 +107,11 @@ def measure(
     calls: passes begun before the last is waited for, in one sample.
     check: gives the difference of an output from the first contender's, or
       raises ValueError if it is too large.
+    quiet: whether to say nothing on the way.
   """
   results, programs = [], []
   for contender in contenders:
-    result, program = _start(contender)
+    result, program = _start(contender, quiet)
     results.append(result)
     if program is not None:
       programs.append((program, result))
@@ -124,22 +126,23 @@ def measure(
   return results
 
 
-def _start(contender: Contender) -> tuple[Result, Program | None]:
+def _start(contender: Contender, quiet: bool) -> tuple[Result, Program | None]:
   """Starts a contender; one that fails is reported, and the others go on."""
-  result = Result(contender.name)
-  print(f"  {contender.name}", end=" ", file=sys.stderr, flush=True)
+  result, program = Result(contender.name), None
   begin = time.perf_counter()
   try:
     program = contender.start()
     for _ in range(2):
       program.wait(program.call())
+    result.start_seconds = time.perf_counter() - begin
+    result.memory = program.memory
+    message = f"started in {result.start_seconds:.1f} s"
   except Exception as error:  # out of memory, no compiler, ...
-    result.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    print(result.error, file=sys.stderr)
-    return result, None
-  result.start_seconds = time.perf_counter() - begin
-  result.memory = program.memory
-  print(f"started in {result.start_seconds:.1f} s", file=sys.stderr)
+    program = None
+    message = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    result.error = message
+  if result.error or not quiet:
+    print(f"  {contender.name}: {message}", file=sys.stderr)
   return result, program
 
 

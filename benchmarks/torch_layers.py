@@ -74,3 +74,43 @@ def _start_depthwise(case, device, rate, arrays, layout) -> Program:
     output = output if case.what == "forward" else output[0]
     output = output.permute(0, 2, 3, 1)
   return Program(call, waiter(device), output.float().cpu().numpy())
+
+
+def start_layer(
+  case: Case,
+  device: str,
+  arrays: list[np.ndarray],
+  *,
+  stride: int,
+  rates: tuple[int, int],
+) -> Program:
+  """A convolution with bias and ReLU, as batch norm folds, channels last.
+
+  Args:
+    case: names the dtype.
+    device: "cpu" or "gpu".
+    arrays: input (b, h, w, c), kernel (kh, kw, c or 1, c') and bias (c',).
+    stride: of both axes.
+    rates: of rows and columns.
+  """
+  x, kernel, bias = arrays
+  dtype = getattr(torch, case.dtype)
+  x, kernel, bias = (
+    torch.from_numpy(a).to(place(device), dtype)
+    for a in (
+      x.transpose(0, 3, 1, 2),
+      kernel.transpose(3, 2, 0, 1).copy(),
+      bias,
+    )
+  )
+  x, kernel = (a.contiguous(memory_format=NHWC) for a in (x, kernel))
+  padding = [(n - 1) * rate // 2 for n, rate in zip(kernel.shape[2:], rates)]
+  groups = x.shape[1] // kernel.shape[1]
+
+  def call():
+    with torch.no_grad():
+      y = F.conv2d(x, kernel, bias, stride, padding, rates, groups)
+      return F.relu_(y)
+
+  output = call().permute(0, 2, 3, 1).float().cpu().numpy()
+  return Program(call, waiter(device), output)

@@ -1,0 +1,277 @@
+"""The part "roofline": each layer's floor on this device beside its time.
+
+A layer with batch norm folded is timed alone; its floor is the longer of its
+arithmetic at the rate of a large matrix product, and of the bytes that it must
+read and write at the rate of copying as many. Both rates are measured first.
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import networks
+from benchmarks.timing import (
+  Case,
+  Comparison,
+  Contender,
+  Program,
+  Result,
+  measure,
+)
+from deeplab_jax.config import make_model
+from deeplab_jax.models.depthwise import depthwise_conv
+from deeplab_jax.models.layers import conv
+from deeplab_jax.summary import Layer, multiply_adds
+
+_COPIED = tuple(2**i for i in range(19, 29))  # bytes: 0.5 to 256 MiB
+_SIDE = {"cpu": 2048, "gpu": 8192}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+  """What the device does at best.
+
+  Attributes:
+    flops: a second, of a large matrix product.
+    bandwidths: bytes read and written a second, by bytes copied.
+  """
+
+  flops: float
+  bandwidths: dict[int, float]
+
+  def floor(self, flops: float, nbytes: float) -> float:
+    """Seconds that so many operations and bytes take at least."""
+    sizes, rates = zip(*sorted(self.bandwidths.items()))
+    rate = np.interp(np.log(nbytes), np.log(sizes), rates)
+    return max(flops / self.flops, nbytes / rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCase(Case):
+  """Equal layers of a network, or several of a kind together.
+
+  Attributes:
+    count: how often the network has them.
+    flops: of one.
+    nbytes: that one reads and writes.
+    floor: of one, in seconds.
+  """
+
+  count: int = 1
+  flops: float = 0
+  nbytes: float = 0
+  floor: float = 0
+
+
+def run_roofline(options: argparse.Namespace) -> Iterator[Comparison]:
+  """Layers by kind and shape; then sums over a kind, and the network."""
+  from benchmarks import cases
+
+  for dtype, batch, name in itertools.product(
+    options.dtypes, options.batches, options.models
+  ):
+    rates = measure_rates(options.device, dtype)
+    case = Case("roofline", name, "logits", options.size, batch, dtype)
+    measured = []
+    for layer, count in _groups(case).items():
+      layer_case = _layer_case(case, layer, count, rates)
+      print(f"roofline: {layer_case}", file=sys.stderr)
+      results = _measure(layer_case, layer, options)
+      measured.append((layer_case, results))
+      yield layer_case, results
+    yield from _sums(case, measured)
+    yield _network(case, measured, cases.measure_inference(case, options))
+
+
+def measure_rates(device: str, dtype: str) -> Rates:
+  """Times a large matrix product and copies, in jax."""
+  side = _SIDE[device]
+  a = jnp.ones((side, side), dtype)
+  product = _best(jax.jit(jnp.matmul), a, a)
+  bandwidths = {}
+  for nbytes in _COPIED:
+    x = jnp.ones(nbytes // a.dtype.itemsize, dtype)
+    bandwidths[2 * nbytes] = 2 * nbytes / _best(jax.jit(jnp.negative), x)
+  return Rates(2 * side**3 / product, bandwidths)
+
+
+def _best(function, *arrays) -> float:
+  """The shortest of some runs, in seconds."""
+  program = Program(lambda: function(*arrays), jax.block_until_ready)
+  contender = Contender("rate", lambda: program)
+  return min(measure([contender], rounds=10, quiet=True)[0].seconds)
+
+
+def _groups(case: Case) -> collections.Counter[Layer]:
+  """Layers by shape, whatever their names."""
+  model = make_model(networks.make_config(case), networks.NUM_CLASSES)
+  layers = multiply_adds(model, (case.size, case.size)).layers
+  return collections.Counter(
+    dataclasses.replace(layer, path=_kind(layer), bias=True, parameters=0)
+    for layer in layers
+  )
+
+
+def _kind(layer: Layer) -> str:
+  if layer.depthwise:
+    return "depthwise"
+  return "1x1" if layer.kernel[:2] == (1, 1) else "full"
+
+
+def _stride(layer: Layer) -> int:
+  return round(layer.input_shape[1] / layer.output_shape[1])
+
+
+def _layer_case(case: Case, layer: Layer, count: int, rates: Rates):
+  itemsize = jnp.dtype(case.dtype).itemsize
+  flops = 2 * case.batch * layer.multiply_adds
+  values = case.batch * sum(
+    np.prod(shape) for shape in (layer.input_shape, layer.output_shape)
+  )
+  if layer.kernel[:2] == (1, 1):  # reads only what its stride leaves
+    values -= (
+      case.batch * np.prod(layer.input_shape) * (1 - 1 / _stride(layer) ** 2)
+    )
+  nbytes = float(itemsize * (values + np.prod(layer.kernel)))
+  side, _, outputs = layer.output_shape[1:]
+  what = f"{layer.path}, {layer.input_shape[3]} to {outputs}"
+  what += f", rate {layer.rate[0]}" if max(layer.rate) > 1 else ""
+  what += f", stride {_stride(layer)}" if _stride(layer) > 1 else ""
+  return LayerCase(
+    "roofline",
+    case.model,
+    what,
+    side,
+    case.batch,
+    case.dtype,
+    count=count,
+    flops=float(flops),
+    nbytes=nbytes,
+    floor=rates.floor(flops, nbytes),
+  )
+
+
+def _measure(case: LayerCase, layer: Layer, options) -> list[Result]:
+  generator = np.random.default_rng(0)
+  shapes = (case.batch, *layer.input_shape[1:]), layer.kernel
+  arrays = [generator.standard_normal(shape, np.float32) for shape in shapes]
+  arrays.append(np.zeros(layer.output_shape[-1], np.float32))
+  contenders = [
+    Contender("jax", functools.partial(_start_jax, case, layer, arrays))
+  ]
+  if options.against == "torch":
+    from benchmarks import torch_layers
+
+    start = functools.partial(
+      torch_layers.start_layer,
+      case,
+      options.device,
+      arrays,
+      stride=_stride(layer),
+      rates=layer.rate,
+    )
+    contenders.append(Contender("torch", start))
+  return measure(
+    contenders,
+    rounds=options.rounds,
+    calls=options.calls,
+    check=lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()),
+    quiet=True,
+  )
+
+
+def _start_jax(case: LayerCase, layer: Layer, arrays: list[Any]) -> Program:
+  stride = _stride(layer)
+
+  def run(x, kernel, bias):
+    if layer.depthwise:
+      pads = tuple(
+        ((taps - 1) * rate // 2,) * 2
+        for taps, rate in zip(layer.kernel, layer.rate)
+      )
+      y = depthwise_conv(
+        x, kernel, padding=pads, stride=stride, rate=layer.rate
+      )
+    else:
+      y = conv(x, kernel, stride=stride, rate=layer.rate[0])
+    return jax.nn.relu(y + bias)
+
+  arrays = [jnp.asarray(array, case.dtype) for array in arrays]
+  program = jax.jit(run).lower(*arrays).compile()
+  return Program(
+    lambda: program(*arrays),
+    jax.block_until_ready,
+    np.asarray(program(*arrays), np.float32),
+  )
+
+
+def _sums(case: Case, measured: list[Comparison]) -> Iterator[Comparison]:
+  """All depthwise, all 1x1, all full convolutions, and all layers."""
+  for kind in ("depthwise", "1x1", "full", ""):
+    chosen = [
+      (layer, results)
+      for layer, results in measured
+      if layer.what.startswith(kind)
+    ]
+    if chosen:
+      yield _sum(case, f"all {kind or 'layers'}", chosen)
+
+
+def _sum(case: Case, what: str, chosen: Sequence[Comparison]) -> Comparison:
+  """One line for several; times are sums of medians."""
+  totals = {
+    field: sum(layer.count * getattr(layer, field) for layer, _ in chosen)
+    for field in ("flops", "nbytes", "floor")
+  }
+  fields = dataclasses.asdict(case) | {"what": what} | totals
+  results = [
+    Result(
+      columns[0].contender,
+      [
+        sum(
+          layer.count * result.percentile(50)
+          for (layer, _), result in zip(chosen, columns)
+        )
+      ],
+    )
+    for columns in zip(*(results for _, results in chosen))
+  ]
+  return LayerCase(**fields), results
+
+
+def _network(case, measured, results) -> Comparison:
+  """The whole network, resizing and additions included."""
+  total, _ = _sum(case, "the network", measured)
+  return total, results
+
+
+HEADINGS = (
+  *("layer", "count", "GFLOP", "MB", "floor ms"),
+  *("jax ms", "floor / jax", "torch ms", "jax / torch"),
+)
+
+
+def row(case: LayerCase, results: list[Result]) -> list[str]:
+  """A line of the table; all figures are of `count` layers together."""
+  figures = [case.count * x for x in (case.flops, case.nbytes, case.floor)]
+  cells = [
+    f"{case.model}, {case.what}, {case.size} px, batch {case.batch}, "
+    f"{case.dtype}",
+    str(case.count),
+    f"{figures[0] / 1e9:.2f}",
+    f"{figures[1] / 1e6:.1f}",
+    f"{1e3 * figures[2]:.2f}",
+  ]
+  ours, *others = (case.count * result.percentile(50) for result in results)
+  cells += [f"{1e3 * ours:.2f}", f"{figures[2] / ours:.2f}"]
+  best = min(others, default=np.nan)
+  return [*cells, f"{1e3 * best:.2f}", f"{ours / best:.2f}"]
