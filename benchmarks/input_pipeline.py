@@ -1,6 +1,7 @@
 """Images per second and core of the training input, against two others.
 
   python benchmarks/input_pipeline.py [--source FOLDER] [--seconds 10]
+  python -m benchmarks.run --parts input [--source FOLDER] [--seconds 10]
 
 FOLDER is in PASCAL VOC's layout; its 500 x 375 images, with their masks, are
 scaled (0.5 to 2.0), padded, cropped to 513 x 513 and mirrored, in batches of
@@ -32,6 +33,7 @@ import PIL.Image
 _CROP = 513
 _BATCH = 16
 _SCALES = np.arange(2, 9) / 4
+_ROUNDS = 3
 _CONTENDERS = ("ours", "naive", "tf")
 _SAMPLE = (
   pathlib.Path(__file__).resolve().parents[2]
@@ -46,11 +48,29 @@ def main() -> None:
     print(json.dumps(_measure(options)))
     return
   rates: dict[str, list[float]] = {name: [] for name in _CONTENDERS}
-  for _, name in itertools.product(range(3), _CONTENDERS):
+  for _, name in itertools.product(range(_ROUNDS), _CONTENDERS):
     rates[name].append(_measure_apart(options, name))
   print("| contender | images/s/core |\n|---|---|")
   for name, found in rates.items():
     print(f"| {name} | {statistics.median(found):.0f} |")
+
+
+def run_input(options: argparse.Namespace) -> Iterator:
+  """The part "input" of `benchmarks.run`: CPU seconds per image."""
+  from benchmarks.timing import Case, Result
+
+  options.source = options.source or _SAMPLE
+  case = Case("input", "VOC images", "CPU time of a crop", _CROP, 1, "uint8")
+  results = {name: Result(name) for name in _CONTENDERS}
+  for _, name in itertools.product(
+    range(min(options.rounds, _ROUNDS)), _CONTENDERS
+  ):
+    try:
+      rate = _measure_apart(options, name)
+      results[name].seconds.append(1 / rate)
+    except subprocess.CalledProcessError as error:  # no tensorflow, no source
+      results[name].error = error.stderr.strip().splitlines()[-1][:200]
+  yield case, list(results.values())
 
 
 def _parser() -> argparse.ArgumentParser:

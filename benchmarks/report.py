@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
     f"{1e3 * result.percentile(10):.3g}",
     f"{case.batch / result.percentile(50):.3g}",
     *ratios,
-    f"{result.start_seconds:.1f}",
+    "" if result.start_seconds is None else f"{result.start_seconds:.1f}",
     "" if result.memory is None else f"{result.memory / 2**20:.0f}",
     "" if result.difference is None else f"{result.difference:.1e}",
   ]
@@ -93,11 +94,16 @@ def _facts(facts: dict[str, Any]) -> str:
   versions = ", ".join(f"{n} {v}" for n, v in facts["versions"].items())
   dirty = " with uncommitted changes" if facts["uncommitted changes"] else ""
   device = facts["accelerator"] or facts["cpu"]
-  return (
-    f"# Benchmark of {facts['date']}\n\n"
+  paragraphs = [
+    f"# Benchmark of {facts['date']}",
     f"{device}; {facts['threads']} of {facts['cores']} cores; {versions}; "
     f"commit {facts['commit']}{dirty}; {facts['rounds']} rounds of "
     f"{facts['calls']} calls; load {facts['load before']} before and "
-    f"{facts['load after']} after.\n\nA ratio is the time of the first program of "
-    "a case, jax's, over this one's: below 1, jax is faster."
+    f"{facts['load after']} after.",
+    "A ratio is the time of the first program of a case, jax's, over that of "
+    "the line: below 1, jax is faster.",
+  ]
+  return "\n\n".join(
+    textwrap.fill(paragraph, 80, break_on_hyphens=False)
+    for paragraph in paragraphs
   )

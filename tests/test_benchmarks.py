@@ -1,0 +1,125 @@
+"""The benchmark command, small, and torch's networks against jax's."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import networks
+from benchmarks.timing import Case, Contender, Program, Result, measure
+from deeplab_jax.config import make_model
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def test_command_writes_table_and_samples_without_torch(tmp_path):
+  command = [sys.executable, "-m", "benchmarks.run", "--out", str(tmp_path)]
+  command += ["--parts", "inference,training", "--models", "mobilenet_v2"]
+  command += ["--size", "65", "--training_size", "33", "--rounds", "2"]
+  command += ["--outputs", "labels", "--threads", "1"]
+  # Stands in the way of torch where that is installed.
+  (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+  environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+  subprocess.run(
+    command, cwd=_ROOT, env=environment, check=True, capture_output=True
+  )
+  table = (tmp_path / "benchmark.md").read_text()
+  assert "| mobilenet_v2, labels, 65 px, batch 1, float32 | jax |" in table
+  content = json.loads((tmp_path / "benchmark.json").read_text())
+  assert {"date", "commit", "cpu", "load before"} <= set(content["facts"])
+  assert [row["part"] for row in content["results"]] == [
+    "inference",
+    "training",
+  ]
+  for row in content["results"]:
+    assert row["error"] is None
+    assert len(row["seconds"]) == 2
+    assert row["memory"] > 0
+    assert row["p10"] <= row["median"]
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2", "resnet_101", "xception_65"])
+def test_torch_networks_give_the_logits_of_jax(model):
+  torch_programs = pytest.importorskip(
+    "benchmarks.torch_programs", exc_type=ImportError
+  )
+  case = Case("inference", model, "logits", 49)
+  variables, images = _inputs(case)
+  ours = networks.start_inference(case, variables, images).output
+  for contender in torch_programs.inference(case, "cpu", variables, images):
+    if contender.name.startswith("torch eager"):
+      theirs = contender.start().output
+      np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+@pytest.mark.slow
+def test_torch_steps_have_the_losses_of_jax():
+  torch_programs = pytest.importorskip(
+    "benchmarks.torch_programs", exc_type=ImportError
+  )
+  case = Case("training", "mobilenet_v2", "training step", 33, 4)
+  variables, _ = _inputs(case)
+  batch = networks.random_batch(case)
+  ours = networks.start_training(case, variables, batch).output
+  decay = networks.make_config(case).weight_decay
+  first, *_ = torch_programs.training(case, "cpu", variables, batch, decay)
+  # The second loss, after an update, multiplies rounding errors.
+  np.testing.assert_allclose(first.start().output, ours, rtol=3e-3)
+
+
+def test_leaves_left_over_are_an_error():
+  torch_programs = pytest.importorskip(
+    "benchmarks.torch_programs", exc_type=ImportError
+  )
+  from benchmarks.torch_deeplab import DeepLab
+
+  case = Case("inference", "mobilenet_v2", "logits", 33)
+  variables, _ = _inputs(case)
+  variables["params"]["decoder"]["more"] = {"kernel": np.zeros((1, 1, 1, 1))}
+  with pytest.raises(ValueError, match=r"copied \d+ of \d+ leaves"):
+    torch_programs.load(DeepLab("mobilenet_v2"), variables)
+
+
+def test_measure_interleaves_and_reports_failures():
+  order = []
+
+  def contender(name, output):
+    program = Program(
+      lambda: order.append(name), lambda _: None, np.array(output)
+    )
+    return Contender(name, lambda: program)
+
+  def fail():
+    raise MemoryError("too large")
+
+  contenders = [contender("a", 1), Contender("b", fail), contender("c", 2)]
+  a, b, c = measure(contenders, rounds=2, check=lambda x, y: float(abs(x - y)))
+  assert b.error == "MemoryError: too large"
+  assert (a.difference, c.difference) == (None, 1.0)
+  assert len(a.seconds) == len(c.seconds) == 2
+  # Twice each to warm up, then in turn, another one first every round.
+  assert "".join(order) == "aacc" + "ac" + "ca"
+
+
+def test_measure_refuses_outputs_that_differ():
+  def check(reference, output):
+    raise ValueError("worlds apart")
+
+  program = Program(lambda: None, lambda _: None, np.zeros(1))
+  contenders = [Contender(name, lambda: program) for name in "ab"]
+  with pytest.raises(ValueError, match="b: worlds apart"):
+    measure(contenders, rounds=1, check=check)
+
+
+def test_percentiles_are_of_the_samples():
+  result = Result("a", seconds=[float(i) for i in range(11)])
+  assert (result.percentile(50), result.percentile(10)) == (5, 1)
+
+
+def _inputs(case):
+  model = make_model(networks.make_config(case), networks.NUM_CLASSES)
+  return networks.random_variables(model), networks.random_batch(case)["image"]
