@@ -4,12 +4,11 @@ import pathlib
 import runpy
 
 import jax
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import optimizer, sharding, state, train
+from deeplab_jax import optimizer, sharding, state, tasks, train
 from deeplab_jax.models import DeepLab, model_to_dict
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -53,12 +52,8 @@ def test_every_config_traces_a_step_with_runlocal(path):
   crop = tuple(config.data.crop_size)
   start = jax.eval_shape(lambda: state.create_state(model, rule, crop, 0))
   step = state.make_train_step(model, rule, config, sharding.make_mesh())
-  shape = (config.batch_size, *crop)
-  label = jax.ShapeDtypeStruct(shape, np.uint8)
-  if config.task == "classification":
-    label = jax.ShapeDtypeStruct(shape[:1], np.int32)
-  image = jax.ShapeDtypeStruct((*shape, 3), np.uint8)
-  after, _ = jax.eval_shape(step, start, {"image": image, "label": label})
+  batch = tasks.find_task(config).abstract_batch(config)
+  after, _ = jax.eval_shape(step, start, batch)
   assert jax.tree.structure(after) == jax.tree.structure(start)
 
 

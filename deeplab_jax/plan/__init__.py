@@ -6,6 +6,7 @@ compiler's, the floor of the step time follows from published peak figures.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -148,24 +149,30 @@ def make_plan(
 def largest_batch(plan: Plan, effort: float = QUICK) -> int:
   """The largest global batch whose step fits, by compiling several; 0 if none.
 
-  Found to an eighth, starting from the batch planned.
+  Found to an eighth, starting from the batch planned, among those that devices,
+  `accumulate_steps` and `batch_norm_groups` can share.
 
   Raises:
     ValueError: the memory of the devices is unknown.
   """
-  machine, planned = plan.machine, plan.images_per_device
+  machine, planned = plan.machine, plan.config.batch_size
   if machine.memory is None:
     raise ValueError(f"the memory of a {machine.kind} is unknown")
-  devices = len(machine.devices)
+  unit = _least_batch(plan.config, len(machine.devices))
 
-  def fits(images: int) -> bool:
-    if images == planned:
+  def fits(units: int) -> bool:
+    if units * unit == planned:
       return plan.program is not None
     config = plan.config.copy_and_resolve_references()
-    config.batch_size = images * devices
+    config.batch_size = units * unit
     return compile_step(config, machine, effort) is not None
 
-  return devices * largest_that_fits(fits, planned)
+  return unit * largest_that_fits(fits, planned // unit)
+
+
+def _least_batch(config: ConfigDict, devices: int) -> int:
+  """What every batch size must be a multiple of, see `config.check`."""
+  return config.accumulate_steps * math.lcm(devices, config.batch_norm_groups)
 
 
 def largest_that_fits(fits: Callable[[int], bool], start: int) -> int:

@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 from deeplab_jax import config as config_lib
 from deeplab_jax import sharding
 from deeplab_jax.data import datasets
-from deeplab_jax.models import DeepLab
+from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import hlo
 from deeplab_jax.plan.machines import Machine
 from deeplab_jax.state import create_state, make_train_step
+from deeplab_jax.tasks import find_task
 
 QUICK = -1.0
 """XLA's least effort. For Xception-65 on a v5e, 16 images a chip, it compiles
@@ -33,7 +34,7 @@ class Memory:
     parameters: the trainable leaves.
     statistics: batch norm's moving means and variances.
     optimizer: its state.
-    batch: images and labels.
+    batch: images and labels, or classes.
     padding: added by the layouts of all these.
     outputs: that do not replace an argument in place.
     temporaries: activations and gradients, at their peak.
@@ -76,7 +77,7 @@ class Program:
   text: str = dataclasses.field(repr=False)
 
 
-def make_model(config: ConfigDict) -> DeepLab:
+def make_model(config: ConfigDict) -> DeepLab | Classifier:
   """The network that `config` trains."""
   dataset = datasets.dataset_info(config.data)
   return config_lib.make_model(config, dataset.num_classes)
@@ -102,7 +103,8 @@ def compile_step(
   create = functools.partial(
     create_state, model, optimizer, config.data.crop_size, config.seed
   )
-  arguments = jax.eval_shape(create), _abstract_batch(config)
+  batch = find_task(config).abstract_batch(config)
+  arguments = jax.eval_shape(create), batch
   step = make_train_step(model, optimizer, config, mesh).lower(*arguments)
   begin = time.monotonic()
   try:
@@ -116,14 +118,6 @@ def compile_step(
   if machine.memory is not None and memory.total > machine.memory:
     return None
   return _program(compiled, memory, len(machine.devices), seconds)
-
-
-def _abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-  shape = (config.batch_size, *config.data.crop_size)
-  return {
-    "image": jax.ShapeDtypeStruct((*shape, 3), np.uint8),
-    "label": jax.ShapeDtypeStruct(shape, np.uint8),
-  }
 
 
 def _program(

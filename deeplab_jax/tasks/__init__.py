@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from deeplab_jax.data.datasets import DATASETS
@@ -19,6 +20,8 @@ class Task(NamedTuple):
     title: what readers call it.
     train_batches: (config, step) -> this process's rows of the global batches
       from `step` on: {"image", "label", "name"}.
+    abstract_batch: config -> the global batch without names, as
+      `jax.ShapeDtypeStruct`s.
     evaluation_size: config -> height and width that images are evaluated at.
     evaluate: (model, variables, config, mesh=, should_stop=, picture=) -> named
       figures of the evaluation split, `score` among them; None if told to stop.
@@ -29,6 +32,7 @@ class Task(NamedTuple):
   score: str
   title: str
   train_batches: Callable[[ConfigDict, int], Iterator[dict[str, Any]]]
+  abstract_batch: Callable[[ConfigDict], dict[str, jax.ShapeDtypeStruct]]
   evaluation_size: Callable[[ConfigDict], tuple[int, int]]
   evaluate: Callable[..., dict[str, float] | None]
   report: Callable[..., Any]
@@ -39,6 +43,7 @@ TASKS = {
     score="eval/miou",
     title="mIoU",
     train_batches=segmentation.train_batches,
+    abstract_batch=segmentation.abstract_batch,
     evaluation_size=segmentation.evaluation_size,
     evaluate=segmentation.evaluate,
     report=segmentation.report,
@@ -47,6 +52,7 @@ TASKS = {
     score="eval/top1",
     title="top-1 accuracy",
     train_batches=classification.train_batches,
+    abstract_batch=classification.abstract_batch,
     evaluation_size=classification.evaluation_size,
     evaluate=classification.evaluate,
     report=classification.report,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -28,6 +29,15 @@ def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+
+
+def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of a global batch: images, and one class of each."""
+  shape = (config.batch_size, *config.data.crop_size, 3)
+  return {
+    "image": jax.ShapeDtypeStruct(shape, np.uint8),
+    "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
+  }
 
 
 def evaluation_size(config: ConfigDict) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -26,6 +27,15 @@ def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
     process_count=jax.process_count(),
     padding_value=padding_value(config.model.backbone),
   )
+
+
+def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of a global batch: crops and their masks."""
+  shape = (config.batch_size, *config.data.crop_size, 3)
+  return {
+    "image": jax.ShapeDtypeStruct(shape, np.uint8),
+    "label": jax.ShapeDtypeStruct(shape[:-1], np.uint8),
+  }
 
 
 def evaluation_size(config: ConfigDict) -> tuple[int, int]:
