@@ -43,7 +43,7 @@ def train_and_evaluate(
 
   Args:
     config: see `config.base_config`; checked before anything else.
-    workdir: created if missing; everything the run writes goes there.
+    workdir: a folder, created if missing; everything the run writes goes there.
     evaluating: False trains only.
 
   Returns:
@@ -56,7 +56,7 @@ def train_and_evaluate(
   """
   config_lib.check(config, jax.device_count())
   task = find_task(config)
-  workdir = pathlib.Path(workdir).expanduser().absolute()
+  workdir = checkpoints_lib.local_path(workdir)
   mesh = sharding.make_mesh()
   dataset = datasets.dataset_info(config.data)
   model = config_lib.make_model(config, dataset.num_classes)

@@ -1,6 +1,7 @@
 """Saving, finding, verifying and restoring, with real files."""
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -212,3 +213,26 @@ def test_initialize_from_another_backbone_lists_the_differences(workdir):
   fresh = _state(1, _model(width_multiplier=0.5))
   with pytest.raises(ValueError, match="wrong shape: params/backbone/"):
     checkpoints.initialize_from(fresh, workdir, "backbone")
+
+
+@pytest.mark.parametrize(
+  "address", ["gs://bucket/run", "s3://bucket/run", pathlib.Path("gs://b/run")]
+)
+def test_the_address_of_an_object_store_is_refused_with_the_remedy(address):
+  message = r"a folder is needed, got .*(gs|s3):/.*mount the bucket"
+  opening = (
+    checkpoints.find_step,
+    lambda folder: checkpoints.Checkpoints(folder, keep=1),
+    lambda folder: checkpoints.save_model(folder, _model(), {}),
+  )
+  for call in opening:
+    with pytest.raises(ValueError, match=message):
+      call(address)
+  assert not pathlib.Path("gs:").exists()
+
+
+def test_a_path_in_the_home_folder_is_made_absolute(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert checkpoints.local_path("~/run") == tmp_path / "run"
+  monkeypatch.chdir(tmp_path)
+  assert checkpoints.local_path("run:2/x") == tmp_path / "run:2/x"

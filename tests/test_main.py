@@ -41,6 +41,10 @@ _MISTAKES = {
     ["--config", _QUICKSTART, "--config.init_from=nowhere"],
     "error: no checkpoint at",
   ),
+  "bucket": (
+    ["--config", _QUICKSTART, "--config.init_from=gs://bucket/run"],
+    "error: a folder is needed, got the address gs://bucket/run; mount the",
+  ),
   "checkpoint": (
     ["--config", _QUICKSTART, "--mode=eval", "--checkpoint=nowhere"],
     "error: no checkpoint at",

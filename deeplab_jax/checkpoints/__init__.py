@@ -13,6 +13,7 @@ from deeplab_jax.checkpoints.initialize import initialize_from
 from deeplab_jax.checkpoints.models import (
   find_step,
   load_variables,
+  local_path,
   save_model,
   write_json,
   write_model_json,
@@ -24,6 +25,7 @@ __all__ = [
   "find_step",
   "initialize_from",
   "load_variables",
+  "local_path",
   "save_model",
   "write_json",
   "write_model_json",

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -24,6 +25,21 @@ FORMAT = 1
 KINDS = {"segmenter": DeepLab, "classifier": Classifier}
 
 
+def local_path(path: Path) -> pathlib.Path:
+  """`path` made absolute.
+
+  Raises:
+    ValueError: an object store's address. Those neither append to files nor
+      rename folders, on which records and the wholeness of checkpoints rest.
+  """
+  if re.match(r"\w{2,}:/", str(path)):
+    raise ValueError(
+      f"a folder is needed, got the address {path}; mount the bucket, with "
+      "gcsfuse for one, and give the folder where it is: see docs/scaling.md"
+    )
+  return pathlib.Path(path).expanduser().absolute()
+
+
 def save_model(
   folder: Path, model: Network, variables: Tree, **fields: Any
 ) -> None:
@@ -35,7 +51,7 @@ def save_model(
     variables: {"params", "batch_stats"}.
     **fields: further fields of `model.json`, see `write_model_json`.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = local_path(folder)
   write_model_json(folder, model, **fields)
   with items.manager(folder / "checkpoints", max_to_keep=1) as manager:
     manager.save(0, args=items.to_save(variables=variables), force=True)
@@ -102,7 +118,7 @@ def load_variables(
 
 def find_step(path: Path) -> pathlib.Path:
   """The folder of the newest whole step of `path` (see `load_variables`)."""
-  path = pathlib.Path(path).expanduser().absolute()
+  path = local_path(path)
   if path.name.isdigit() and (path / "variables").is_dir():
     steps = [path]
   else:

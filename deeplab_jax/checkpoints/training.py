@@ -9,6 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from deeplab_jax.checkpoints import items
+from deeplab_jax.checkpoints.models import local_path
 from deeplab_jax.state import TrainState
 
 
@@ -21,7 +22,7 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path | str, keep: int):
     """Opens `folder`, keeping the `keep` newest steps and the best one."""
-    self.folder = pathlib.Path(folder).absolute()
+    self.folder = local_path(folder)
     self._recent = items.manager(self.folder / "checkpoints", max_to_keep=keep)
     self._best = items.manager(
       self.folder / "best",
