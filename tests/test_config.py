@@ -89,6 +89,11 @@ def test_check_passes_the_base_config():
   config_lib.check(_changed(), num_devices=8)
 
 
+def test_check_passes_float64_where_jax_has_it():
+  with jax.enable_x64(True):
+    config_lib.check(_changed(model__dtype="float64"))
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
@@ -111,6 +116,7 @@ def test_check_passes_the_base_config():
     ({"init_parts": "head"}, r"init_parts must be one of all, backbone, got"),
     ({"lr_policy": "cosine"}, r"lr_policy must be one of poly, step, got"),
     ({"model__dtype": "float16"}, r"dtype must be one of float32, bfloat16"),
+    ({"model__dtype": "float64"}, r"got 'float64', which .*JAX_ENABLE_X64=1"),
     ({"batch_size": 12}, r"batch_size .* 8 devices, got 12; try 16"),
     (
       {"batch_size": 24, "accumulate_steps": 2},

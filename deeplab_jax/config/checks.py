@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from deeplab_jax.config.arguments import nearest
@@ -13,7 +14,7 @@ from deeplab_jax.models import model_arguments
 TASKS = ("segmentation", "classification")
 LR_POLICIES = ("poly", "step")
 INIT_PARTS = ("all", "backbone")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float64")
 
 
 def check(config: ConfigDict, num_devices: int = 1) -> None:
@@ -28,6 +29,11 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _require_one_of("init_parts", config.init_parts, INIT_PARTS)
   _require_one_of("lr_policy", config.lr_policy, LR_POLICIES)
   _require_one_of("model.dtype", config.model.dtype, DTYPES)
+  if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
+    raise ValueError(
+      "config.model.dtype must be float32 or bfloat16, got 'float64', which "
+      "jax knows only with JAX_ENABLE_X64=1 in the environment"
+    )
   _check_model(config)
   _check_ranges(config)
   _check_crop(config)

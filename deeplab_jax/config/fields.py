@@ -147,7 +147,10 @@ def _model_fields() -> dict[str, Any]:
     # None is the published 0.9997 (ASPP, decoder), which takes thousands of
     # steps to settle: short runs need less.
     "batch_norm_momentum": config_dict.placeholder(float),
-    # Of the computation; parameters, statistics and loss stay float32.
+    # Of the computation; parameters, statistics and loss stay float32. The
+    # gradients of kernels are summed over devices in bfloat16, if it is that.
+    # "float64", with JAX_ENABLE_X64=1 also of all these, tells rounding from
+    # mistakes.
     "dtype": "float32",
   }
 
