@@ -25,7 +25,11 @@ def parse(
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--against", choices=["torch"], help="time torch beside jax")
+  add(
+    "--against",
+    choices=["torch", "smp"],
+    help="time torch beside jax; or torch, and segmentation_models.pytorch",
+  )
   add("--device", choices=["cpu", "gpu"], default="cpu")
   add("--parts", type=_some(PARTS), default=tuple(PARTS), help="default: all")
   add("--models", type=_some(MODELS), default=MODELS, help="default: all")

@@ -30,12 +30,16 @@ def measure_inference(case: Case, options: argparse.Namespace) -> list[Result]:
   images = batch["image"]
   start = functools.partial(networks.start_inference, case, variables, images)
   contenders = [Contender("jax", start)]
-  if options.against == "torch":
+  if options.against:
     from benchmarks import torch_programs
 
     contenders += torch_programs.inference(
       case, options.device, variables, images
     )
+  if options.against == "smp":
+    from benchmarks import smp_programs
+
+    contenders += smp_programs.inference(case, options.device, images)
   return _measure(case, contenders, options)
 
 
@@ -46,16 +50,17 @@ def run_training(options: argparse.Namespace) -> Iterator[Comparison]:
     variables, batch = _inputs(case)
     start = functools.partial(networks.start_training, case, variables, batch)
     contenders = [Contender("jax", start)]
-    if options.against == "torch":
+    decay = networks.make_config(case).weight_decay
+    if options.against:
       from benchmarks import torch_programs
 
       contenders += torch_programs.training(
-        case,
-        options.device,
-        variables,
-        batch,
-        networks.make_config(case).weight_decay,
+        case, options.device, variables, batch, decay
       )
+    if options.against == "smp":
+      from benchmarks import smp_programs
+
+      contenders += smp_programs.training(case, options.device, batch, decay)
     yield case, _measure(case, contenders, options)
 
 

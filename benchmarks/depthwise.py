@@ -50,7 +50,7 @@ def run_depthwise(options: argparse.Namespace) -> Iterator[Comparison]:
         )
         for lowering in (None, *typing.get_args(Lowering))
       ]
-      if options.against == "torch":
+      if options.against:
         from benchmarks import torch_layers
 
         contenders += torch_layers.depthwise(case, options.device, rate, arrays)

@@ -49,7 +49,7 @@ def start_frameworks(options: Any) -> None:
   import jax
 
   jax.block_until_ready(jax.numpy.ones((512, 512)) @ jax.numpy.ones(512))
-  if options.against != "torch":
+  if options.against is None:
     return
   import torch
 

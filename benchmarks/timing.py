@@ -118,6 +118,8 @@ def measure(
   if check is not None and programs:
     reference = programs[0][0].output
     for program, result in programs[1:]:
+      if program.output is None:
+        continue
       try:
         result.difference = check(reference, program.output)
       except ValueError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,25 @@ from torch import nn
 from benchmarks.timing import Case, Contender, Program
 from benchmarks.torch_deeplab import DeepLab, Labels, Loss
 from benchmarks.torch_layers import NCHW, NHWC, place, waiter
-from benchmarks.torch_networks import ConvNorm
+from benchmarks.torch_weights import load
 
-_COMPILE = functools.partial(torch.compile, dynamic=False, fullgraph=True)
-_INFERENCE = {
+Compiler = Callable[[nn.Module], Callable]
+COMPILE: Compiler = functools.partial(torch.compile, dynamic=False)
+# One launch for a whole network on a GPU; on a CPU constants folded, and
+# weights laid out for oneDNN beforehand.
+GRAPHS: Compiler = functools.partial(COMPILE, mode="reduce-overhead")
+FROZEN: Compiler = functools.partial(COMPILE, options={"freezing": True})
+_COMMON = {
   "torch eager NCHW": (NCHW, None),
   "torch eager": (NHWC, None),
-  "torch.compile": (NHWC, _COMPILE),
+  "torch.compile": (NHWC, COMPILE),
 }
-_TRAINING = dict(_INFERENCE)
-# A graph of launches on the GPU; constants folded, and weights laid out for
-# oneDNN, on the CPU.
-_GRAPHS = {
-  "torch.compile graphs": (
-    NHWC,
-    functools.partial(_COMPILE, mode="reduce-overhead"),
-  )
+_FASTEST = {
+  "cpu": {"torch.compile frozen": (NHWC, FROZEN)},
+  "gpu": {"torch.compile graphs": (NHWC, GRAPHS)},
 }
-_FROZEN = {
-  "torch.compile frozen": (
-    NHWC,
-    functools.partial(_COMPILE, options={"freezing": True}),
-  )
-}
+_LEARNING_RATE = 0.007
+_MOMENTUM = 0.9
 
 
 def inference(
@@ -41,15 +38,24 @@ def inference(
 ) -> list[Contender]:
   """Every way to infer `case` with `variables`, batch norm fused."""
   _forget_compiled()
-  extra = _GRAPHS if device == "gpu" else _FROZEN
+
+  def build(layout):
+    network = load(DeepLab(case.model, layout=layout), variables)
+    network.prepare(getattr(torch, case.dtype))
+    return network if case.what == "logits" else Labels(network)
+
   return [
     Contender(
       name,
       functools.partial(
-        _start_inference, case, device, variables, images, layout, compiler
+        start_inference,
+        device,
+        functools.partial(build, layout),
+        images,
+        compiler,
       ),
     )
-    for name, (layout, compiler) in (_INFERENCE | extra).items()
+    for name, (layout, compiler) in (_COMMON | _FASTEST[device]).items()
   ]
 
 
@@ -62,29 +68,36 @@ def training(
 ) -> list[Contender]:
   """Every way to make the steps of `case` from `variables`."""
   _forget_compiled()
+
+  def build(layout):
+    network = load(DeepLab(case.model, layout=layout), variables)
+    return Loss(network), _parameter_groups(network, weight_decay)
+
   return [
     Contender(
       name,
       functools.partial(
-        _start_training,
-        case,
+        start_training,
         device,
-        variables,
+        functools.partial(build, layout),
         batch,
-        weight_decay,
-        layout,
+        case.dtype,
         compiler,
       ),
     )
-    for name, (layout, compiler) in _TRAINING.items()
+    for name, (layout, compiler) in _COMMON.items()
   ]
 
 
-def _start_inference(case, device, variables, images, layout, compiler):
+def start_inference(
+  device: str,
+  build: Callable[[], nn.Module],
+  images: np.ndarray,
+  compiler: Compiler | None,
+) -> Program:
+  """Compiles what `build` gives, and runs it; logits come out channels last."""
   before = _allocated(device)
-  network = load(DeepLab(case.model, layout=layout), variables)
-  network.prepare(getattr(torch, case.dtype)).to(place(device))
-  module = network if case.what == "logits" else Labels(network).eval()
+  module = build().eval().to(place(device))
   images = torch.from_numpy(images).to(place(device))
   run = module if compiler is None else compiler(module)
 
@@ -92,29 +105,45 @@ def _start_inference(case, device, variables, images, layout, compiler):
     with torch.no_grad():
       return run(images)
 
-  value = call()
-  if case.what == "logits":
-    value = value.permute(0, 2, 3, 1)
+  output = call()
+  if output.ndim == 4:
+    output = output.permute(0, 2, 3, 1)
   return Program(
-    call, waiter(device), value.cpu().numpy(), _peak_bytes(device, before)
+    call, waiter(device), output.cpu().numpy(), _peak_bytes(device, before)
   )
 
 
-def _start_training(
-  case, device, variables, batch, weight_decay, layout, compiler
-):
+def start_training(
+  device: str,
+  build: Callable[[], tuple[nn.Module, list[dict]]],
+  batch: dict[str, np.ndarray],
+  dtype: str,
+  compiler: Compiler | None,
+) -> Program:
+  """Compiles the loss that `build` gives; the output is of two steps.
+
+  Args:
+    device: "cpu" or "gpu".
+    build: gives the loss, a module of images and labels, and the groups of
+      parameters for SGD.
+    batch: "image" and "label".
+    dtype: of the computation; other than float32 by autocast.
+    compiler: of the loss, and so of its gradient; None runs it as it is.
+  """
   before = _allocated(device)
-  network = load(DeepLab(case.model, layout=layout), variables)
-  module = Loss(network).to(place(device)).train()
-  optimizer = _optimizer(network, weight_decay)
+  module, groups = build()
+  module.to(place(device)).train()
+  optimizer = torch.optim.SGD(
+    groups, lr=_LEARNING_RATE, momentum=_MOMENTUM, fused=True
+  )
   batch = [
     torch.from_numpy(batch[name]).to(place(device))
     for name in ("image", "label")
   ]
   loss_of = module if compiler is None else compiler(module)
   cast = contextlib.nullcontext()
-  if case.dtype == "bfloat16":
-    cast = torch.autocast("cuda" if device == "gpu" else "cpu", torch.bfloat16)
+  if dtype != "float32":
+    cast = torch.autocast(place(device), getattr(torch, dtype))
 
   def call():
     optimizer.zero_grad(set_to_none=True)
@@ -130,74 +159,19 @@ def _start_training(
   )
 
 
-def _optimizer(network: nn.Module, weight_decay: float):
+def _parameter_groups(network: DeepLab, weight_decay: float) -> list[dict]:
   """Decay for full and pointwise kernels, twice the rate for the only bias."""
   decayed, others = [], []
   for module in network.modules():
     if isinstance(module, nn.Conv2d):
-      rest = others if module.groups > 1 else decayed
-      rest.append(module.weight)
+      (others if module.groups > 1 else decayed).append(module.weight)
     elif isinstance(module, nn.BatchNorm2d):
       others += [module.weight, module.bias]
-  return torch.optim.SGD(
-    [
-      {"params": decayed, "weight_decay": weight_decay},
-      {"params": others},
-      {"params": [network.logits.bias], "lr": 2 * 0.007},
-    ],
-    lr=0.007,
-    momentum=0.9,
-    fused=True,
-  )
-
-
-def load(network: DeepLab, variables: Any) -> DeepLab:
-  """Copies flax variables into the modules of the same names.
-
-  Raises:
-    ValueError: leaves were left over, so the networks differ.
-  """
-  copied = 0
-  with torch.no_grad():
-    for name, module in network.named_modules():
-      if isinstance(module, ConvNorm) or name == "logits":
-        copied += _copy(module, *_at(variables, name.split(".")))
-  leaves = sum(_count(variables[name]) for name in ("params", "batch_stats"))
-  if copied != leaves:
-    raise ValueError(f"copied {copied} of {leaves} leaves into torch's network")
-  return network
-
-
-def _at(variables, path):
-  """Parameters and statistics of the module at `path`."""
-  trees = [variables["params"], variables["batch_stats"]]
-  for name in path:
-    trees = [tree.get(name, {}) for tree in trees]
-  return trees
-
-
-def _copy(module, params, stats) -> int:
-  """Returns how many leaves were copied."""
-  conv = getattr(module, "conv", module)
-  pairs = [(conv.bias, params.get("bias"))]
-  for name in ("kernel", "depthwise_kernel"):
-    if name in params:
-      pairs.append((conv.weight, params[name].transpose(3, 2, 0, 1)))
-  if "norm" in params:
-    norm, values = module.norm, params["norm"] | stats["norm"]
-    pairs += [(norm.weight, values["scale"]), (norm.bias, values["bias"])]
-    pairs += [
-      (norm.running_mean, values["mean"]),
-      (norm.running_var, values["var"]),
-    ]
-  pairs = [pair for pair in pairs if pair[0] is not None]
-  for target, array in pairs:
-    target.copy_(torch.from_numpy(np.ascontiguousarray(array)))
-  return len(pairs)
-
-
-def _count(tree) -> int:
-  return sum(map(_count, tree.values())) if isinstance(tree, dict) else 1
+  return [
+    {"params": decayed, "weight_decay": weight_decay},
+    {"params": others},
+    {"params": [network.logits.bias], "lr": 2 * _LEARNING_RATE},
+  ]
 
 
 def _forget_compiled() -> None:

@@ -72,16 +72,15 @@ def test_torch_steps_have_the_losses_of_jax():
 
 
 def test_leaves_left_over_are_an_error():
-  torch_programs = pytest.importorskip(
-    "benchmarks.torch_programs", exc_type=ImportError
-  )
+  pytest.importorskip("torch")
   from benchmarks.torch_deeplab import DeepLab
+  from benchmarks.torch_weights import load
 
   case = Case("inference", "mobilenet_v2", "logits", 33)
   variables, _ = _inputs(case)
   variables["params"]["decoder"]["more"] = {"kernel": np.zeros((1, 1, 1, 1))}
   with pytest.raises(ValueError, match=r"copied \d+ of \d+ leaves"):
-    torch_programs.load(DeepLab("mobilenet_v2"), variables)
+    load(DeepLab("mobilenet_v2"), variables)
 
 
 def test_measure_interleaves_and_reports_failures():
