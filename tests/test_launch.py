@@ -276,44 +276,62 @@ def test_gke_pods_tell_a_stop_from_an_end(stubs, ending, status):
   ]
 
 
-def _train(workdir, *command, **environment):
-  """The losses of a short run, started by `command`."""
+_MAIN = (sys.executable, "-m", "deeplab_jax.main")
+_LOCAL = ("bash", str(_LAUNCH / "local.sh"))
+
+
+def _train(workdir, command, *flags, **environment):
+  """The rows of metrics.jsonl of a run of the quickstart."""
   done = subprocess.run(
     [
       *command,
-      *("--config", str(_ROOT / "configs/quickstart.py:runlocal")),
-      *("--workdir", str(workdir), "--mode", "train"),
-      *("--config.batch_size=4", "--config.steps=3"),
+      *("--config", str(_ROOT / "configs/quickstart.py")),
+      *("--workdir", str(workdir)),
+      f"--config.data.data_dir={workdir.parent / 'data'}",
+      *flags,
     ],
     env=os.environ
-    | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     | {"DEEPLAB_CACHE": str(workdir.parent / "cache")}
     | environment,
     cwd=_ROOT,
     capture_output=True,
     text=True,
-    timeout=540,
+    timeout=1200,
   )
   assert done.returncode == 0, done.stdout + done.stderr
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line)["train/loss"] for line in lines]
+  return [json.loads(line) for line in lines]
 
 
 @pytest.mark.slow
-def test_two_local_processes_agree_with_one(tmp_path):
-  main = (sys.executable, "-m", "deeplab_jax.main")
-  two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-  alone = _train(tmp_path / "one", *main, XLA_FLAGS="")
-  divided = _train(tmp_path / "divided", *main, **two_devices)
-  script = ("bash", str(_LAUNCH / "local.sh"))
-  together = _train(tmp_path / "two", *script, PROCESSES="2", XLA_FLAGS="")
-  assert len(alone) == 3
-  assert together == pytest.approx(divided, rel=1e-5)
-  # Batch norm over few pixels of random weights is ill conditioned: the same
-  # images in another order change the gradients by 0.3 to 0.8 %, two devices
-  # by 0.7 %, and so the later losses by 0.2 %.
-  assert together[0] == pytest.approx(alone[0], rel=1e-6)
-  assert together == pytest.approx(alone, rel=1e-2)
+@pytest.mark.parametrize(
+  ("rate", "steps", "tolerance", "learnt"),
+  [(1e-4, 20, 1e-10, 0.005), (0.1, 3, 1e-8, 0.2)],
+)
+def test_two_local_processes_train_the_quickstart_as_one_does(
+  tmp_path, rate, steps, tolerance, learnt
+):
+  """In float64, as training it is chaotic.
+
+  In float32, one unit in the last place of one weight changes the first
+  gradient by 4e-3: it makes some ReLUs open that were closed. At the config's
+  rate, losses are 1e-2 apart after 5 steps, whether it was such a unit that
+  was changed or the number of processes. In float64, two processes were found
+  2e-16 apart over 24 steps at a rate of 1e-4, where one unit of float32 led to
+  3e-4; at the config's, 1e-15 in step 2, 6e-11 in step 3, 1e-8 in step 4.
+  """
+  flags = ["--mode=train", "--config.log_every=1", f"--config.steps={steps}"]
+  flags += [f"--config.lr={rate}", "--config.model.dtype=float64"]
+  wide = {"JAX_ENABLE_X64": "1"}
+  alone = _train(tmp_path / "one", _MAIN, *flags, **wide)
+  together = _train(tmp_path / "two", _LOCAL, *flags, PROCESSES="2", **wide)
+  assert len(alone) == len(together) == steps
+  for name in ("train/loss", "train/learning_rate"):
+    found, expected = ([row[name] for row in x] for x in (together, alone))
+    assert found == pytest.approx(expected, rel=tolerance)
+  first, last = (alone[i]["train/loss"] for i in (0, -1))
+  assert first - last > learnt  # or equal losses would mean nothing
 
 
 def test_local_takes_all_processes_down_with_one_that_fails(tmp_path):
