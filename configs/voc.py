@@ -11,6 +11,15 @@ then on trainval at output stride 8, batch norm frozen, from the result:
   python -m deeplab_jax.main --config configs/voc.py:finetune \
     --config.init_from=runs/voc --workdir runs/voc_finetune
 
+and evaluate at the strides that both were trained at:
+
+  python -m deeplab_jax.main --config configs/voc.py --mode eval \
+    --checkpoint runs/voc_finetune --workdir runs/voc_at_8 \
+    --config.eval.output_stride=8
+
+A backbone alone is taken from `init_from` at first; after `configs/coco.py`,
+`--config.init_from=runs/coco --config.init_parts=all` takes the head, too.
+
 Arguments: backbone=NAME (xception_65), finetune, runlocal.
 Hardware: 8 accelerators. Wall time and mIoU: not yet run.
 """

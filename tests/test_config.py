@@ -4,6 +4,7 @@ import pathlib
 import runpy
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -71,6 +72,38 @@ def test_imagenet_schedule_follows_the_batch_size():
   config.batch_size = 32
   assert config.lr_decay_steps == 2 * 1281167 // 32
   assert config.steps == 120 * 1281167 // 32
+
+
+@pytest.mark.parametrize("backbone", ["xception_65", "xception_71"])
+@pytest.mark.parametrize("pooling", ["true", "false"])
+def test_cityscapes_has_the_rows_of_table_7(backbone, pooling):
+  arg = f"backbone={backbone},image_pooling={pooling}"
+  config = _load(_CONFIGS / "cityscapes.py", arg)
+  config_lib.check(config, num_devices=8)
+  assert tuple(config.data.crop_size) == (769, 769)
+  crop = jax.ShapeDtypeStruct((1, 769, 769, 3), np.float32)
+  model = config_lib.make_model(config, num_classes=19)
+  key = jax.random.key(0)
+  variables = jax.eval_shape(lambda x: model.init(key, x, train=False), crop)
+  params = variables["params"]
+  assert ("image_pooling" in params["aspp"]) == (pooling == "true")
+  # The entry flow of Xception-71 has two blocks more (figure 4 of the paper).
+  blocks = sum("entry_flow_block" in name for name in params["backbone"])
+  assert blocks == {"xception_65": 3, "xception_71": 5}[backbone]
+  logits = jax.eval_shape(model.apply, variables, crop)
+  assert logits.shape == (1, 193, 193, 19)
+
+
+def test_voc_is_tuned_gently_at_stride_8_after_training_at_16():
+  first, then = (_load(_CONFIGS / "voc.py", arg) for arg in ("", "finetune"))
+  assert (first.model.output_stride, then.model.output_stride) == (16, 8)
+  assert (first.lr, then.lr) == (0.007, 1e-4)
+  assert first.train_batch_norm and not then.train_batch_norm
+  assert (first.data.train_split, then.data.train_split) == (
+    "train_aug",
+    "trainval",
+  )
+  assert (first.init_parts, then.init_parts) == ("backbone", "all")
 
 
 @pytest.mark.slow
