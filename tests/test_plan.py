@@ -364,6 +364,20 @@ def test_a_tpu_reduces_gradients_and_batch_statistics(tiny_tpu):
 
 
 @needs_libtpu
+def test_groups_of_a_chip_each_leave_few_collectives(tiny_tpu):
+  """Found: 3 rather than 108, of the same bytes."""
+  config = _config()
+  config.batch_norm_groups = 4
+  made = plan.make_plan(config, tiny_tpu.machine)
+  apart, together = (
+    x.program.collectives["all-reduce"] for x in (made, tiny_tpu)
+  )
+  assert apart.count < 10 < together.count
+  assert apart.bytes == pytest.approx(together.bytes, rel=0.01)
+  assert "feature_group_count=96" in made.program.text
+
+
+@needs_libtpu
 def test_a_tpu_takes_the_grouped_convolution(tiny_tpu):
   """No shifted slices, and none of the barriers that they have on a CPU."""
   text = tiny_tpu.program.text
