@@ -45,13 +45,17 @@ def parse(
   outputs = ("logits", "labels")
   add("--outputs", type=_some(outputs), default=outputs, help="default: both")
   add("--torch", type=_names, help="torch's programs to time; default: all")
-  add("--threads", type=int, default=3, help="cores of a CPU; 2 or more")
+  add(
+    "--threads", type=int, help="cores, 2 or more; default: 3 or, by a GPU, all"
+  )
   add("--rounds", type=int, default=20, help="samples of every program")
   add("--calls", type=int, default=1, help="passes in flight in a sample")
   add("--source", type=pathlib.Path, help="VOC folder for the part input")
   add("--seconds", type=float, default=10, help="of CPU, for the part input")
   add("--out", type=pathlib.Path, default="runs/benchmark", help="folder")
   options = parser.parse_args(arguments)
+  if options.threads is None and options.device == "cpu":
+    options.threads = 3
   if options.training_size is None:
     options.training_size = 257 if options.device == "cpu" else options.size
   if options.training_batches is None:

@@ -15,7 +15,7 @@ from deeplab_jax.config import make_model
 
 # Of an output, relative to its largest value; of pixels; of losses. The second
 # loss follows an update, which multiplies rounding errors.
-_TOLERANCE = {"logits": 1e-3, "labels": 1e-3, "training step": (1e-4, 1e-2)}
+_TOLERANCE = {"logits": 1e-3, "labels": 1e-3, "training step": (1e-4, 3e-2)}
 
 
 def run_inference(options: argparse.Namespace) -> Iterator[Comparison]:
@@ -93,16 +93,22 @@ def _measure(case, contenders, options) -> list[Result]:
     contenders,
     rounds=options.rounds,
     calls=options.calls,
-    check=_check(case),
+    check=_check(case, options.device),
   )
 
 
-def _check(case: Case) -> Callable[[np.ndarray, np.ndarray], float]:
-  """How outputs of `case` compare; strict in float32."""
+def _check(
+  case: Case, device: str
+) -> Callable[[np.ndarray, np.ndarray], float]:
+  """How outputs of `case` compare; strict in float32.
+
+  On a GPU both frameworks multiply float32 with the 10 bits of TF32.
+  """
 
   def check(reference, output):
     differences = _differences(case, reference, output)
     allowed = np.asarray(_TOLERANCE[case.what])
+    allowed = allowed * (1 if device == "cpu" else 30)
     if case.dtype == "float32" and not np.all(differences <= allowed):
       raise ValueError(
         f"{case.what} of {case.model} differ from jax's by {differences}, more "

@@ -13,14 +13,15 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch")
 
 
-def restrict(device: str, threads: int, shared: bool) -> None:
+def restrict(device: str, threads: int | None, shared: bool) -> None:
   """Gives both frameworks the same means. Call it before they are imported.
 
   Args:
     device: "cpu" or "gpu".
     threads: cores that the process may use; jax starts a thread on each core
       it sees, torch's number of threads is set to the same. Not 1: torch then
-      gives single images to MKL, at half the speed of oneDNN on AMD.
+      gives single images to MKL, at half the speed of oneDNN on AMD. None is
+      all cores.
     shared: whether torch shares the device with jax: each then has half of a
       GPU's memory, and neither the other's.
   """
@@ -28,6 +29,7 @@ def restrict(device: str, threads: int, shared: bool) -> None:
   os.sched_setaffinity(0, cores)
   environment = {
     "JAX_PLATFORMS": "cuda" if device == "gpu" else "cpu",
+    "CUDA_VISIBLE_DEVICES": "0",
     "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45" if shared else "0.90",
     "OMP_NUM_THREADS": str(len(cores)),
     # libgomp's threads, which are torch's, spin while they wait for each other.
@@ -81,7 +83,7 @@ def facts(device: str) -> dict[str, Any]:
     "environment": {
       name: value
       for name, value in sorted(os.environ.items())
-      if name.startswith(("OMP_", "GOMP_", "XLA_", "JAX_", "TORCH"))
+      if name.startswith(("OMP_", "GOMP_", "XLA_", "JAX_", "TORCH", "CUDA_"))
     },
   }
 

@@ -79,7 +79,7 @@ def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
     call=lambda: program(variables, images),
     wait=jax.block_until_ready,
     output=np.asarray(program(variables, images)),
-    memory=peak_bytes(program),
+    **_memory(program),
   )
 
 
@@ -108,18 +108,17 @@ def start_training(
 
   losses = [float(call()[1]["cross_entropy"]) for _ in range(2)]
   return Program(
-    call, jax.block_until_ready, np.array(losses), peak_bytes(program)
+    call, jax.block_until_ready, np.array(losses), **_memory(program)
   )
 
 
-def peak_bytes(program: Any) -> int | None:
-  """What a compiled program takes at its peak, by the compiler."""
+def _memory(program: Any) -> dict[str, int]:
+  """What a compiled program takes, by the compiler."""
   memory = program.memory_analysis()
-  if memory is None:
-    return None
-  return (
+  peak = (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + memory.temp_size_in_bytes
     - memory.alias_size_in_bytes
   )
+  return {"memory": peak, "temporaries": memory.temp_size_in_bytes}

@@ -20,6 +20,7 @@ _HEADINGS = (
   "ratio, p10",
   "start s",
   "peak MiB",
+  "temporary MiB",
   "differs by",
 )
 
@@ -47,7 +48,7 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
   name = str(case)
   if result.error:
-    return [name, result.contender, result.error, *[""] * 7]
+    return [name, result.contender, result.error, *[""] * 8]
   reference = results[0]
   ratios = ["", ""]
   if result is not reference and not reference.error:
@@ -62,9 +63,13 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
     f"{case.batch / result.percentile(50):.3g}",
     *ratios,
     "" if result.start_seconds is None else f"{result.start_seconds:.1f}",
-    "" if result.memory is None else f"{result.memory / 2**20:.0f}",
+    *map(_mebibytes, (result.memory, result.temporaries)),
     "" if result.difference is None else f"{result.difference:.1e}",
   ]
+
+
+def _mebibytes(count: int | None) -> str:
+  return "" if count is None else f"{count / 2**20:.0f}"
 
 
 def write(

@@ -48,12 +48,14 @@ class Program(NamedTuple):
     wait: returns when that is there.
     output: of the first pass or passes, to be compared, or None.
     memory: bytes that it takes at its peak, if that is known.
+    temporaries: those among them that live within a pass.
   """
 
   call: Callable[[], Any]
   wait: Callable[[Any], Any]
   output: np.ndarray | None = None
   memory: int | None = None
+  temporaries: int | None = None
 
 
 class Contender(NamedTuple):
@@ -75,6 +77,7 @@ class Result:
     seconds: of a pass, one per round.
     start_seconds: until the first output, compilation included.
     memory: see `Program`.
+    temporaries: see `Program`.
     difference: from the first contender's output, as `compare` measures it.
     error: why it did not run, or None.
   """
@@ -83,6 +86,7 @@ class Result:
   seconds: list[float] = dataclasses.field(default_factory=list)
   start_seconds: float | None = None
   memory: int | None = None
+  temporaries: int | None = None
   difference: float | None = None
   error: str | None = None
 
@@ -137,15 +141,18 @@ def _start(contender: Contender, quiet: bool) -> tuple[Result, Program | None]:
     for _ in range(2):
       program.wait(program.call())
     result.start_seconds = time.perf_counter() - begin
-    result.memory = program.memory
+    result.memory, result.temporaries = program[-2:]
     message = f"started in {result.start_seconds:.1f} s"
   except Exception as error:  # out of memory, no compiler, ...
     program = None
-    message = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    result.error = message
+    message = result.error = _brief(error)
   if result.error or not quiet:
     print(f"  {contender.name}: {message}", file=sys.stderr)
   return result, program
+
+
+def _brief(error: Exception) -> str:
+  return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _run_rounds(programs, rounds, calls):
@@ -154,13 +161,23 @@ def _run_rounds(programs, rounds, calls):
   try:
     for i in range(rounds):
       # Another first one every round.
-      turn = i % len(programs)
+      turn = i % max(len(programs), 1)
       for program, result in programs[turn:] + programs[:turn]:
-        time.sleep(_PAUSE)
-        begin = time.perf_counter()
-        for _ in range(calls):
-          value = program.call()
-        program.wait(value)
-        result.seconds.append((time.perf_counter() - begin) / calls)
+        if result.error is None:
+          _sample(program, result, calls)
   finally:
     gc.enable()
+
+
+def _sample(program: Program, result: Result, calls: int) -> None:
+  """Adds one time to `result`, or the error."""
+  time.sleep(_PAUSE)
+  begin = time.perf_counter()
+  try:
+    for _ in range(calls):
+      value = program.call()
+    program.wait(value)
+  except Exception as error:  # out of memory beside the others
+    result.error = _brief(error)
+    return
+  result.seconds.append((time.perf_counter() - begin) / calls)
