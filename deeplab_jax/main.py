@@ -11,8 +11,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from deeplab_jax import checkpoints, sharding, tasks, train
 from deeplab_jax import config as config_lib
-from deeplab_jax import sharding, tasks, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="File of configs/, optionally with :ARGUMENTS."
@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> None:
     raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
   sharding.start_runtime()
   config, workdir = _CONFIG.value, _WORKDIR.value
+  if workdir is not None:
+    workdir = checkpoints.local_path(workdir)
   if _MODE.value == "eval":
     config_lib.check(config)
     checkpoint = _CHECKPOINT.value or workdir

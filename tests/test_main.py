@@ -41,6 +41,10 @@ _MISTAKES = {
     ["--config", _QUICKSTART, "--config.init_from=nowhere"],
     "error: no checkpoint at",
   ),
+  "workdir": (
+    ["--config", _QUICKSTART, "--mode=eval", "--workdir=gs://bucket/run"],
+    "error: a folder is needed, got the address gs://bucket/run; mount the",
+  ),
   "bucket": (
     ["--config", _QUICKSTART, "--config.init_from=gs://bucket/run"],
     "error: a folder is needed, got the address gs://bucket/run; mount the",
@@ -60,8 +64,8 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
     name: subprocess.Popen(
       [
         *(sys.executable, "-m", "deeplab_jax.main"),
-        *flags,
         *("--workdir", str(folder / name)),
+        *flags,
         f"--config.data.data_dir={folder / 'data'}",
       ],
       cwd=folder,  # configs load from anywhere
