@@ -11,7 +11,6 @@ import numpy as np
 
 from benchmarks import networks
 from benchmarks.timing import Case, Comparison, Contender, Result, measure
-from deeplab_jax.config import make_model
 
 # Of an output, relative to its largest value; of pixels; of losses. The second
 # loss follows an update, which multiplies rounding errors.
@@ -78,8 +77,7 @@ def _cases(options, part, outputs, size) -> Iterator[Case]:
 
 
 def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
-  model = make_model(networks.make_config(case), networks.NUM_CLASSES)
-  return networks.random_variables(model), networks.random_batch(case)
+  return networks.settled_variables(case.model), networks.random_batch(case)
 
 
 def _measure(case, contenders, options) -> list[Result]:

@@ -23,7 +23,10 @@ def test_command_writes_table_and_samples_without_torch(tmp_path):
   command += ["--outputs", "labels", "--threads", "1"]
   # Stands in the way of torch where that is installed.
   (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
-  environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+  environment = os.environ | {
+    "PYTHONPATH": str(tmp_path),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time to compile
+  }
   subprocess.run(
     command, cwd=_ROOT, env=environment, check=True, capture_output=True
   )
@@ -48,7 +51,8 @@ def test_torch_networks_give_the_logits_of_jax(model):
     "benchmarks.torch_programs", exc_type=ImportError
   )
   case = Case("inference", model, "logits", 49)
-  variables, images = _inputs(case)
+  variables = _random_variables(case)
+  images = networks.random_batch(case)["image"]
   ours = networks.start_inference(case, variables, images).output
   for contender in torch_programs.inference(case, "cpu", variables, images):
     if contender.name.startswith("torch eager"):
@@ -62,7 +66,7 @@ def test_torch_steps_have_the_losses_of_jax():
     "benchmarks.torch_programs", exc_type=ImportError
   )
   case = Case("training", "mobilenet_v2", "training step", 33, 4)
-  variables, _ = _inputs(case)
+  variables = networks.settled_variables("mobilenet_v2")
   batch = networks.random_batch(case)
   ours = networks.start_training(case, variables, batch).output
   decay = networks.make_config(case).weight_decay
@@ -77,7 +81,7 @@ def test_leaves_left_over_are_an_error():
   from benchmarks.torch_weights import load
 
   case = Case("inference", "mobilenet_v2", "logits", 33)
-  variables, _ = _inputs(case)
+  variables = _random_variables(case)
   variables["params"]["decoder"]["more"] = {"kernel": np.zeros((1, 1, 1, 1))}
   with pytest.raises(ValueError, match=r"copied \d+ of \d+ leaves"):
     load(DeepLab("mobilenet_v2"), variables)
@@ -119,6 +123,6 @@ def test_percentiles_are_of_the_samples():
   assert (result.percentile(50), result.percentile(10)) == (5, 1)
 
 
-def _inputs(case):
+def _random_variables(case):
   model = make_model(networks.make_config(case), networks.NUM_CLASSES)
-  return networks.random_variables(model), networks.random_batch(case)["image"]
+  return networks.random_variables(model)
