@@ -8,7 +8,8 @@ Images are resized to a short side of 513, unless the long one would exceed it,
 in training and evaluation: mIoU is that of the resized images.
 
 Arguments: backbone=NAME (xception_65), runlocal.
-Hardware: 8 accelerators. Wall time and mIoU: not yet run.
+Hardware: 8 accelerators of 16 GiB, as `configs/voc.py`. Wall time and mIoU: not
+yet run.
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,8 @@ Its result starts the next: `configs/voc.py` with
 schedule for this step; batch size and rate are those of VOC.
 
 Arguments: backbone=NAME (xception_65), runlocal.
-Hardware: 8 accelerators. Wall time and mIoU: not yet run.
+Hardware: 8 accelerators of 16 GiB, as `configs/voc.py`. Wall time and mIoU: not
+yet run.
 """
 
 from ml_collections import ConfigDict
