@@ -20,7 +20,7 @@ from deeplab_jax import optimizer, sharding, state
 from deeplab_jax.plan import hlo
 from tests.programs.train_tiny import Tiny, batch_of
 
-_STEPS = 5
+_STEPS = 20
 
 
 def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
