@@ -2,7 +2,8 @@
 
 A layer with batch norm folded is timed alone; its floor is the longer of its
 arithmetic at the rate of a large matrix product, and of the bytes that it must
-read and write at the rate of copying as many. Both rates are measured first.
+read and write at the rate of reading and writing as many over and over, from
+the caches if they fit. Both rates are measured first.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import networks
+from benchmarks.rates import Rates, measure_rates
 from benchmarks.timing import (
   Case,
   Comparison,
@@ -32,27 +34,8 @@ from deeplab_jax.models.depthwise import depthwise_conv
 from deeplab_jax.models.layers import conv
 from deeplab_jax.summary import Layer, multiply_adds
 
-_COPIED = tuple(2**i for i in range(19, 29))  # bytes: 0.5 to 256 MiB
-_SIDE = {"cpu": 2048, "gpu": 8192}
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-  """What the device does at best.
-
-  Attributes:
-    flops: a second, of a large matrix product.
-    bandwidths: bytes read and written a second, by bytes copied.
-  """
-
-  flops: float
-  bandwidths: dict[int, float]
-
-  def floor(self, flops: float, nbytes: float) -> float:
-    """Seconds that so many operations and bytes take at least."""
-    sizes, rates = zip(*sorted(self.bandwidths.items()))
-    rate = np.interp(np.log(nbytes), np.log(sizes), rates)
-    return max(flops / self.flops, nbytes / rate)
+# Passes in a sample of one layer: alone, it would mostly wait for threads.
+_CALLS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +62,7 @@ def run_roofline(options: argparse.Namespace) -> Iterator[Comparison]:
   for dtype, batch, name in itertools.product(
     options.dtypes, options.batches, options.models
   ):
-    rates = measure_rates(options.device, dtype)
+    rates = measure_rates(options, dtype)
     case = Case("roofline", name, "logits", options.size, batch, dtype)
     measured = []
     for layer, count in _groups(case).items():
@@ -89,26 +72,9 @@ def run_roofline(options: argparse.Namespace) -> Iterator[Comparison]:
       measured.append((layer_case, results))
       yield layer_case, results
     yield from _sums(case, measured)
-    yield _network(case, measured, cases.measure_inference(case, options))
-
-
-def measure_rates(device: str, dtype: str) -> Rates:
-  """Times a large matrix product and copies, in jax."""
-  side = _SIDE[device]
-  a = jnp.ones((side, side), dtype)
-  product = _best(jax.jit(jnp.matmul), a, a)
-  bandwidths = {}
-  for nbytes in _COPIED:
-    x = jnp.ones(nbytes // a.dtype.itemsize, dtype)
-    bandwidths[2 * nbytes] = 2 * nbytes / _best(jax.jit(jnp.negative), x)
-  return Rates(2 * side**3 / product, bandwidths)
-
-
-def _best(function, *arrays) -> float:
-  """The shortest of some runs, in seconds."""
-  program = Program(lambda: function(*arrays), jax.block_until_ready)
-  contender = Contender("rate", lambda: program)
-  return min(measure([contender], rounds=10, quiet=True)[0].seconds)
+    name = f"the network; the device does {rates}"
+    total, _ = _sum(case, name, measured)
+    yield total, cases.measure_inference(case, options)
 
 
 def _groups(case: Case) -> collections.Counter[Layer]:
@@ -183,7 +149,7 @@ def _measure(case: LayerCase, layer: Layer, options) -> list[Result]:
   return measure(
     contenders,
     rounds=options.rounds,
-    calls=options.calls,
+    calls=max(options.calls, _CALLS),
     check=lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()),
     quiet=True,
   )
@@ -246,12 +212,6 @@ def _sum(case: Case, what: str, chosen: Sequence[Comparison]) -> Comparison:
     for columns in zip(*(results for _, results in chosen))
   ]
   return LayerCase(**fields), results
-
-
-def _network(case, measured, results) -> Comparison:
-  """The whole network, resizing and additions included."""
-  total, _ = _sum(case, "the network", measured)
-  return total, results
 
 
 HEADINGS = (

@@ -76,6 +76,12 @@ def _start_depthwise(case, device, rate, arrays, layout) -> Program:
   return Program(call, waiter(device), output.float().cpu().numpy())
 
 
+def start_product(device: str, side: int, dtype: str) -> Program:
+  """The product of two square matrices."""
+  a = torch.ones((side, side), dtype=getattr(torch, dtype)).to(place(device))
+  return Program(lambda: a @ a, waiter(device))
+
+
 def start_layer(
   case: Case,
   device: str,
