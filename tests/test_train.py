@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -136,6 +137,20 @@ def test_a_killed_run_continues_bit_for_bit(uninterrupted, folder):
   process.communicate()
   output = _finish(_start(folder, workdir))
   assert "continuing from step" in output
+  _assert_same_run(workdir, uninterrupted[0])
+
+
+def test_a_truncated_newest_checkpoint_is_told_of_and_passed_over(
+  uninterrupted, folder
+):
+  workdir = shutil.copytree(uninterrupted[0], folder / "truncated")
+  files = (workdir / "checkpoints/40/variables").rglob("*")
+  largest = max(files, key=lambda path: path.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  output = _finish(_start(folder, workdir))
+  assert "checkpoint 40 is not whole (variables: " in output
+  assert f"moved to {workdir / 'broken/40'}" in output
+  assert "continuing from step 35" in output
   _assert_same_run(workdir, uninterrupted[0])
 
 
