@@ -35,7 +35,8 @@ def table(comparisons: Sequence[Comparison]) -> str:
     else:
       headings = _HEADINGS
       rows = [_row(c, result, found) for c, found in chosen for result in found]
-    tables.append(f"## {part.capitalize()}\n\n{markdown(headings, rows)}")
+    title = part.replace("_", " ").capitalize()
+    tables.append(f"## {title}\n\n{markdown(headings, rows)}")
   return "\n\n".join(tables)
 
 
@@ -58,14 +59,19 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
   return [
     name,
     result.contender,
-    f"{1e3 * result.percentile(50):.3g}",
-    f"{1e3 * result.percentile(10):.3g}",
-    f"{case.batch / result.percentile(50):.3g}",
+    _digits(1e3 * result.percentile(50)),
+    _digits(1e3 * result.percentile(10)),
+    _digits(case.batch / result.percentile(50)),
     *ratios,
     "" if result.start_seconds is None else f"{result.start_seconds:.1f}",
     *map(_mebibytes, (result.memory, result.temporaries)),
     "" if result.difference is None else f"{result.difference:.1e}",
   ]
+
+
+def _digits(value: float) -> str:
+  """Three digits, or all before the point."""
+  return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _mebibytes(count: int | None) -> str:
