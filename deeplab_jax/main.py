@@ -17,7 +17,9 @@ from deeplab_jax import config as config_lib
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="File of configs/, optionally with :ARGUMENTS."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run; to evaluate --checkpoint, of the report."
+)
 _MODE = flags.DEFINE_enum(
   "mode",
   "train_and_eval",
@@ -40,9 +42,13 @@ def main(arguments: list[str]) -> None:
   config, workdir = _CONFIG.value, _WORKDIR.value
   if workdir is not None:
     workdir = checkpoints.local_path(workdir)
-  if _MODE.value == "eval":
+  evaluates = _MODE.value == "eval"
+  checkpoint = _CHECKPOINT.value or workdir
+  if (checkpoint if evaluates else workdir) is None:
+    remedy = " or --checkpoint" if evaluates else ""
+    raise ValueError(f"give --workdir{remedy}, the folder of the run")
+  if evaluates:
     config_lib.check(config)
-    checkpoint = _CHECKPOINT.value or workdir
     report = tasks.find_task(config).report
     report(checkpoint, config, workdir, compare=_COMPARE.value)
   else:
@@ -52,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 def run() -> None:
   """Parses the command line; a mistake ends in one message, exit status 1."""
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
   try:
     config_lib.check_command_line(sys.argv[1:])
     app.run(main)

@@ -43,6 +43,7 @@ def test_facts_are_consistent(name):
   assert len(info.colors) in (0, info.num_classes)
   assert all(0 <= value < 256 for color in info.colors for value in color)
   assert {info.train_split, info.eval_split} <= {*info.splits, *info.unions}
+  assert info.test_split in {"", *info.splits}
   for parts in info.unions.values():
     assert set(parts.split("+")) <= info.splits.keys()
   assert info.license and info.citation

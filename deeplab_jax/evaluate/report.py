@@ -21,10 +21,10 @@ from deeplab_jax.evaluate.results import Evaluation
 def report(
   checkpoint: str | os.PathLike,
   config: ConfigDict,
-  workdir: str | os.PathLike,
+  workdir: str | os.PathLike | None = None,
   compare: str | os.PathLike | None = None,
 ) -> Evaluation:
-  """Evaluates in detail and writes WORKDIR/evaluation.
+  """Evaluates in detail, prints a table and writes WORKDIR/evaluation.
 
   The folder receives `results.json`, `report.html` with everything in it, and
   the pictures `examples.png`, `iou.png`, `confusion.png`, `reliability.png`,
@@ -33,8 +33,9 @@ def report(
   Args:
     checkpoint: a workdir, a step in it, its `best`, or an imported model
       directory; the model is the one stored there.
-    config: `data` and `eval` say on what and how.
-    workdir: where the folder `evaluation` goes.
+    config: `data` and `eval` say on what and how; the split is the data set's
+      `test_split`, if it has one, unless `data.eval_split` names another.
+    workdir: where the folder `evaluation` goes; None writes nothing.
     compare: another evaluation to show beside this one: its workdir, or its
       `results.json`.
 
@@ -44,6 +45,7 @@ def report(
   Raises:
     ValueError: nothing to compare with, or of other classes; a wrong field.
   """
+  config = _of_test_split(config)
   other = compare and _read_other(pathlib.Path(compare), config)
   model, variables, _ = load_variables(checkpoint)
   mesh = sharding.make_mesh()
@@ -53,11 +55,19 @@ def report(
     model, variables, config, mesh=mesh, detailed=True, show_progress=first
   )
   if first:
+    rich.print(evaluation.table())
+  if first and workdir is not None:
     folder = pathlib.Path(workdir) / "evaluation"
     _write(evaluation, folder, other)
-    rich.print(evaluation.table())
     print(f"report: {folder / 'report.html'}")
   return evaluation
+
+
+def _of_test_split(config: ConfigDict) -> ConfigDict:
+  info = datasets.dataset_info(config.data)
+  config = config.copy_and_resolve_references()
+  config.data.eval_split = config.data.eval_split or info.test_split
+  return config
 
 
 def _write(

@@ -162,7 +162,9 @@ class Evaluation:
   def table(self) -> rich.table.Table:
     """IoU by class and the summary below, for a terminal."""
     table = rich.table.Table(
-      title=f"{self.dataset.name}, {self.num_images} images", show_footer=True
+      title=f"{self.dataset.name} {self.settings['split']}, "
+      f"{self.num_images} images",
+      show_footer=True,
     )
     table.add_column("class", "\n".join(self._titles()))
     figures = "\n".join(f"{100 * v:.2f}" for v in self.summary().values())

@@ -86,10 +86,12 @@ def evaluate(
 def report(
   checkpoint: str | os.PathLike,
   config: ConfigDict,
-  workdir: str | os.PathLike,
+  workdir: str | os.PathLike | None = None,
   compare: str | os.PathLike | None = None,
 ) -> dict[str, float]:
   """Evaluates a stored classifier; writes WORKDIR/evaluation/results.json.
+
+  Without a workdir it only prints.
 
   Raises:
     ValueError: no classifier there, or something to compare with, which only
@@ -104,12 +106,11 @@ def report(
   variables = jax.device_put(variables, sharding.replicated(mesh))
   figures = evaluate(model, variables, config, mesh=mesh)
   if jax.process_index() == 0:
-    path = pathlib.Path(workdir) / "evaluation" / "results.json"
-    write_json(path, figures)
-    print(
-      f"top-1 {figures['eval/top1']:.2%}, top-5 {figures['eval/top5']:.2%}: "
-      f"{path}"
-    )
+    print(f"top-1 {figures['eval/top1']:.2%}, top-5 {figures['eval/top5']:.2%}")
+    if workdir is not None:
+      path = pathlib.Path(workdir) / "evaluation" / "results.json"
+      write_json(path, figures)
+      print(f"report: {path}")
   return figures
 
 
