@@ -182,6 +182,32 @@ def test_a_saved_model_loads_with_its_settings(tmp_path, first):
   _assert_equal(variables, first.variables)
 
 
+def test_kernels_stored_in_half_precision_come_back_as_float32(tmp_path, first):
+  variables = jax.tree.map(jnp.sin, first.variables)
+  for name in ("whole", "half"):
+    dtype = "float16" if name == "half" else None
+    checkpoints.save_model(tmp_path / name, _model(), variables, dtype=dtype)
+  _, found, _ = checkpoints.load_variables(tmp_path / "half")
+
+  def rounded(x):
+    return np.asarray(x).astype("f2").astype("f4") if x.ndim > 1 else x
+
+  _assert_equal(found, jax.tree.map(rounded, variables))
+  assert {x.dtype.name for x in jax.tree.leaves(found)} == {"float32"}
+  assert _bytes(tmp_path / "half") < 0.6 * _bytes(tmp_path / "whole")
+
+
+def _bytes(folder):
+  files = (folder / "checkpoints").rglob("d/*")
+  return sum(file.stat().st_size for file in files)
+
+
+def test_kernels_too_large_for_their_type_are_refused(tmp_path, first):
+  large = jax.tree.map(lambda x: x + 1e5, first.variables)
+  with pytest.raises(ValueError, match="float16 cannot hold kernels of 100"):
+    checkpoints.save_model(tmp_path, _model(), large, dtype="float16")
+
+
 def test_initialize_from_all_redraws_only_logits_of_other_classes(
   workdir, first
 ):

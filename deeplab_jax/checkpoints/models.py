@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from deeplab_jax.checkpoints import items
 from deeplab_jax.models import (
@@ -41,7 +42,11 @@ def local_path(path: Path) -> pathlib.Path:
 
 
 def save_model(
-  folder: Path, model: Network, variables: Tree, **fields: Any
+  folder: Path,
+  model: Network,
+  variables: Tree,
+  dtype: npt.DTypeLike | None = None,
+  **fields: Any,
 ) -> None:
   """Writes an imported model directory.
 
@@ -49,12 +54,33 @@ def save_model(
     folder: created if missing.
     model: the network `variables` belong to.
     variables: {"params", "batch_stats"}.
+    dtype: of the stored kernels, such as "float16" for half the size; None
+      keeps theirs. Vectors are stored as they are, and `load_variables` gives
+      back what the model works with, float32.
     **fields: further fields of `model.json`, see `write_model_json`.
+
+  Raises:
+    ValueError: a kernel holds values that `dtype` cannot.
   """
   folder = local_path(folder)
+  if dtype is not None:
+    variables = _with_kernels_in(variables, np.dtype(dtype))
   write_model_json(folder, model, **fields)
   with items.manager(folder / "checkpoints", max_to_keep=1) as manager:
     manager.save(0, args=items.to_save(variables=variables), force=True)
+
+
+def _with_kernels_in(variables: Tree, dtype: np.dtype) -> Tree:
+  def narrow(x: jax.Array) -> np.ndarray:
+    if np.ndim(x) < 2:
+      return np.asarray(x)
+    with np.errstate(over="ignore"):
+      narrowed = np.asarray(x).astype(dtype)
+    if not np.isfinite(narrowed).all():
+      raise ValueError(f"dtype {dtype} cannot hold kernels of {abs(x).max()}")
+    return narrowed
+
+  return jax.tree.map(narrow, variables)
 
 
 def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
