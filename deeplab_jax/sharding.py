@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXIS = "batch"
@@ -46,6 +47,10 @@ def _start_processes() -> None:
     )
   elif os.environ.get("DEEPLAB_DISTRIBUTED") == "1":
     jax.distributed.initialize()
+  if jax.distributed.is_initialized():
+    # On CPUs processes wait 30 s for each other where they first meet, and as
+    # long as it takes later: let it be before one compiles longer than others.
+    multihost_utils.sync_global_devices("start")
 
 
 def cache_folder() -> pathlib.Path:

@@ -167,6 +167,48 @@ def test_groups_within_devices_exchange_no_batch_statistics(divided):
   assert all(on_one["collectives"] == {} for on_one, _ in divided.values())
 
 
+_LATE = """
+import time
+import jax
+from jax.experimental import multihost_utils
+from deeplab_jax import sharding
+sharding.start_runtime()
+if jax.process_index() == 1:
+  time.sleep(35)  # as if it compiled what the other had in its cache
+print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
+"""
+
+
+@pytest.mark.slow
+def test_a_process_waits_for_one_that_compiles_longer(tmp_path):
+  """Beyond the 30 s after which Gloo, which joins CPUs, would give up."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", _LATE],
+      env={
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(_TESTS.parent),
+        "DEEPLAB_CACHE": str(tmp_path),
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  ends = [process.communicate(timeout=300) for process in processes]
+  for process, (output, errors) in zip(processes, ends):
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == "2.0"  # after what Gloo tells
+
+
 def test_a_process_without_its_number_is_refused(monkeypatch):
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
   monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
