@@ -30,8 +30,8 @@ from benchmarks.timing import (
   measure,
 )
 from deeplab_jax.config import make_model
+from deeplab_jax.models.convolution import conv
 from deeplab_jax.models.depthwise import depthwise_conv
-from deeplab_jax.models.layers import conv
 from deeplab_jax.summary import Layer, multiply_adds
 
 # Passes in a sample of one layer: alone, it would mostly wait for threads.

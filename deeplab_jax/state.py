@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import losses, sharding
 from deeplab_jax.models import Classifier, DeepLab, preprocess
+from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import decay_loss, learning_rate
 
 Tree = Any
@@ -162,7 +163,12 @@ def _forward_pass(model: Network, config: ConfigDict) -> Callable:
 
   if config.batch_norm_groups > 1 and config.train_batch_norm:
     apply = _in_groups(apply, config.batch_norm_groups)
-  return jax.checkpoint(apply, policy=_is_expensive) if config.remat else apply
+  if not config.remat:
+    return apply
+  # Normalised and activated features are cheap to compute again, and so are
+  # depthwise convolutions.
+  stored = jax.checkpoint_policies.save_only_these_names(CONVOLUTION)
+  return jax.checkpoint(apply, policy=stored)
 
 
 def _in_groups(apply: Callable, groups: int) -> Callable:
@@ -183,15 +189,6 @@ def _in_groups(apply: Callable, groups: int) -> Callable:
     return logits.reshape(-1, *logits.shape[2:]), changed
 
   return apply_in_groups
-
-
-def _is_expensive(primitive: Any, *_, **__) -> bool:
-  """What rematerialisation stores: the results of convolutions, no more.
-
-  Normalised and activated features are cheap to compute again; so are depthwise
-  convolutions, which have a gradient of their own and are not seen from here.
-  """
-  return primitive.name in ("conv_general_dilated", "dot_general")
 
 
 def _split(batch: Tree, parts: int, mesh: Mesh) -> Tree:
@@ -217,12 +214,21 @@ def _accumulate(
 
   gradient_of = jax.value_and_grad(loss_of, has_aux=True)
 
+  def sums_of(batch_stats, part, key):
+    (loss, (count, batch_stats)), gradient = gradient_of(
+      state.params, batch_stats, part, key, state.step
+    )
+    return {"loss": loss, "count": count, "gradient": gradient}, batch_stats
+
+  if len(keys) == 1:
+    # Not as a loop: XLA's CPU backend leaves the gradients of convolutions in
+    # loops in a form that is ten times slower or more.
+    part = jax.tree.map(lambda x: x[0], parts)
+    return sums_of(state.batch_stats, part, keys[0])
+
   def add(before, part_and_key):
     sums, batch_stats = before
-    (loss, (count, batch_stats)), gradient = gradient_of(
-      state.params, batch_stats, *part_and_key, state.step
-    )
-    new = {"loss": loss, "count": count, "gradient": gradient}
+    new, batch_stats = sums_of(batch_stats, *part_and_key)
     return (jax.tree.map(jnp.add, sums, new), batch_stats), None
 
   dtype = jnp.result_type(*jax.tree.leaves(state.params))

@@ -5,13 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax.models.layers import (
-  BatchNorm,
-  conv,
-  max_pool,
-  resize_bilinear,
-  same_padding,
-)
+from deeplab_jax.models.convolution import conv, max_pool, same_padding
+from deeplab_jax.models.layers import BatchNorm
+from deeplab_jax.models.resize import resize_bilinear
 from tests.golden.network import relative_error
 
 

@@ -12,7 +12,7 @@ from deeplab_jax.models.deeplab import (
   model_from_dict,
   model_to_dict,
 )
-from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.models.resize import resize_bilinear
 
 __all__ = [
   "BACKBONES",

@@ -7,12 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
-from deeplab_jax.models.layers import (
-  ConvNorm,
-  Norm,
-  SeparableConv,
-  resize_bilinear,
-)
+from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
+from deeplab_jax.models.resize import resize_bilinear
 
 
 class Decoder(nn.Module):

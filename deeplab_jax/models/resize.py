@@ -1,0 +1,103 @@
+"""Bilinear resizing with aligned corners."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Bilinear resizing with aligned corners, as the official implementation.
+
+  The centres of the corner pixels stay where they are: output pixel i reads
+  position `i * (in - 1) / (out - 1)`. Unlike `jax.image.resize`, which aligns
+  the outer edges, and without antialiasing.
+
+  Args:
+    x: `(b, h, w, c)`, float.
+    size: output height and width, at least 1.
+
+  Returns:
+    `(b, *size, c)` in the dtype of `x`.
+
+  Raises:
+    ValueError: if `x` has not four axes or a size is below 1.
+  """
+  if x.ndim != 4 or min(size) < 1:
+    raise ValueError(
+      "resize_bilinear takes x of shape (b, h, w, c) and a size of at least"
+      f" (1, 1), got shape {x.shape} and size {tuple(size)}"
+    )
+  if x.shape[1:3] == tuple(size):
+    return x
+  if x.shape[1:3] == (1, 1):
+    return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
+  return _resize(tuple(size), x.shape[1:3], x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _resize(size, _, x):
+  """By gathering: forward it is the fastest form on CPU."""
+  return _lerp(_lerp(x, size[1], axis=2), size[0], axis=1)
+
+
+def _resize_forward(size, old_size, x):
+  return _resize(size, old_size, x), None
+
+
+def _resize_backward(size, old_size, _, dy):
+  """By gathering, too: the transposed gather would be a slow scatter."""
+  del size
+  dy = _lerp_transposed(dy, old_size[0], axis=1)
+  return (_lerp_transposed(dy, old_size[1], axis=2),)
+
+
+_resize.defvjp(_resize_forward, _resize_backward)
+
+
+def _positions(size_in: int, size_out: int):
+  """Lower neighbour, upper neighbour and weight of the upper, per output."""
+  scale = np.float32(size_in - 1) / np.float32(max(size_out - 1, 1))
+  position = np.arange(size_out, dtype=np.float32) * scale
+  lower = np.minimum(position.astype(np.int32), size_in - 1)
+  upper = np.minimum(lower + 1, size_in - 1)
+  return lower, upper, position - lower.astype(np.float32)
+
+
+def _lerp(x, size, axis):
+  if x.shape[axis] == size:
+    return x
+  lower, upper, weight = _positions(x.shape[axis], size)
+  weight = jnp.asarray(weight, x.dtype)
+  weight = weight.reshape([-1 if i == axis else 1 for i in range(4)])
+  low = jnp.take(x, lower, axis=axis, mode="clip", indices_are_sorted=True)
+  high = jnp.take(x, upper, axis=axis, mode="clip", indices_are_sorted=True)
+  return low + (high - low) * weight
+
+
+def _lerp_transposed(dy, size, axis):
+  """Sums, for every line of the input, the lines that `_lerp` made of it."""
+  if dy.shape[axis] == size:
+    return dy
+  matrix = _interpolation(size, dy.shape[axis])
+  # The weights that are not 0 first, in order.
+  lines = np.argsort(matrix == 0, axis=0, kind="stable")
+  lines = lines[: np.count_nonzero(matrix, axis=0).max()]
+  weights = np.take_along_axis(matrix, lines, axis=0)
+  shape = [-1 if i == axis else 1 for i in range(4)]
+  return sum(
+    jnp.take(dy, line, axis=axis, mode="clip")
+    * jnp.asarray(weight.reshape(shape), dy.dtype)
+    for line, weight in zip(lines, weights)
+  )
+
+
+def _interpolation(size_in: int, size_out: int) -> np.ndarray:
+  """The matrix `(size_out, size_in)` that interpolates a line."""
+  lower, upper, weight = _positions(size_in, size_out)
+  matrix = np.zeros((size_out, size_in), np.float32)
+  rows = np.arange(size_out)
+  np.add.at(matrix, (rows, lower), 1 - weight)
+  np.add.at(matrix, (rows, upper), weight)
+  return matrix
