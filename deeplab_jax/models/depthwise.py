@@ -8,6 +8,7 @@ computes the same sums; tests compare them with the definition.
 """
 
 import functools
+import itertools
 from typing import Literal
 
 import jax
@@ -145,31 +146,35 @@ def _taps(geometry, padded, kernel):
       yield (i, j), padded[:, rows, columns]
 
 
-def _mostly_outside(geometry, x, kernel) -> bool:
-  """Whether padding would enlarge the map about twofold or more."""
+def _mostly_outside(geometry, x, kernel, share=1 / 3) -> bool:
+  """Whether the taps reach beyond so large a share of the map's side."""
   _, stride, rates = geometry
   reaches = [(n - 1) * rate for n, rate in zip(kernel.shape, rates)]
   return stride == 1 and any(
-    3 * reach >= size for reach, size in zip(reaches, x.shape[1:3])
+    reach >= share * size for reach, size in zip(reaches, x.shape[1:3])
   )
 
 
 def _shift_clipped(geometry, x, kernel):
   """As `_shift`, without padding: each tap adds where it meets the input."""
-  padding, _, rates = geometry
-  h, w = _output_size(geometry, x, kernel)
+  size = _output_size(geometry, x, kernel)
   wide = _accumulator(x)
   weights = kernel.astype(wide)
-  y = jnp.zeros((x.shape[0], h, w, x.shape[-1]), wide)
-  for i in range(kernel.shape[0]):
-    rows = _overlap(i * rates[0] - padding[0][0], x.shape[1], h)
-    for j in range(kernel.shape[1]):
-      columns = _overlap(j * rates[1] - padding[1][0], x.shape[2], w)
-      if rows is None or columns is None:
-        continue
-      part = x[:, rows[0], columns[0]].astype(wide) * weights[i, j, 0]
-      y = y.at[:, rows[1], columns[1]].add(part)
+  y = jnp.zeros((x.shape[0], *size, x.shape[-1]), wide)
+  for (i, j), read, written in _clipped_taps(geometry, x, kernel, size):
+    part = x[:, *read].astype(wide) * weights[i, j, 0]
+    y = y.at[:, *written].add(part)
   return y.astype(x.dtype)
+
+
+def _clipped_taps(geometry, x, kernel, size):
+  """Yields `(i, j)` and what that tap reads of the input for what output."""
+  padding, _, rates = geometry
+  for i, j in itertools.product(*map(range, kernel.shape[:2])):
+    rows = _overlap(i * rates[0] - padding[0][0], x.shape[1], size[0])
+    columns = _overlap(j * rates[1] - padding[1][0], x.shape[2], size[1])
+    if rows is not None and columns is not None:
+      yield (i, j), (rows[0], columns[0]), (rows[1], columns[1])
 
 
 def _overlap(offset, size_in, size_out):
@@ -199,26 +204,49 @@ def _input_gradient(geometry, x, kernel, dy):
 def _kernel_gradient(geometry, x, kernel, dy):
   """Sums of input tap times output gradient.
 
-  One reduction for all taps over the columns, then a small one: XLA's CPU
-  backend would otherwise walk the arrays once for every tap.
+  A reduction of several taps at once over the columns, then a small one: XLA's
+  CPU backend would otherwise walk the arrays once for every tap. A kernel row
+  at a time where the sums of all taps would leave the cache, or lines are
+  short; tap by tap where most of each lies outside.
   """
-  padded = _pad(x, geometry[0])
   wide = _accumulator(x)
   dy = dy.astype(wide)
+  if _mostly_outside(geometry, x, kernel, share=2 / 3):
+    return _kernel_gradient_clipped(geometry, x.astype(wide), kernel, dy)
+  padded = _pad(x, geometry[0])
   products = [
     tap.astype(wide) * dy for _, tap in _taps(geometry, padded, kernel)
   ]
-  zeros = [jnp.zeros((), wide)] * len(products)
+  apart = x.shape[-1] > 1024 or x.shape[2] < 20
+  at_once = kernel.shape[1] if apart else len(products)
+  rows = [
+    row
+    for first in range(0, len(products), at_once)
+    for row in _sum_columns(products[first : first + at_once])
+  ]
+  sums = jnp.stack([row.sum((0, 1)) for row in rows])
+  return sums.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _sum_columns(products):
+  """Sums of arrays (b, h, w, c) over w, all in one walk."""
   rows = lax.reduce(
     products,
-    zeros,
+    [jnp.zeros((), products[0].dtype)] * len(products),
     lambda a, b: [p + q for p, q in zip(a, b)],
     dimensions=(2,),
   )
-  if _on_cpu():
-    rows = lax.optimization_barrier(rows)
-  sums = jnp.stack([row.sum((0, 1)) for row in rows])
-  return sums.reshape(kernel.shape).astype(kernel.dtype)
+  return lax.optimization_barrier(rows) if _on_cpu() else rows
+
+
+def _kernel_gradient_clipped(geometry, x, kernel, dy):
+  """As `_kernel_gradient`, without padding."""
+  taps = _clipped_taps(geometry, x, kernel, dy.shape[1:3])
+  sums = jnp.zeros(kernel.shape, dy.dtype)
+  for (i, j), read, written in taps:
+    total = (x[:, *read] * dy[:, *written]).sum((0, 1, 2))
+    sums = sums.at[i, j, 0].set(total)
+  return sums.astype(kernel.dtype)
 
 
 def _shift_backward(geometry, x, kernel, dy):
