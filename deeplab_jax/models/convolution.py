@@ -4,6 +4,7 @@ Strided 3x3 convolutions pad explicitly, or as TensorFlow's SAME in MobileNet.
 """
 
 import functools
+import itertools
 from typing import Literal
 
 import flax.linen as nn
@@ -122,5 +123,53 @@ def _kernel_gradient_flat(x, dy):
 
 def max_pool(x: jax.Array, padding: PaddingRule = "tensorflow") -> jax.Array:
   """3x3 maximum of `x` (b, h, w, c) with stride 2."""
-  pads = [same_padding(n, 3, 2, 1, padding) for n in x.shape[1:3]]
+  rows, columns = (same_padding(n, 3, 2, 1, padding) for n in x.shape[1:3])
+  return _max_pool((rows, columns), x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _max_pool(pads, x):
   return nn.max_pool(x, (3, 3), (2, 2), pads)
+
+
+def _max_pool_forward(pads, x):
+  y = _max_pool(pads, x)
+  return y, (x, y)
+
+
+def _max_pool_backward(pads, residuals, dy):
+  by_lax = functools.partial(_max_pool_gradient, pads)
+  by_taps = functools.partial(_max_pool_gradient_by_taps, pads)
+  return (lax.platform_dependent(*residuals, dy, cpu=by_taps, default=by_lax),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _max_pool_gradient(pads, x, y, dy):
+  del y
+  _, pullback = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), pads), x)
+  return pullback(dy)[0]
+
+
+def _max_pool_gradient_by_taps(pads, x, y, dy):
+  """The same, to the first of equal maxima; XLA's CPU backend would scatter."""
+  (h, w), zero = y.shape[1:3], jnp.zeros((), dy.dtype)
+  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+  taps = list(itertools.product(range(3), repeat=2))
+  first = jnp.full(y.shape, len(taps), jnp.int8)
+  for tap, (i, j) in reversed(list(enumerate(taps))):
+    reached = padded[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
+    first = jnp.where(reached == y, jnp.int8(tap), first)
+  first = lax.optimization_barrier(first)
+  dx = jnp.zeros(padded.shape, dy.dtype)
+  for tap, (i, j) in enumerate(taps):
+    part = jnp.where(first == tap, dy, zero)
+    # Zeros between, before and after: where this tap has read.
+    spread = [
+      (start, size - start - 2 * n + 1, 1)
+      for start, size, n in zip((i, j), padded.shape[1:3], (h, w))
+    ]
+    dx += lax.pad(part, zero, ((0, 0, 0), *spread, (0, 0, 0)))
+  (top, bottom), (left, right) = pads
+  return dx[:, top : dx.shape[1] - bottom, left : dx.shape[2] - right]
