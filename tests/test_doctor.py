@@ -63,6 +63,10 @@ CONFIGS = {
     {"batch_size": 9},
     ("batch-exceeds-split", Severity.WARNING, "--config.batch_size=8"),
   ),
+  "rates beyond the crop": (
+    {"model__atrous_rates": (1, 5)},
+    ("rates-beyond-crop", Severity.WARNING, "atrous_rates 5 (times 16"),
+  ),
   "a batch of one": (
     {"batch_size": 1},
     ("batch-of-one", Severity.WARNING, "sees one value"),

@@ -38,6 +38,58 @@ def test_one_by_one_with_stride_subsamples_from_zero():
   np.testing.assert_array_equal(y[0, :, :, 0], [[0, 2], [6, 8]])
 
 
+@pytest.mark.parametrize("rule", ["explicit", "tensorflow"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("taps,channels", [(1, 5), (3, 3), (3, 5)])
+def test_conv_and_its_gradients_equal_lax(taps, channels, stride, rule):
+  """Products of 1x1 kernels and patches of images have their own form."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 9, 8, channels))
+  kernel = jax.random.normal(keys[1], (taps, taps, channels, 7))
+  pads = [same_padding(n, taps, stride, 1, rule) for n in x.shape[1:3]]
+
+  def by_lax(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      pads,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+  def ours(x, kernel):
+    return conv(x, kernel, stride=stride, padding=rule)
+
+  expected, pullback = jax.vjp(by_lax, x, kernel)
+  found, our_pullback = jax.vjp(ours, x, kernel)
+  dy = jax.random.normal(keys[2], expected.shape)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  for a, b in zip(our_pullback(dy), pullback(dy)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["explicit", "tensorflow"])
+@pytest.mark.parametrize("size", [(9, 8), (5, 12), (2, 3)])
+def test_max_pool_gradient_goes_to_the_first_maximum(size, rule):
+  keys = jax.random.split(jax.random.key(0))
+  # Few values, so that many windows hold their maximum more than once.
+  x = jax.random.randint(keys[0], (2, *size, 3), 0, 3).astype(jnp.float32)
+  pads = [same_padding(n, 3, 2, 1, rule) for n in size]
+  y, pullback = jax.vjp(lambda x: max_pool(x, rule), x)
+  dy = jax.random.normal(keys[1], y.shape)
+  expected = np.zeros((2, size[0] + 3, size[1] + 3, 3))
+  padded = np.pad(
+    np.asarray(x), ((0, 0), *pads, (0, 0)), constant_values=-np.inf
+  )
+  for b, i, j, c in np.ndindex(y.shape):
+    window = padded[b, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c]
+    row, column = divmod(int(window.argmax()), window.shape[1])
+    expected[b, 2 * i + row, 2 * j + column, c] += dy[b, i, j, c]
+  top, left = pads[0][0], pads[1][0]
+  expected = expected[:, top : top + size[0], left : left + size[1]]
+  np.testing.assert_allclose(pullback(dy)[0], expected, atol=1e-6)
+
+
 def batch_norm_numpy(x, epsilon):
   mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
   return (x - mean) / np.sqrt(var + epsilon), mean, var

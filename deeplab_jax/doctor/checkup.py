@@ -56,6 +56,7 @@ CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
 FIT_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   split_checks.normalisation,
   split_checks.crop_size,
+  split_checks.atrous_rates,
   split_checks.eval_size,
   split_checks.batch_size,
   config_checks.class_weights,

@@ -17,6 +17,7 @@ from deeplab_jax.models import BACKBONES
 _ALIKE = 0.99
 _FAR = 50.0  # of 0..255: mean of a channel from what the backbone expects
 _DEVIATIONS = 20.0, 110.0  # usual in photographs, 0..255
+_PUBLISHED_CROP = 513  # that the rates 6, 12, 18 were published with
 
 
 def empty(survey: Survey) -> Iterator[Finding]:
@@ -195,6 +196,36 @@ def crop_size(survey: Survey) -> Iterator[Finding]:
       "lower --config.data.crop_size (k * output_stride + 1), or enlarge the "
       "images with data.resize_min",
     )
+
+
+def atrous_rates(survey: Survey) -> Iterator[Finding]:
+  """Atrous rates whose outer taps crops never reach, but whole images do."""
+  config, held_out = survey.config, survey.of("val")
+  sizes = [_resized(f, survey) for f in held_out if f.image]
+  if config.model.head != "aspp" or not sizes:
+    return
+  evaluated = np.max([*sizes, tuple(config.data.eval_size)], axis=0)
+  crop = np.array(config.data.crop_size)
+  # In pixels of the image: rates are of features at output stride 16.
+  reach = 16 * np.array(config.model.atrous_rates, int).reshape(-1, 1)
+  untrained = ((reach >= crop) & (reach < evaluated)).any(1)
+  if untrained.any():
+    rates = ", ".join(str(r // 16) for r in reach[untrained, 0])
+    yield warning(
+      "rates-beyond-crop",
+      f"model.atrous_rates {rates} (times 16 pixels) reach beyond crops of "
+      f"{crop[1]}x{crop[0]}, but not beyond the held-out images "
+      f"({evaluated[1]}x{evaluated[0]}): their outer taps see only padding in "
+      "training and are used untrained in evaluation",
+      "enlarge --config.data.crop_size, or lower --config.model.atrous_rates, "
+      f"such as {_rates_within(crop, config.model.atrous_rates)}",
+    )
+
+
+def _rates_within(crop: np.ndarray, rates: tuple[int, ...]) -> tuple[int, ...]:
+  """`rates`, scaled to what a crop of the paper's side would allow."""
+  factor = crop.min() / _PUBLISHED_CROP
+  return tuple(max(1, round(rate * factor)) for rate in rates)
 
 
 def eval_size(survey: Survey) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deeplab_jax.models.layers import BatchNorm
 
@@ -25,13 +26,16 @@ def fold(model: nn.Module, variables: Any) -> Any:
     variables: `{"params", "batch_stats"}`.
 
   Returns:
-    variables of the same structure, to be used within `folded` only.
+    variables of the same structure, NumPy arrays, to be used within `folded`
+    only.
   """
-  params = flax.traverse_util.flatten_dict(variables["params"])
-  stats = flax.traverse_util.flatten_dict(variables["batch_stats"])
+  # In NumPy: jax would compile a program for every new shape.
+  host = jax.device_get(variables)
+  params = flax.traverse_util.flatten_dict(host["params"])
+  stats = flax.traverse_util.flatten_dict(host["batch_stats"])
   for path, epsilon in _epsilons(model, variables).items():
     scale, bias = params[*path, "scale"], params[*path, "bias"]
-    factor = scale * jax.lax.rsqrt(stats[*path, "var"] + epsilon)
+    factor = scale / np.sqrt(stats[*path, "var"] + np.float32(epsilon))
     kernel = next(
       (*path[:-1], name)
       for name in ("kernel", "depthwise_kernel")
@@ -42,7 +46,7 @@ def fold(model: nn.Module, variables: Any) -> Any:
     params[*path, "bias"] = bias - stats[*path, "mean"] * factor
   return {
     "params": flax.traverse_util.unflatten_dict(params),
-    "batch_stats": variables["batch_stats"],
+    "batch_stats": host["batch_stats"],
   }
 
 
