@@ -15,6 +15,7 @@ from deeplab_jax import losses, sharding
 from deeplab_jax.models import Classifier, DeepLab, preprocess
 from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import decay_loss, learning_rate
+from deeplab_jax.unreached import clear_unreached_taps
 
 Tree = Any
 Network = DeepLab | Classifier
@@ -52,14 +53,15 @@ def create_state(
   crop_size: tuple[int, int],
   seed: int,
 ) -> TrainState:
-  """A freshly drawn state."""
+  """A freshly drawn state; taps that the crop cannot reach are zero."""
   images = jnp.zeros((1, *crop_size, 3))
   variables = model.init(jax.random.key(seed), images, train=False)
+  params = clear_unreached_taps(model, variables["params"], crop_size)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=variables["params"],
+    params=params,
     batch_stats=variables["batch_stats"],
-    opt_state=optimizer.init(variables["params"]),
+    opt_state=optimizer.init(params),
   )
 
 
