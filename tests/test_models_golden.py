@@ -2,6 +2,7 @@
 
 import pytest
 
+from deeplab_jax.models import depthwise
 from tests.golden import network
 
 # Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
@@ -17,6 +18,16 @@ def test_logits_features_and_labels_equal_the_official(shared, exactness, name):
   labels = network.label_errors(shared, name)
   exactness.check(f"{name}.npz", "labels", labels["clear"], 0)
   assert labels["share clear"] > 0.99
+
+
+@pytest.mark.slow  # XLA's CPU backend takes long for grouped convolutions
+@pytest.mark.parametrize("name", network.CASES)
+def test_the_other_lowering_gives_the_same(shared, monkeypatch, name):
+  monkeypatch.setitem(depthwise.LOWERING, "cpu", "lax")
+  network.recorded.cache_clear()
+  errors = network.network_errors(shared, name)
+  network.recorded.cache_clear()
+  assert max(errors.values()) < TOLERANCE, errors
 
 
 @pytest.mark.parametrize("name", network.ENDPOINT_CASES)

@@ -120,7 +120,7 @@ def _batch(array):
 
 
 @functools.lru_cache(maxsize=1)
-def _recorded(shared, name):
+def recorded(shared, name):
   """Logits; input and output of every module by path; the ConvNorms."""
   case = load_case(shared, name)
 
@@ -152,7 +152,7 @@ def _recorded(shared, name):
 def network_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   """Relative errors of the logits and of all stored features."""
   golden = load_case(shared, name).golden
-  logits, calls, _ = _recorded(shared, name)
+  logits, calls, _ = recorded(shared, name)
   upsampled = resize_bilinear(logits, _batch(golden["image"]).shape[1:3])
   pairs = {
     "logits": (logits, golden["logits"]),
@@ -171,7 +171,7 @@ def network_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
 def label_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   """Share of labels that differ: of all, and where the margin is clear."""
   golden = load_case(shared, name).golden
-  logits = _recorded(shared, name)[0]
+  logits = recorded(shared, name)[0]
   labels = golden["prediction"].reshape(-1, *golden["prediction"].shape[-2:])
   upsampled = np.asarray(resize_bilinear(logits, labels.shape[1:3]))
   differs = upsampled.argmax(-1) != labels
@@ -189,7 +189,7 @@ def endpoint_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   path = shared / "reference" / "golden" / f"{name}_endpoints.json"
   endpoints = json.loads(path.read_text())
   backbone = load_case(shared, name).model.backbone
-  _, calls, plain = _recorded(shared, name)
+  _, calls, plain = recorded(shared, name)
   ours = {}
   for path in sorted(calls, key=_natural):
     for official in _endpoint_names(path, path in plain, backbone):
