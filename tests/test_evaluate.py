@@ -137,7 +137,7 @@ def test_classes_that_do_not_occur_are_left_out(evaluation):
   confusion = evaluation.confusion.copy()
   confusion[:, 2] = 0
   part = evaluate.Evaluation(
-    evaluation.dataset, {}, confusion, NUM_IMAGES, 1.0, []
+    evaluation.dataset, {"split": "val"}, confusion, NUM_IMAGES, 1.0, []
   )
   content = part.to_dict()
   assert content["absent_classes"] == ["sky"]
