@@ -11,9 +11,9 @@ import typing
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import networks
 from benchmarks.timing import Case, Comparison, Contender, Program, measure
 from deeplab_jax.models.depthwise import Lowering, depthwise_conv
 
@@ -92,13 +92,7 @@ def _start_jax(case: Case, rate: int, lowering: str, arrays: list) -> Program:
       return jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)[0]
     return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)[0]
 
-  arrays = [jnp.asarray(array, case.dtype) for array in arrays]
-  program = jax.jit(run).lower(*arrays).compile()
-  return Program(
-    lambda: program(*arrays),
-    jax.block_until_ready,
-    np.asarray(program(*arrays), np.float32),
-  )
+  return networks.start_function(run, arrays, case.dtype)
 
 
 def _check(

@@ -1,6 +1,7 @@
 """The networks on jax's side: what a user of the configs gets."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -153,3 +154,16 @@ def _memory(program: Any) -> dict[str, int]:
     - memory.alias_size_in_bytes
   )
   return {"memory": peak, "temporaries": memory.temp_size_in_bytes}
+
+
+def start_function(
+  run: Callable[..., jax.Array], arrays: Sequence[np.ndarray], dtype: str
+) -> Program:
+  """Compiles `run` for `arrays` in `dtype`."""
+  arrays = [jnp.asarray(array, dtype) for array in arrays]
+  program = jax.jit(run).lower(*arrays).compile()
+  return Program(
+    lambda: program(*arrays),
+    jax.block_until_ready,
+    np.asarray(program(*arrays), np.float32),
+  )

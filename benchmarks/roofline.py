@@ -171,13 +171,7 @@ def _start_jax(case: LayerCase, layer: Layer, arrays: list[Any]) -> Program:
       y = conv(x, kernel, stride=stride, rate=layer.rate[0])
     return jax.nn.relu(y + bias)
 
-  arrays = [jnp.asarray(array, case.dtype) for array in arrays]
-  program = jax.jit(run).lower(*arrays).compile()
-  return Program(
-    lambda: program(*arrays),
-    jax.block_until_ready,
-    np.asarray(program(*arrays), np.float32),
-  )
+  return networks.start_function(run, arrays, case.dtype)
 
 
 def _sums(case: Case, measured: list[Comparison]) -> Iterator[Comparison]:
