@@ -77,16 +77,30 @@ def _dense(stride, rate, pads, x, kernel):
 
 
 def _by_patches(stride, pads, x, kernel):
-  """As one matrix product: pays for the few channels of an image on CPU."""
-  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  kh, kw = kernel.shape[:2]
-  h, w = padded.shape[1] - kh, padded.shape[2] - kw
-  patches = [
-    padded[:, i : i + h + 1 : stride, j : j + w + 1 : stride]
-    for i in range(kh)
-    for j in range(kw)
+  """As one matrix product: pays for the few channels of an image on CPU.
+
+  A kernel row reads `kw` neighbouring pixels. Seen in groups of `stride`
+  pixels, they are whole groups and the start of one more, without strides.
+  """
+  (kh, kw, c, features), size = kernel.shape, x.shape[1:3]
+  h, w = (
+    (n + sum(pad) - k) // stride + 1 for n, pad, k in zip(size, pads, (kh, kw))
+  )
+  # To full groups; a last row or column that no tap reads is cut off.
+  reaches = (h + (kh - 1) // stride, w + (kw - 1) // stride)
+  whole = [
+    (before, reach * stride - before - n, 0)
+    for n, (before, _), reach in zip(size, pads, reaches)
   ]
-  kernel = kernel.reshape(-1, kernel.shape[-1])
+  x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *whole, (0, 0, 0)))
+  x = x.reshape(-1, reaches[0], stride, reaches[1], stride * c)
+  patches = []
+  for i in range(kh):
+    row, phase = divmod(i, stride)
+    lines = x[:, row : row + h, phase]
+    for j in range(-(-kw // stride)):
+      patches.append(lines[:, :, j : j + w, : (kw - j * stride) * c])
+  kernel = kernel.reshape(-1, features)
   return _pointwise(jnp.concatenate(patches, axis=-1), kernel)
 
 

@@ -115,9 +115,17 @@ def _accumulator(x):
 
 
 def _pad(x, padding):
-  """Zero padding, kept apart so that the taps do not each compute it again."""
+  """Zero padding, kept apart so that the taps do not each compute it again.
+
+  Kept as lines of pixels and channels: of each slice of its operand XLA's CPU
+  backend believes that it is read apart, takes the taps for bound by memory,
+  and gives them the square root of the threads. A reshaped operand counts once.
+  """
   padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  return lax.optimization_barrier(padded) if _on_cpu() else padded
+  if not _on_cpu():
+    return padded
+  lines = padded.reshape(*padded.shape[:2], -1)
+  return lax.optimization_barrier(lines).reshape(padded.shape)
 
 
 def _on_cpu() -> bool:
