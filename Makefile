@@ -17,8 +17,8 @@ $(VENV)/.dev: requirements-dev.txt requirements-import.txt $(VENV)/.run
 	touch $@
 
 demo: $(VENV)/.run  ## train the quickstart, evaluate it, write pictures
-	$(BIN)/python -m deeplab_jax.main --config configs/quickstart.py \
-	  --workdir runs/quickstart
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m deeplab_jax.main \
+	  --config configs/quickstart.py --workdir runs/quickstart
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -7,10 +7,24 @@ import pathlib
 import platform
 import re
 import subprocess
+import sys
 from typing import Any
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_SETTINGS = ("CUDA_", "GLIBC_", "GOMP_", "JAX_", "OMP_", "TORCH", "XLA_")
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch")
+
+
+def use_huge_pages() -> None:
+  """Starts the program again where its arrays can lie on huge pages.
+
+  Both frameworks get them; the environment counts when a process starts.
+  """
+  if "GLIBC_TUNABLES" not in os.environ:
+    from deeplab_jax import huge_pages
+
+    os.environ["GLIBC_TUNABLES"] = huge_pages.TUNABLE
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def restrict(device: str, threads: int | None, shared: bool) -> None:
@@ -83,7 +97,7 @@ def facts(device: str) -> dict[str, Any]:
     "environment": {
       name: value
       for name, value in sorted(os.environ.items())
-      if name.startswith(("OMP_", "GOMP_", "XLA_", "JAX_", "TORCH", "CUDA_"))
+      if name.startswith(_SETTINGS)
     },
   }
 

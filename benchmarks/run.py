@@ -18,6 +18,7 @@ from benchmarks import arguments, machine
 def main() -> None:
   """Measures what the command line asks for."""
   options = arguments.parse(None, __doc__)
+  machine.use_huge_pages()
   machine.restrict(
     options.device, options.threads, shared=options.against is not None
   )

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
-from deeplab_jax import sharding
+from deeplab_jax import huge_pages, sharding
 from deeplab_jax.calibrate import calibrate, folded_layers
 from deeplab_jax.checkpoints import Checkpoints
 from deeplab_jax.data import datasets, source
@@ -89,6 +89,8 @@ def train_and_evaluate(
     )
     _write_descriptions(run)
     run.progress.say(f"{_summary(run, state)}\n{origin}")
+    if advice := huge_pages.advice():
+      run.progress.say(advice)
     with run.progress:
       train_step = make_train_step(model, optimizer, config, mesh)
       state = _loop(run, state, train_step)

@@ -17,6 +17,9 @@ with socket.socket() as s:
 export JAX_COORDINATOR_ADDRESS="localhost:${PORT:-$("$python" -c "$free_port")}"
 export JAX_NUM_PROCESSES=$PROCESSES
 
+# Huge pages for arrays in main memory; see deeplab_jax/huge_pages.py.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+
 children=()
 stop() { kill -TERM "${children[@]}" 2>/dev/null || true; }
 # Told to stop, all save and end; one that fails takes the others with it.
