@@ -1,5 +1,7 @@
 """Padding, batch normalisation and resizing against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from deeplab_jax.models.convolution import conv, max_pool, same_padding
 from deeplab_jax.models.layers import BatchNorm
-from deeplab_jax.models.resize import resize_bilinear
+from deeplab_jax.models.resize import resize_bilinear, resized_argmax
 from tests.golden.network import relative_error
 
 
@@ -182,3 +184,28 @@ def test_resize_bilinear_names_what_is_wrong():
     resize_bilinear(jnp.ones((3, 3)), (5, 5))
   with pytest.raises(ValueError, match=r"size \(0, 5\)"):
     resize_bilinear(jnp.ones((1, 3, 3, 1)), (0, 5))
+
+
+@pytest.mark.parametrize("levels", [2, 1000])  # few levels make many ties
+@pytest.mark.parametrize(
+  ("shape", "size"),
+  [
+    ((1, 9, 9, 21), (33, 33)),
+    ((3, 9, 17, 2), (65, 129)),
+    ((2, 5, 8, 150), (38, 41)),
+    ((2, 8, 5, 21), (50, 64)),
+    ((2, 9, 9, 7), (4, 7)),
+    ((2, 9, 9, 7), (9, 9)),
+    ((2, 9, 6, 7), (9, 20)),
+    ((2, 1, 1, 21), (6, 7)),
+    ((2, 1, 4, 21), (1, 9)),
+    ((1, 3, 3, 300), (9, 9)),
+  ],
+)
+def test_resized_argmax_is_the_largest_of_the_resized(shape, size, levels):
+  generator = np.random.default_rng(0)
+  x = np.float32(generator.integers(levels, size=shape)) / 7 - 1
+  found = jax.jit(functools.partial(resized_argmax, size=size))(x)
+  expected = jax.jit(lambda x: resize_bilinear(x, size).argmax(-1))(x)
+  assert found.dtype == jnp.int32
+  np.testing.assert_array_equal(found, expected)

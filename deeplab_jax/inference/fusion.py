@@ -22,6 +22,7 @@ from deeplab_jax.models import (
   padding_value,
   preprocess,
   resize_bilinear,
+  resized_argmax,
 )
 
 
@@ -96,14 +97,17 @@ def predict_fn(
     canvas = images.shape[1:3]
     images = jnp.where(inside(sizes, canvas), images.astype(jnp.float32), color)
     views = [
-      resize_bilinear(logits, canvas)
+      logits
       for look in looks
       for logits in _views(look, flip, variables, images, crops)
     ]
-    probabilities = sum(map(jax.nn.softmax, views)) / len(views)
-    # The softmax of a single view rounds: its logits break more ties.
-    scores = views[0] if len(views) == 1 else probabilities
-    return scores.argmax(-1).astype(dtype), probabilities
+    resized = (resize_bilinear(logits, canvas) for logits in views)
+    probabilities = sum(map(jax.nn.softmax, resized)) / len(views)
+    if len(views) > 1:
+      labels = probabilities.argmax(-1)
+    else:  # The softmax rounds: logits break more ties.
+      labels = resized_argmax(views[0], canvas)
+    return labels.astype(dtype), probabilities
 
   return predict
 

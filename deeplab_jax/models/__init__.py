@@ -12,7 +12,7 @@ from deeplab_jax.models.deeplab import (
   model_from_dict,
   model_to_dict,
 )
-from deeplab_jax.models.resize import resize_bilinear
+from deeplab_jax.models.resize import resize_bilinear, resized_argmax
 
 __all__ = [
   "BACKBONES",
@@ -24,4 +24,5 @@ __all__ = [
   "padding_value",
   "preprocess",
   "resize_bilinear",
+  "resized_argmax",
 ]

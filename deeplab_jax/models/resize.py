@@ -1,10 +1,13 @@
-"""Bilinear resizing with aligned corners."""
+"""Bilinear resizing with aligned corners, and the labels that it leads to."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# Unrolled, more channels would take long to compile.
+_MOST_PLANES = 256
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -34,6 +37,47 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   if x.shape[1:3] == (1, 1):
     return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
   return _resize(tuple(size), x.shape[1:3], x)
+
+
+def resized_argmax(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """The largest channel of every pixel of `resize_bilinear(x, size)`.
+
+  Args:
+    x: `(b, h, w, c)`, float.
+    size: output height and width, at least 1.
+
+  Returns:
+    int32 `(b, *size)`, the first channel of several equal ones.
+
+  Raises:
+    ValueError: as `resize_bilinear`.
+  """
+
+  def whole(x):
+    return resize_bilinear(x, size).argmax(-1)
+
+  if x.shape[-1] > _MOST_PLANES:
+    return whole(x)
+  planes = functools.partial(_argmax_by_planes, tuple(size))
+  return jax.lax.platform_dependent(x, cpu=planes, default=whole)
+
+
+def _argmax_by_planes(size, x):
+  """Channel after channel, in one pass over pixels: XLA's CPU backend makes
+  vectors of rows, but none of a reduction over channels."""
+  planes = jnp.moveaxis(_lerp(x, size[1], axis=2), 3, 0)
+
+  def compare(best, plane):
+    largest, label, channel = best
+    value = _lerp(plane, size[0], axis=1)
+    larger = value > largest
+    largest = jnp.where(larger, value, largest)
+    return (largest, jnp.where(larger, channel, label), channel + 1), None
+
+  shape = (x.shape[0], *size)
+  start = jnp.full(shape, -jnp.inf, x.dtype), jnp.zeros(shape, jnp.int32), 0
+  (_, label, _), _ = jax.lax.scan(compare, start, planes, unroll=True)
+  return label
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -70,7 +114,7 @@ def _lerp(x, size, axis):
     return x
   lower, upper, weight = _positions(x.shape[axis], size)
   weight = jnp.asarray(weight, x.dtype)
-  weight = weight.reshape([-1 if i == axis else 1 for i in range(4)])
+  weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
   low = jnp.take(x, lower, axis=axis, mode="clip", indices_are_sorted=True)
   high = jnp.take(x, upper, axis=axis, mode="clip", indices_are_sorted=True)
   return low + (high - low) * weight
