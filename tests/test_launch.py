@@ -258,17 +258,22 @@ def test_gke_pods_tell_a_stop_from_an_end(stubs, ending, status):
     f'printf "%s " "$@"; echo >&2\n{ending}\n'
   )
   (stubs / "python").chmod(0o755)
-  pod = subprocess.Popen(
+  with subprocess.Popen(
     [*container["command"], *container["args"]],
     env={"PATH": f"{stubs}:{os.environ['PATH']}"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-  )
-  pod.stderr.readline()  # It has started.
-  if status == 143:
-    pod.send_signal(signal.SIGTERM)
-  output, _ = pod.communicate(timeout=20)
+    start_new_session=True,
+  ) as pod:
+    try:
+      pod.stderr.readline()  # It has started.
+      if status == 143:
+        pod.send_signal(signal.SIGTERM)
+      output, _ = pod.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+      os.killpg(pod.pid, signal.SIGKILL)
+      raise
   assert pod.returncode == status
   assert output.split() == [
     *("-m", "deeplab_jax.main", "--config=configs/voc.py"),
