@@ -70,6 +70,35 @@ def test_few_programs_serve_many_sizes(labeller):
   assert labeller.num_compilations - before <= 1
 
 
+def test_compiled_ahead_no_image_needs_a_program():
+  ahead = segmenter(
+    tiny_model(output_stride=32),
+    evaluation_size=(65, 65),
+    max_pixels=129 * 129,
+    tile=97,
+  )
+  sizes = [(50, 60), (70, 40), (80, 41), (200, 90)]  # the last is cut
+  assert ahead.compile(*sizes) is ahead
+  assert ahead.num_compilations == 3
+  for size in sizes:
+    ahead.overlay(random_image(*size))
+  assert ahead.num_compilations == 3
+  ahead.compile((50, 60), want="probabilities")
+  ahead.probabilities(random_image(50, 60))
+  assert ahead.num_compilations == 4
+
+
+@pytest.mark.parametrize("sizes", [[(0, 5)], [(480, 640), (5,)]])
+def test_compiling_names_a_wrong_size(labeller, sizes):
+  with pytest.raises(ValueError, match=r"positive \(height, width\)"):
+    labeller.compile(*sizes)
+
+
+def test_compiling_names_what_there_is(labeller):
+  with pytest.raises(ValueError, match="labels, probabilities, uncertainty"):
+    labeller.compile((65, 65), want="logits")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (1, 33)])
 def test_any_size_is_labelled(labeller, size):
   assert labeller(random_image(*size)).shape == size

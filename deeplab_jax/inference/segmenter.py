@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -54,7 +55,7 @@ class Segmenter:
     max_pixels: int = 2049 * 2049,
     tile: int = 1025,
   ):
-    """Prepares; nothing is compiled before the first image of a size.
+    """Prepares; an image, or `compile`, has a program compiled if need be.
 
     Args:
       model: the network.
@@ -79,7 +80,8 @@ class Segmenter:
     if fold_batch_norm:
       variables = fold(model, variables)
     self._variables = jax.device_put(variables)
-    self._run = _compiled(predict_fn(model, scales, flip), fold_batch_norm)
+    self._run = _jitted(predict_fn(model, scales, flip), fold_batch_norm)
+    self._programs = {}
 
   @classmethod
   def from_model_json(
@@ -111,8 +113,33 @@ class Segmenter:
 
   @property
   def num_compilations(self) -> int:
-    """How many programs the images so far needed."""
-    return self._run._cache_size()
+    """How many programs were compiled so far, ahead or for an image."""
+    return len(self._programs)
+
+  def compile(self, *sizes: Size, want: str = "labels") -> "Segmenter":
+    """Compiles ahead, side by side, what images of these sizes will need.
+
+    Args:
+      *sizes: heights and widths; many may share a program.
+      want: "labels", which overlays take, too, "probabilities", "uncertainty".
+
+    Returns:
+      this segmenter, as in `load(path).compile((480, 640))`.
+
+    Raises:
+      ValueError: `want` or a size is wrong.
+    """
+    if want not in _OUTPUTS:
+      raise ValueError(
+        f"want must be one of {', '.join(_OUTPUTS)}, got {want!r}"
+      )
+    if any(len(size) != 2 or min(size) < 1 for size in sizes):
+      raise ValueError(f"sizes must be positive (height, width), got {sizes}")
+    layouts = [self._layout(size) for size in sizes]
+    needed = {(canvas, self._confines(crop)) for crop, canvas, _ in layouts}
+    with futures.ThreadPoolExecutor() as pool:
+      list(pool.map(lambda key: self._program(*key, want), needed))
+    return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
     """Labels of `image`, uint8 RGB (h, w, 3): uint8 or uint16 (h, w)."""
@@ -134,17 +161,29 @@ class Segmenter:
   def _segment(self, image: np.ndarray, want: str) -> np.ndarray:
     image = _checked(image)
     size = image.shape[:2]
+    crop, canvas, is_tiled = self._layout(size)
+    if is_tiled:
+      return self._segment_tiles(image, crop, canvas, want)
+    limits = crop if self._confines(crop) else None
+    result = self._run_canvas(image, canvas, limits, want)
+    return result[: size[0], : size[1]]
+
+  def _layout(self, size: Size) -> tuple[Size, Size, bool]:
+    """The crop of an image, its program's canvas, and if that is a tile."""
     crop = tuple(
       max(least, _round_up(side, self._grain))
       for side, least in zip(size, self.evaluation_size)
     )
     if crop == self.evaluation_size:
-      result = self._run_canvas(image, crop, None, want)
-    elif math.prod(crop) > self._max_pixels:
-      return self._segment_tiles(image, crop, want)
-    else:
-      result = self._run_canvas(image, self._canvas(crop), crop, want)
-    return result[: size[0], : size[1]]
+      return crop, crop, False
+    canvas = self._canvas(crop)
+    if math.prod(crop) <= self._max_pixels:
+      return crop, canvas, False
+    return crop, tuple(min(side, self._tile) for side in canvas), True
+
+  def _confines(self, crop: Size) -> bool:
+    """Whether the program for `crop` is shared with others."""
+    return crop != self.evaluation_size and can_confine(self.model)
 
   def _canvas(self, crop: Size) -> Size:
     """What the program for `crop` is compiled for."""
@@ -157,19 +196,18 @@ class Segmenter:
     )
     return height, width
 
-  def _segment_tiles(self, image: np.ndarray, crop: Size, want: str):
+  def _segment_tiles(
+    self, image: np.ndarray, crop: Size, tile: Size, want: str
+  ) -> np.ndarray:
     """Window by window; see `tiles`."""
     size = image.shape[:2]
-    tile = tuple(min(side, self._tile) for side in self._canvas(crop))
+    confines = self._confines(crop)
     result = None
     for rows, columns in windows(size, tile, margin=self._tile // 8):
       top, left = rows.start, columns.start
-      part = self._run_canvas(
-        image[top : top + tile[0], left : left + tile[1]],
-        tile,
-        (min(tile[0], crop[0] - top), min(tile[1], crop[1] - left)),
-        want,
-      )
+      window = image[top : top + tile[0], left : left + tile[1]]
+      limits = (min(tile[0], crop[0] - top), min(tile[1], crop[1] - left))
+      part = self._run_canvas(window, tile, limits if confines else None, want)
       if result is None:
         result = np.empty((*size, *part.shape[2:]), part.dtype)
       result[rows.first : rows.end, columns.first : columns.end] = part[
@@ -181,17 +219,27 @@ class Segmenter:
   def _run_canvas(
     self, image: np.ndarray, canvas: Size, crop: Size | None, want: str
   ) -> np.ndarray:
-    """Runs on a canvas as if it were `crop`; the result has its size."""
+    """Runs on a canvas, confined to `crop`; the result has the canvas' size."""
     height, width = image.shape[:2]
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[:height, :width] = image
     size = np.array([height, width], np.int32)
-    confine = crop is not None and can_confine(self.model)
-    limits = np.array(crop, np.int32) if confine else None
-    return np.asarray(self._run(self._variables, padded, size, limits, want))
+    limits = None if crop is None else np.array(crop, np.int32)
+    program = self._program(canvas, crop is not None, want)
+    return np.asarray(program(self._variables, padded, size, limits))
+
+  def _program(self, canvas: Size, is_confined: bool, want: str) -> Callable:
+    key = (canvas, is_confined, want)
+    if key not in self._programs:
+      image = jax.ShapeDtypeStruct((*canvas, 3), np.uint8)
+      pair = jax.ShapeDtypeStruct((2,), np.int32)
+      limits = pair if is_confined else None
+      traced = self._run.lower(self._variables, image, pair, limits, want)
+      self._programs[key] = traced.compile()
+    return self._programs[key]
 
 
-def _compiled(predict: Callable, is_folded: bool) -> Callable:
+def _jitted(predict: Callable, is_folded: bool) -> Callable:
   """The program for one image; `want` is a key of `_OUTPUTS`."""
 
   @functools.partial(jax.jit, static_argnames="want")
