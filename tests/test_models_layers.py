@@ -42,12 +42,16 @@ def test_one_by_one_with_stride_subsamples_from_zero():
 
 @pytest.mark.parametrize("rule", ["explicit", "tensorflow"])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("taps,channels", [(1, 5), (3, 3), (3, 5)])
-def test_conv_and_its_gradients_equal_lax(taps, channels, stride, rule):
-  """Products of 1x1 kernels and patches of images have their own form."""
+@pytest.mark.parametrize(
+  "taps,channels,features", [(1, 5, 7), (3, 3, 7), (3, 5, 7), (3, 128, 130)]
+)
+def test_conv_and_its_gradients_equal_lax(
+  taps, channels, features, stride, rule
+):
+  """1x1 kernels, those of images and wide 3x3 ones have forms of their own."""
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (2, 9, 8, channels))
-  kernel = jax.random.normal(keys[1], (taps, taps, channels, 7))
+  kernel = jax.random.normal(keys[1], (taps, taps, channels, features))
   pads = [same_padding(n, taps, stride, 1, rule) for n in x.shape[1:3]]
 
   def by_lax(x, kernel):
@@ -65,7 +69,8 @@ def test_conv_and_its_gradients_equal_lax(taps, channels, stride, rule):
   expected, pullback = jax.vjp(by_lax, x, kernel)
   found, our_pullback = jax.vjp(ours, x, kernel)
   dy = jax.random.normal(keys[2], expected.shape)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  for y in (ours(x, kernel), found):  # without and with residuals
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
   for a, b in zip(our_pullback(dy), pullback(dy)):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 

@@ -98,7 +98,8 @@ def confined(
     if module.name == "image_pooling":
       return next_method(args[0] / share(pooled), *args[1:], **kwargs)
     # Before, too: the decoder's resizing smears the crop's edge outwards.
-    return keep(next_method(keep(args[0]), *args[1:], **kwargs))
+    maps = jax.tree.map(keep, args[0])
+    return keep(next_method(maps, *args[1:], **kwargs))
 
   return intercept
 

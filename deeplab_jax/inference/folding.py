@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.models.layers import BatchNorm
+from deeplab_jax.models.loops import all_threads
 
 
 def fold(model: nn.Module, variables: Any) -> Any:
@@ -75,4 +76,5 @@ def _only_add(next_method, args, kwargs, context):
   if not isinstance(module, BatchNorm) or context.method_name != "__call__":
     return next_method(*args, **kwargs)
   x = args[0]
-  return x + module.get_variable("params", "bias").astype(x.dtype)
+  bias = module.get_variable("params", "bias")
+  return all_threads(x + bias.astype(x.dtype))

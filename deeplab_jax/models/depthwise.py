@@ -115,17 +115,21 @@ def _accumulator(x):
 
 
 def _pad(x, padding):
-  """Zero padding, kept apart so that the taps do not each compute it again.
+  """Zero padding, kept apart so that the taps do not each compute it again."""
+  return _stored(jnp.pad(x, ((0, 0), *padding, (0, 0))))
 
-  Kept as lines of pixels and channels: of each slice of its operand XLA's CPU
-  backend believes that it is read apart, takes the taps for bound by memory,
-  and gives them the square root of the threads. A reshaped operand counts once.
+
+def _stored(x):
+  """`x` as lines of pixels and channels on CPU, seen as what it was.
+
+  Of each slice of its operand XLA's CPU backend believes that it is read apart,
+  takes the taps for bound by memory, and gives them the square root of the
+  threads. A reshaped operand counts once.
   """
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   if not _on_cpu():
-    return padded
-  lines = padded.reshape(*padded.shape[:2], -1)
-  return lax.optimization_barrier(lines).reshape(padded.shape)
+    return x
+  lines = x.reshape(*x.shape[:2], -1)
+  return lax.optimization_barrier(lines).reshape(x.shape)
 
 
 def _on_cpu() -> bool:
@@ -164,15 +168,46 @@ def _mostly_outside(geometry, x, kernel, share=1 / 3) -> bool:
 
 
 def _shift_clipped(geometry, x, kernel):
-  """As `_shift`, without padding: each tap adds where it meets the input."""
-  size = _output_size(geometry, x, kernel)
+  """As `_shift`, without padding: in regions that the same taps reach."""
+  rows, columns = (
+    list(_regions(*facts))
+    for facts in zip(
+      kernel.shape,
+      *(geometry[2], (pads[0] for pads in geometry[0])),
+      *(x.shape[1:3], _output_size(geometry, x, kernel)),
+    )
+  )
+  x = _stored(x)
   wide = _accumulator(x)
   weights = kernel.astype(wide)
-  y = jnp.zeros((x.shape[0], *size, x.shape[-1]), wide)
-  for (i, j), read, written in _clipped_taps(geometry, x, kernel, size):
-    part = x[:, *read].astype(wide) * weights[i, j, 0]
-    y = y.at[:, *written].add(part)
-  return y.astype(x.dtype)
+
+  def region(row, column):
+    (top, bottom, row_taps), (left, right, column_taps) = row, column
+    y = jnp.zeros((), wide)
+    for (i, down), (j, ahead) in itertools.product(row_taps, column_taps):
+      tap = x[:, top + down : bottom + down, left + ahead : right + ahead]
+      y += tap.astype(wide) * weights[i, j, 0]
+    shape = (x.shape[0], bottom - top, right - left, x.shape[-1])
+    return jnp.broadcast_to(y.astype(x.dtype), shape)
+
+  lines = [[region(row, column) for column in columns] for row in rows]
+  lines = [jnp.concatenate(line, axis=2) for line in lines]
+  return jnp.concatenate(lines, axis=1)
+
+
+def _regions(taps, rate, before, size_in, size_out):
+  """Yields start and stop of a part of an axis, and its taps with offsets."""
+  offsets = [(i, i * rate - before) for i in range(taps)]
+  edges = {0, size_out}
+  for _, offset in offsets:
+    edges |= {-offset, size_in - offset}
+  edges = sorted(edge for edge in edges if 0 <= edge <= size_out)
+  for start, stop in itertools.pairwise(edges):
+    yield (
+      start,
+      stop,
+      [(i, o) for i, o in offsets if start + o >= 0 and stop + o <= size_in],
+    )
 
 
 def _clipped_taps(geometry, x, kernel, size):

@@ -11,11 +11,13 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from deeplab_jax.models.convolution import PaddingRule, conv, paddings
 from deeplab_jax.models.depthwise import depthwise_conv
+from deeplab_jax.models.loops import Maps, all_threads, joined
 
 Initializer = Callable[..., jax.Array]
 
@@ -81,7 +83,9 @@ class BatchNorm(nn.Module):
     else:
       batch_mean, batch_var = mean.value, var.value
     factor = scale * lax.rsqrt(batch_var + self.epsilon)
-    return (x32 * factor + (bias - batch_mean * factor)).astype(x.dtype)
+    y = (x32 * factor + (bias - batch_mean * factor)).astype(x.dtype)
+    # With batch statistics the loops are others, and more threads no gain.
+    return y if use_batch_stats else all_threads(y)
 
   def _moved(self, old, new):
     return self.momentum * old + (1 - self.momentum) * new
@@ -128,30 +132,39 @@ class ConvNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, use_batch_stats: bool) -> jax.Array:
+  def __call__(self, x: Maps, use_batch_stats: bool) -> jax.Array:
     """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`."""
-    x = self._convolve(x.astype(self.dtype))
+    x = self._convolve(jax.tree.map(lambda x: x.astype(self.dtype), x))
     norm = BatchNorm(self.norm.momentum, self.norm.epsilon, name="norm")
     x = norm(x, use_batch_stats)
     return x if self.activation is None else self.activation(x)
 
   def _convolve(self, x):
-    size, channels = (self.kernel_size, self.kernel_size), x.shape[-1]
+    size = (self.kernel_size, self.kernel_size)
     if not self.depthwise:
-      shape = (*size, channels, self.features)
+      x = joined(x)
+      shape = (*size, x.shape[-1], self.features)
       kernel = self.param("kernel", self.kernel_init, shape)
       kernel = kernel.astype(self.dtype)
       y = conv(
         x, kernel, stride=self.stride, rate=self.rate, padding=self.padding
       )
       return checkpoint_name(y, CONVOLUTION)
-    shape = (*size, 1, channels)
+    # Channels are apart, so that maps need not be joined before.
+    maps = x if isinstance(x, tuple) else (x,)
+    channels = [one.shape[-1] for one in maps]
+    shape = (*size, 1, sum(channels))
     kernel = self.param("depthwise_kernel", self.kernel_init, shape)
     kernel = kernel.astype(self.dtype)
-    pads = paddings(x, kernel, self.stride, self.rate, self.padding)
-    return depthwise_conv(
-      x, kernel, stride=self.stride, rate=self.rate, padding=pads
+    pads = paddings(maps[0], kernel, self.stride, self.rate, self.padding)
+    kernels = jnp.split(kernel, np.cumsum(channels)[:-1], axis=-1)
+    y = tuple(
+      depthwise_conv(
+        one, part, stride=self.stride, rate=self.rate, padding=pads
+      )
+      for one, part in zip(maps, kernels)
     )
+    return joined(y if isinstance(x, tuple) else y[0])
 
 
 class SeparableConv(nn.Module):
@@ -180,13 +193,13 @@ class SeparableConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, use_batch_stats: bool) -> jax.Array:
+  def __call__(self, x: Maps, use_batch_stats: bool) -> jax.Array:
     """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`."""
     conv = functools.partial(
       ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype
     )
     x = conv(
-      x.shape[-1],
+      sum(one.shape[-1] for one in jax.tree.leaves(x)),
       kernel_size=self.kernel_size,
       stride=self.stride,
       rate=self.rate,

@@ -19,6 +19,7 @@ import rich.console
 import rich.table
 
 from deeplab_jax.models.aspp import ASPP
+from deeplab_jax.models.loops import joined
 from deeplab_jax.models.mobilenet import InvertedResidual
 from deeplab_jax.models.resnet import Bottleneck
 from deeplab_jax.models.xception import XceptionUnit
@@ -184,7 +185,8 @@ def multiply_adds(model: nn.Module, size: tuple[int, int]) -> Summary:
   def record(call, args, kwargs, context):
     outputs = call(*args, **kwargs)
     if context.method_name == "__call__":
-      x, y = args[0], outputs[0] if isinstance(outputs, tuple) else outputs
+      x = joined(args[0])
+      y = outputs[0] if isinstance(outputs, tuple) else outputs
       layers.extend(_layers(context.module, x, y))
       additions.append(_added(context.module, x, y))
       pooled.append(_pooled(context.module, x))

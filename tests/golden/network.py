@@ -15,6 +15,7 @@ from deeplab_jax.import_weights import from_tensorflow, official_shapes
 from deeplab_jax.import_weights.names import official_name
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from deeplab_jax.models.layers import ConvNorm
+from deeplab_jax.models.loops import joined
 
 CASES = (
   "mobilenet_v2_dm05_os16",
@@ -134,7 +135,7 @@ def recorded(shared, name):
       if context.method_name == "__call__" and args:
         path = "/".join(context.module.path)
         output = result[0] if isinstance(result, tuple) else result
-        calls[path] = {"input": args[0], "output": output}
+        calls[path] = {"input": joined(args[0]), "output": output}
         kinds[path] = type(context.module)
       return result
 
