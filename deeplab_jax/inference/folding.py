@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.models.layers import BatchNorm
-from deeplab_jax.models.loops import all_threads
+from deeplab_jax.models.layers import BatchNorm, ConvNorm
+from deeplab_jax.models.loops import all_threads, joined
 
 
 def fold(model: nn.Module, variables: Any) -> Any:
@@ -56,14 +56,23 @@ def _epsilons(model: nn.Module, variables: Any) -> dict[tuple, float]:
   found = {}
 
   def note(next_method, args, kwargs, context):
-    if isinstance(context.module, BatchNorm):
-      found[context.module.path] = context.module.epsilon
+    module = context.module
+    if isinstance(module, BatchNorm):
+      found[module.path] = module.epsilon
+    if isinstance(module, ConvNorm) and context.method_name == "_convolve":
+      return _shape_alone(module, joined(args[0]))  # tracing all takes seconds
     return next_method(*args, **kwargs)
 
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
   with nn.intercept_methods(note):
     jax.eval_shape(model.apply, variables, images)
   return found
+
+
+def _shape_alone(module, x):
+  sides = [-(-side // module.stride) for side in x.shape[1:3]]
+  channels = x.shape[3] if module.depthwise else module.features
+  return jnp.zeros((x.shape[0], *sides, channels), x.dtype)
 
 
 def folded() -> AbstractContextManager:

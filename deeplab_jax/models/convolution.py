@@ -176,7 +176,27 @@ def max_pool(x: jax.Array, padding: PaddingRule = "tensorflow") -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _max_pool(pads, x):
-  return nn.max_pool(x, (3, 3), (2, 2), pads)
+  by_lax = functools.partial(
+    nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=pads
+  )
+  by_taps = functools.partial(_max_pool_by_taps, pads)
+  return lax.platform_dependent(x, cpu=by_taps, default=by_lax)
+
+
+def _max_pool_by_taps(pads, x):
+  """The same in a fifth of the time on CPU."""
+  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+  padded = lax.optimization_barrier(padded)
+  return functools.reduce(jnp.maximum, _pooled(padded))
+
+
+def _pooled(padded):
+  """What each of the nine taps of a 3x3 window of stride 2 meets."""
+  h, w = ((size - 3) // 2 + 1 for size in padded.shape[1:3])
+  return [
+    padded[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
+    for i, j in itertools.product(range(3), repeat=2)
+  ]
 
 
 def _max_pool_forward(pads, x):
@@ -205,8 +225,7 @@ def _max_pool_gradient_by_taps(pads, x, y, dy):
   padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
   taps = list(itertools.product(range(3), repeat=2))
   first = jnp.full(y.shape, len(taps), jnp.int8)
-  for tap, (i, j) in reversed(list(enumerate(taps))):
-    reached = padded[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
+  for tap, reached in reversed(list(enumerate(_pooled(padded)))):
     first = jnp.where(reached == y, jnp.int8(tap), first)
   first = lax.optimization_barrier(first)
   dx = jnp.zeros(padded.shape, dy.dtype)

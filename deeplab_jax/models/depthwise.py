@@ -52,7 +52,9 @@ def depthwise_conv(
     `(b, h', w', c)` in the dtype of `x`.
   """
   rates = rate if isinstance(rate, tuple) else (rate, rate)
-  return _depthwise(lowering, (tuple(padding), stride, rates), x, kernel)
+  pads = tuple(map(tuple, padding))
+  chosen = lowering or tuple(LOWERING.items())
+  return _traced_once(chosen, (pads, stride, rates), x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -69,18 +71,20 @@ def _depthwise_backward(lowering, geometry, residuals, dy):
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+# Many layers are equal, and tracing takes longer than all else of a layer.
+_traced_once = jax.jit(_depthwise, static_argnums=(0, 1))
 
 
 def _run(functions, lowering, geometry, *arrays):
-  """Calls the function of `lowering`, or of the platform compiled for."""
+  """Calls the function of `lowering`, one or (platform, one) for each."""
   # One object per lowering: JAX traces equal branches once.
   bound = {
     name: functools.partial(function, geometry)
     for name, function in functions.items()
   }
-  if lowering is not None:
+  if isinstance(lowering, str):
     return bound[lowering](*arrays)
-  chosen = {platform: bound[name] for platform, name in LOWERING.items()}
+  chosen = {platform: bound[name] for platform, name in lowering}
   return lax.platform_dependent(*arrays, default=bound["lax"], **chosen)
 
 

@@ -13,7 +13,7 @@ Maps = jax.Array | tuple[jax.Array, ...]
 _MASKS = tuple(range(1, 12))
 
 
-@jax.custom_vjp
+@jax.jit  # traced once for each shape
 def all_threads(x: jax.Array) -> jax.Array:
   """`x` (any float dtype) to the last bit, from a loop on all threads.
 
@@ -25,14 +25,15 @@ def all_threads(x: jax.Array) -> jax.Array:
   return lax.platform_dependent(x, cpu=_counted, default=lambda x: x)
 
 
-all_threads.defvjp(lambda x: (all_threads(x), None), lambda _, dx: (dx,))
-
-
+@jax.custom_vjp
 def _counted(x):
   bits = lax.bitcast_convert_type(x, jnp.dtype(f"int{8 * x.dtype.itemsize}"))
   for mask in (*_MASKS, functools.reduce(operator.xor, _MASKS)):
     bits ^= mask
   return lax.bitcast_convert_type(bits, x.dtype)
+
+
+_counted.defvjp(lambda x: (_counted(x), None), lambda _, dx: (dx,))
 
 
 def joined(maps: Maps) -> jax.Array:
