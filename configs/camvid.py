@@ -27,7 +27,7 @@ _CLASS_WEIGHTS = (
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """ASPP and decoder, trained on random crops, evaluated on whole frames."""
-  arg = parse_arg(arg)
+  arg = parse_arg(arg, trainval=False)
   config = base_config()
   config.model.backbone = "mobilenet_v2"
   config.model.atrous_rates = (3, 6, 9)  # a crop has 17 features a side
@@ -41,4 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.color_jitter = (0.3, 0.3, 0.3)
   config.loss.class_weights = _CLASS_WEIGHTS
   config.eval.batch_size = 4
+  if arg.trainval:
+    config.data.train_split = "train+val"
+    config.update(steps=7000, eval_every=0)  # no frames are held out
   return runlocal(config) if arg.runlocal else config
