@@ -173,12 +173,12 @@ def _mostly_outside(geometry, x, kernel, share=1 / 3) -> bool:
 
 def _shift_clipped(geometry, x, kernel):
   """As `_shift`, without padding: in regions that the same taps reach."""
+  padding, _, rates = geometry
+  size_out = _output_size(geometry, x, kernel)
   rows, columns = (
-    list(_regions(*facts))
-    for facts in zip(
-      kernel.shape,
-      *(geometry[2], (pads[0] for pads in geometry[0])),
-      *(x.shape[1:3], _output_size(geometry, x, kernel)),
+    list(_regions(taps, rate, before, size, new))
+    for taps, rate, (before, _), size, new in zip(
+      kernel.shape, rates, padding, x.shape[1:3], size_out
     )
   )
   x = _stored(x)
