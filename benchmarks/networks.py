@@ -14,7 +14,7 @@ from deeplab_jax import sharding
 from deeplab_jax.config import base_config, make_model
 from deeplab_jax.inference import logits_fn, predict_fn
 from deeplab_jax.inference.folding import fold, folded
-from deeplab_jax.models import DeepLab, preprocess
+from deeplab_jax.models import DeepLab, onednn, preprocess
 from deeplab_jax.models.backbones import find_backbone
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.state import TrainState, make_train_step
@@ -99,14 +99,15 @@ def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
   variables = jax.device_put(fold(model, variables))
   images = jax.device_put(images)
   sizes = jnp.full((case.batch, 2), case.size, jnp.int32)
+  in_onednn = onednn.is_available()
 
   def run(variables, images):
-    with folded():
+    with folded(in_onednn):
       if case.what == "logits":
         return logits_fn(model)(variables, images)
       return predict_fn(model)(variables, images, sizes)[0]
 
-  program = jax.jit(run).lower(variables, images).compile()
+  program = onednn.compiled(jax.jit(run).lower(variables, images))
   return Program(
     call=lambda: program(variables, images),
     wait=jax.block_until_ready,

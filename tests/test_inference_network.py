@@ -7,6 +7,7 @@ import pytest
 
 from deeplab_jax import inference
 from deeplab_jax.inference import crops, folding, tiles
+from deeplab_jax.models import onednn
 from tests.tiny_segmenter import make_variables, random_image, tiny_model
 
 
@@ -72,15 +73,20 @@ def test_canvas_does_not_change_fused_views():
     {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
   ],
 )
-def test_folded_network_equals_the_original(arguments):
+@pytest.mark.parametrize("in_onednn", [False, True])
+def test_folded_network_equals_the_original(arguments, in_onednn):
+  if in_onednn and not onednn.is_available():
+    pytest.skip("onednn: not with this jaxlib, or not on this machine")
   model = tiny_model(**arguments)
   variables = make_variables(model)
   images = np.random.default_rng(0).normal(size=(2, 65, 49, 3))
   images = images.astype(np.float32)
   expected = jax.jit(model.apply)(variables, images)
   variables = folding.fold(model, variables)
-  with folding.folded():
-    logits = jax.jit(lambda v, x: model.apply(v, x))(variables, images)
+  with folding.folded(in_onednn):
+    lowered = jax.jit(lambda v, x: model.apply(v, x)).lower(variables, images)
+  logits = onednn.compiled(lowered)(variables, images)
+  assert ("__onednn$convolution" in lowered.as_text()) == in_onednn
   tolerance = 1e-4 * np.abs(expected).max()
   np.testing.assert_allclose(logits, expected, atol=tolerance)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deeplab_jax.models import depthwise
+from deeplab_jax.models import depthwise, onednn
 from tests.golden import network
 
 # Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
@@ -18,6 +18,14 @@ def test_logits_features_and_labels_equal_the_official(shared, exactness, name):
   labels = network.label_errors(shared, name)
   exactness.check(f"{name}.npz", "labels", labels["clear"], 0)
   assert labels["share clear"] > 0.99
+
+
+@pytest.mark.parametrize("name", network.CASES)
+def test_folded_into_onednn_gives_the_same(shared, exactness, name):
+  if not onednn.is_available():
+    pytest.skip("onednn: not with this jaxlib, or not on this machine")
+  error = network.folded_error(shared, name)
+  exactness.check(f"{name}.npz", "logits, oneDNN", error, TOLERANCE)
 
 
 @pytest.mark.slow  # XLA's CPU backend takes long for grouped convolutions

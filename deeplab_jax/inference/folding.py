@@ -1,7 +1,8 @@
 """Batch normalisation folded into the kernels before it, for inference.
 
 With stored statistics, batch norm is a factor and an offset per channel. The
-factor goes into the convolution's kernel; what is left to do is one addition.
+factor goes into the convolution's kernel; what is left to do is one addition,
+which is part of the convolution where `onednn` computes it.
 The folded parameters keep their names and shapes: kernels are multiplied,
 `norm/bias` becomes the offset, and the rest of `norm` is no longer read.
 """
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deeplab_jax.models import onednn
+from deeplab_jax.models.convolution import paddings
 from deeplab_jax.models.layers import BatchNorm, ConvNorm
 from deeplab_jax.models.loops import all_threads, joined
 
@@ -75,9 +78,47 @@ def _shape_alone(module, x):
   return jnp.zeros((x.shape[0], *sides, channels), x.dtype)
 
 
-def folded() -> AbstractContextManager:
-  """Within it, networks are applied to folded variables."""
-  return nn.intercept_methods(_only_add)
+def folded(in_onednn: bool = False) -> AbstractContextManager:
+  """Within it, networks are applied to folded variables.
+
+  Args:
+    in_onednn: whether to leave layers to `onednn`, where it takes them; what is
+      traced so must be compiled by `onednn.compiled`.
+  """
+  return nn.intercept_methods(_in_onednn if in_onednn else _only_add)
+
+
+def _in_onednn(next_method, args, kwargs, context):
+  module = context.module
+  # Not all of `__call__`, around which others intercept.
+  if isinstance(module, ConvNorm) and context.method_name == "_layer":
+    y = _one_call(module, *args)
+    if y is not None:
+      return y
+  return _only_add(next_method, args, kwargs, context)
+
+
+def _one_call(module, maps, use_batch_stats, shortcut):
+  """What `module` computes, in one call, or None."""
+  del use_batch_stats
+  params = module.variables["params"]
+  kernel = params.get("kernel", params.get("depthwise_kernel"))
+  # A sum, as of `joined`, would be a pass more: nothing fuses with the call.
+  x = jnp.concatenate(maps, -1) if isinstance(maps, tuple) else maps
+  kernel, bias = (a.astype(x.dtype) for a in (kernel, params["norm"]["bias"]))
+  pads = paddings(x, kernel, module.stride, module.rate, module.padding)
+  if not onednn.takes(x, kernel, pads):
+    return None
+  return onednn.convolution(
+    x,
+    kernel,
+    bias,
+    padding=pads,
+    stride=module.stride,
+    rate=module.rate,
+    shortcut=shortcut,
+    activation=module.activation,
+  )
 
 
 def _only_add(next_method, args, kwargs, context):

@@ -15,7 +15,7 @@ from deeplab_jax.inference.crops import can_confine
 from deeplab_jax.inference.folding import fold, folded
 from deeplab_jax.inference.fusion import predict_fn
 from deeplab_jax.inference.tiles import ALIGNMENT, windows
-from deeplab_jax.models import DeepLab
+from deeplab_jax.models import DeepLab, onednn
 
 Size = tuple[int, int]
 
@@ -51,7 +51,7 @@ class Segmenter:
     evaluation_size: Size = (1, 1),
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    fold_batch_norm: bool = False,
+    fold_batch_norm: bool | None = None,
     max_pixels: int = 2049 * 2049,
     tile: int = 1025,
   ):
@@ -66,7 +66,8 @@ class Segmenter:
         at, such as (513, 513).
       scales: multiples of 1/4 whose probabilities are averaged.
       flip: whether to average over the mirror images, too.
-      fold_batch_norm: whether to fold batch norms into kernels, see `folding`.
+      fold_batch_norm: whether to fold batch norms into kernels, see `folding`;
+        None folds where layers then are calls of `onednn`, on most CPUs.
       max_pixels: larger crops are cut into tiles.
       tile: side of a tile, a multiple of 32 (128 with several scales) plus 1.
     """
@@ -77,6 +78,8 @@ class Segmenter:
     self.evaluation_size = tuple(evaluation_size)
     self._max_pixels, self._tile = max_pixels, tile
     self._grain = _grain(scales)
+    if fold_batch_norm is None:
+      fold_batch_norm = onednn.is_available()
     if fold_batch_norm:
       variables = fold(model, variables)
     self._variables = jax.device_put(variables)
@@ -235,7 +238,7 @@ class Segmenter:
       pair = jax.ShapeDtypeStruct((2,), np.int32)
       limits = pair if is_confined else None
       traced = self._run.lower(self._variables, image, pair, limits, want)
-      self._programs[key] = traced.compile()
+      self._programs[key] = onednn.compiled(traced)
     return self._programs[key]
 
 
@@ -245,7 +248,8 @@ def _jitted(predict: Callable, is_folded: bool) -> Callable:
   @functools.partial(jax.jit, static_argnames="want")
   def run(variables, image, size, crop, want):
     crops = None if crop is None else crop[None]
-    with folded() if is_folded else contextlib.nullcontext():
+    in_onednn = onednn.is_available()
+    with folded(in_onednn) if is_folded else contextlib.nullcontext():
       labels, probabilities = predict(variables, image[None], size[None], crops)
     return _OUTPUTS[want](labels[0], probabilities[0])
 

@@ -131,14 +131,23 @@ class ConvNorm(nn.Module):
   kernel_init: Initializer = nn.initializers.glorot_uniform()
   dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: Maps, use_batch_stats: bool) -> jax.Array:
-    """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`."""
+  def __call__(
+    self, x: Maps, use_batch_stats: bool, shortcut: jax.Array | None = None
+  ) -> jax.Array:
+    """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`.
+
+    A `shortcut` of the result's shape is added before the activation.
+    """
     x = jax.tree.map(lambda x: x.astype(self.dtype), x)
+    return self._layer(x, use_batch_stats, shortcut)
+
+  @nn.compact
+  def _layer(self, x, use_batch_stats, shortcut):
     # Apart, several maps are faster in inference only.
     x = self._convolve(joined(x) if use_batch_stats else x)
     norm = BatchNorm(self.norm.momentum, self.norm.epsilon, name="norm")
     x = norm(x, use_batch_stats)
+    x = x if shortcut is None else shortcut + x
     return x if self.activation is None else self.activation(x)
 
   def _convolve(self, x):
@@ -178,7 +187,8 @@ class SeparableConv(nn.Module):
     kernel_size: side of the square depthwise kernel.
     stride: of the depthwise convolution.
     rate: atrous rate of the depthwise convolution, or of rows and columns.
-    activation: after each half; None leaves both linear.
+    activation: after the pointwise half; None leaves it linear.
+    depthwise_activation: the same of the depthwise half.
     depthwise_init: initialiser of the depthwise kernel.
     pointwise_init: initialiser of the pointwise kernel.
     dtype: of the computation.
@@ -190,28 +200,33 @@ class SeparableConv(nn.Module):
   stride: int = 1
   rate: int | tuple[int, int] = 1
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+  depthwise_activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   depthwise_init: Initializer = truncated_normal(0.33)
   pointwise_init: Initializer = truncated_normal(0.06)
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Maps, use_batch_stats: bool) -> jax.Array:
-    """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`."""
-    conv = functools.partial(
-      ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype
-    )
+  def __call__(
+    self, x: Maps, use_batch_stats: bool, shortcut: jax.Array | None = None
+  ) -> jax.Array:
+    """As a `ConvNorm`, which see."""
+    conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
     x = conv(
       sum(one.shape[-1] for one in jax.tree.leaves(x)),
       kernel_size=self.kernel_size,
       stride=self.stride,
       rate=self.rate,
       depthwise=True,
+      activation=self.depthwise_activation,
       kernel_init=self.depthwise_init,
       name="depthwise",
     )(x, use_batch_stats)
     return conv(
-      self.features, kernel_init=self.pointwise_init, name="pointwise"
-    )(x, use_batch_stats)
+      self.features,
+      activation=self.activation,
+      kernel_init=self.pointwise_init,
+      name="pointwise",
+    )(x, use_batch_stats, shortcut)
 
 
 class Conv(nn.Module):

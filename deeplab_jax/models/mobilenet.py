@@ -86,9 +86,11 @@ class InvertedResidual(nn.Module):
     )(y, use_batch_stats)
     if self.squeeze is not None:
       y = self.squeeze(dtype=self.dtype, name="squeeze_excite")(y)
-    y = conv(self.features, activation=None, name="project")(y, use_batch_stats)
     residual = self.stride == 1 and x.shape[-1] == self.features
-    return (x + y if residual else y), middle
+    y = conv(self.features, activation=None, name="project")(
+      y, use_batch_stats, x if residual else None
+    )
+    return y, middle
 
 
 class MobileNetV2(nn.Module):

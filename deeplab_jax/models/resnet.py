@@ -36,6 +36,7 @@ class Bottleneck(nn.Module):
     width: channels of the 3x3; the output has four times as many.
     stride: of the 3x3 and of the shortcut.
     rate: atrous rate of the 3x3.
+    low_level: whether to return the last convolution's linear result, too.
     norm: batch-norm settings.
     dtype: of the computation.
   """
@@ -43,12 +44,13 @@ class Bottleneck(nn.Module):
   width: int
   stride: int
   rate: int
+  low_level: bool = False
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, use_batch_stats: bool):
-    """Returns the unit's output and its last convolution's, linear."""
+    """Returns the unit's output and, or None, its last convolution's."""
     conv = functools.partial(
       ConvNorm, norm=self.norm, kernel_init=he_truncated, dtype=self.dtype
     )
@@ -60,7 +62,6 @@ class Bottleneck(nn.Module):
       rate=self.rate,
       name="conv2",
     )(y, use_batch_stats)
-    y = conv(4 * self.width, activation=None, name="conv3")(y, use_batch_stats)
     if x.shape[-1] == 4 * self.width:
       x = x[:, :: self.stride, :: self.stride]
     else:
@@ -70,7 +71,11 @@ class Bottleneck(nn.Module):
         activation=None,
         name="shortcut",
       )(x, use_batch_stats)
-    return nn.relu(x + y), y
+    last = functools.partial(conv, 4 * self.width, name="conv3")
+    if self.low_level:
+      y = last(activation=None)(y, use_batch_stats)
+      return nn.relu(x + y), y
+    return last()(y, use_batch_stats, x), None
 
 
 class ResNet(nn.Module):
@@ -119,13 +124,13 @@ class ResNet(nn.Module):
         _WIDTHS[block],
         stride,
         rate * factor,
+        block < 3 and unit == counts[block] - 2,
         self.norm,
         self.dtype,
         name=f"block{block + 1}_unit_{unit + 1}",
       )(x, use_batch_stats)
-      if unit == counts[block] - 2:
+      if branch is not None:
         low_levels[f"conv{block + 2}"] = branch
-    del low_levels["conv5"]
     return x, low_levels
 
   def _stride(self, block, unit):

@@ -83,6 +83,7 @@ class XceptionUnit(nn.Module):
     block: depths and kind of skip connection.
     stride: of the third convolution and of the shortcut.
     rates: atrous rates of the three depthwise convolutions.
+    low_level: whether to return the second convolution's linear result, too.
     norm: batch-norm settings.
     dtype: of the computation.
   """
@@ -90,28 +91,14 @@ class XceptionUnit(nn.Module):
   block: Block
   stride: int
   rates: tuple[int, int, int]
+  low_level: bool = False
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, use_batch_stats: bool):
-    """Returns the unit's output and the second convolution's, linear."""
-    # Only the last block, which has no skip, activates inside.
-    inside = nn.relu if self.block.skip == "none" else None
-    y, low_level = x, None
-    for i, (depth, rate) in enumerate(zip(self.block.depths, self.rates)):
-      y = SeparableConv(
-        depth,
-        self.norm,
-        stride=self.stride if i == 2 else 1,
-        rate=rate,
-        activation=inside,
-        depthwise_init=_KERNEL_INIT,
-        pointwise_init=_KERNEL_INIT,
-        dtype=self.dtype,
-        name=f"separable_conv{i + 1}",
-      )(nn.relu(y) if inside is None else y, use_batch_stats)
-      low_level = y if i == 1 else low_level
+    """Returns the unit's output and, or None, the second convolution's."""
+    y, is_last = x, self.block.skip == "none"
     if self.block.skip == "conv":
       x = ConvNorm(
         self.block.depths[-1],
@@ -122,7 +109,26 @@ class XceptionUnit(nn.Module):
         dtype=self.dtype,
         name="shortcut",
       )(x, use_batch_stats)
-    return (y if self.block.skip == "none" else x + y), low_level
+    # Only the last block, which has no skip, activates inside and at the end.
+    y, low_level = y if is_last else nn.relu(y), None
+    for i, (depth, rate) in enumerate(zip(self.block.depths, self.rates)):
+      is_low_level = self.low_level and i == 1
+      is_linear = is_low_level or (i == 2 and not is_last)
+      y = SeparableConv(
+        depth,
+        self.norm,
+        stride=self.stride if i == 2 else 1,
+        rate=rate,
+        activation=None if is_linear else nn.relu,
+        depthwise_activation=nn.relu if is_last else None,
+        depthwise_init=_KERNEL_INIT,
+        pointwise_init=_KERNEL_INIT,
+        dtype=self.dtype,
+        name=f"separable_conv{i + 1}",
+      )(y, use_batch_stats, x if i == 2 and not is_last else None)
+      if is_low_level:
+        y, low_level = nn.relu(y), y
+    return y, low_level
 
 
 class Xception(nn.Module):
@@ -163,7 +169,7 @@ class Xception(nn.Module):
       x, use_batch_stats
     )
     x = root(64, name="entry_flow_conv1_2")(x, use_batch_stats)
-    low_levels = {}
+    low_levels, sources = {}, _LOW_LEVEL[self.variant]
     units = [
       (block, unit)
       for block in BLOCKS[self.variant]
@@ -178,10 +184,10 @@ class Xception(nn.Module):
         block,
         stride,
         tuple(rate * factor for factor in grid),
+        block.name in sources.values(),
         self.norm,
         self.dtype,
         name=f"{block.name}_unit_{unit + 1}",
       )(x, use_batch_stats)
       low_levels[block.name] = low_level
-    sources = _LOW_LEVEL[self.variant]
     return x, {name: low_levels[block] for name, block in sources.items()}

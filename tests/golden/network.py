@@ -13,7 +13,8 @@ import numpy as np
 
 from deeplab_jax.import_weights import from_tensorflow, official_shapes
 from deeplab_jax.import_weights.names import official_name
-from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
+from deeplab_jax.inference.folding import fold, folded
+from deeplab_jax.models import DeepLab, onednn, preprocess, resize_bilinear
 from deeplab_jax.models.layers import ConvNorm
 from deeplab_jax.models.loops import joined
 
@@ -51,6 +52,11 @@ _FEATURES = {
   "decoder_concat": ("decoder/decoder_conv0", "input"),
   "decoder": ("logits", "input"),
 }
+# Layers that end, officially, before the shortcut and the activation.
+_LINEAR = re.compile(
+  r"/(conv3|project)$"
+  r"|(?<!/exit_flow_block2_unit_1)/separable_conv\d/pointwise$"
+)
 
 
 class Case(NamedTuple):
@@ -169,6 +175,22 @@ def network_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   }
 
 
+def folded_error(shared: pathlib.Path, name: str) -> float:
+  """Relative error of the logits with batch norms folded, by `onednn`."""
+  case = load_case(shared, name)
+  variables = fold(case.model, case.variables)
+  images = preprocess(_batch(case.golden["image"]), case.model.backbone)
+
+  def forward(variables, images):
+    with folded(in_onednn=True):
+      return case.model.apply(variables, images)
+
+  program = onednn.compiled(jax.jit(forward).lower(variables, images))
+  return relative_error(
+    program(variables, images), _batch(case.golden["logits"])
+  )
+
+
 def label_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   """Share of labels that differ: of all, and where the margin is clear."""
   golden = load_case(shared, name).golden
@@ -193,8 +215,9 @@ def endpoint_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   _, calls, plain = recorded(shared, name)
   ours = {}
   for path in sorted(calls, key=_natural):
+    source = f"{path}/norm" if _LINEAR.search(path) else path
     for official in _endpoint_names(path, path in plain, backbone):
-      ours[official] = calls[path]["output"]
+      ours[official] = calls[source]["output"]
   return {e["name"]: _endpoint_error(ours[e["name"]][0], e) for e in endpoints}
 
 

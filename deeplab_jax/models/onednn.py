@@ -1,0 +1,169 @@
+"""Convolutions of oneDNN, the library inside of jaxlib's CPU backend.
+
+They add bias, shortcut and activation before they store a result, and take
+atrous depthwise convolutions without a padded copy; XLA's own do neither. XLA
+reaches them by custom calls that it inserts itself, where it is asked to. Here
+they are written down. Their form is nobody's promise, so it is used with the
+versions of jaxlib that tests have seen, see `is_available`, and elsewhere the
+network is computed as on other platforms.
+
+A program with such calls cannot be differentiated, divided over devices, or
+stored: see `compiled`.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxlib
+
+from deeplab_jax.models.depthwise import Padding
+
+_SEEN = ("0.10.",)
+_SWITCH = "DEEPLAB_ONEDNN"
+_ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
+# Beyond, oneDNN may compute depthwise convolutions by its `gemm` form, which is
+# slow and waits for ever for threads of XLA's that wait for it.
+_DEPTHWISE_PADDING = 4
+
+
+@functools.cache
+def is_available() -> bool:
+  """Whether programs compiled now can hold these calls.
+
+  On CPUs with AVX2 under Linux, with a jaxlib whose calls have this form.
+  `DEEPLAB_ONEDNN=0` says no, `=1` yes to an unknown jaxlib.
+  """
+  is_known = jaxlib.__version__.startswith(_SEEN)
+  wanted = os.environ.get(_SWITCH, "1" if is_known else "0")
+  if wanted not in ("0", "1"):
+    raise ValueError(f"{_SWITCH} must be 0 or 1, got {wanted!r}")
+  return wanted == "1" and jax.default_backend() == "cpu" and _has_avx2()
+
+
+def _has_avx2() -> bool:
+  facts = pathlib.Path("/proc/cpuinfo")
+  return facts.exists() and "avx2" in facts.read_text().split()
+
+
+def takes(x: jax.Array, kernel: jax.Array, padding: Padding) -> bool:
+  """Whether `convolution` may be given these arguments."""
+  sides, reach = x.shape[1:3], max(map(max, padding))
+  if kernel.shape[2] < x.shape[3]:
+    is_safe = reach <= _DEPTHWISE_PADDING and 4 * reach <= min(sides)
+  else:
+    is_safe = min(sides) > 1
+  is_float32 = x.dtype == kernel.dtype == jnp.float32
+  return is_safe and is_float32 and x.shape[0] > 0
+
+
+def convolution(
+  x: jax.Array,
+  kernel: jax.Array,
+  bias: jax.Array,
+  *,
+  padding: Padding,
+  stride: int = 1,
+  rate: int | tuple[int, int] = 1,
+  shortcut: jax.Array | None = None,
+  activation: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+  """Convolves, adds bias and shortcut, activates.
+
+  Args:
+    x: `(b, h, w, c)`, float32.
+    kernel: `(kh, kw, c, d)`, or `(kh, kw, 1, c)` for a depthwise convolution.
+    bias: `(d,)`.
+    padding: zeros before and after, of rows and of columns.
+    stride: of the output positions.
+    rate: atrous rate; of rows and of columns where they differ.
+    shortcut: of the result's shape.
+    activation: any; ReLU and ReLU6 take no pass of their own.
+
+  Returns:
+    float32 `(b, h', w', d)`.
+  """
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
+  sides = [
+    (size + sum(pads) - (taps - 1) * step - 1) // stride + 1
+    for size, pads, taps, step in zip(
+      x.shape[1:3], padding, kernel.shape, rates
+    )
+  ]
+  shape = (x.shape[0], *sides, kernel.shape[3])
+  added = [] if shortcut is None else [shortcut]
+  config = {
+    "dims": 4,
+    "input": {"data": _FEATURES},
+    "kernel": {"filter": _KERNEL},
+    "output": {"data": _FEATURES},
+    "window": {
+      "size": kernel.shape[:2],
+      "pad_left": [before for before, _ in padding],
+      "pad_right": [after for _, after in padding],
+      "strides": [stride, stride],
+      "window_dilations": rates,
+    },
+    "feature_groups": x.shape[3] // kernel.shape[2],
+    "fusions": {
+      "ops": [
+        "BIAS",
+        *(["BINARY_ADD"] if added else []),
+        *_ACTIVATIONS.get(activation, []),
+      ]
+    },
+  }
+  call = jax.ffi.ffi_call(
+    "__onednn$convolution",
+    jax.ShapeDtypeStruct(shape, x.dtype),
+    custom_call_api_version=1,
+    legacy_backend_config=json.dumps({"onednn_conv_config": config}),
+  )
+  y = call(x, kernel, bias, *added)
+  return y if activation in _ACTIVATIONS else activation(y)
+
+
+_FEATURES = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
+_KERNEL = {
+  "input_feature_dim": 2,
+  "output_feature_dim": 3,
+  "spatial_dims": [0, 1],
+}
+
+
+def compiled(lowered: jax.stages.Lowered) -> Any:
+  """Compiles past jax's persistent cache, where these calls break."""
+  with _uncached():
+    return lowered.compile()
+
+
+_lock = threading.Lock()
+_compiling = 0
+_shortest = 0.0
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+  """Nothing compiles for so long within it that jax would store it."""
+  global _compiling, _shortest
+  name = "jax_persistent_cache_min_compile_time_secs"
+  with _lock:
+    if not _compiling:
+      _shortest = getattr(jax.config, name)
+      jax.config.update(name, float("inf"))
+    _compiling += 1
+  try:
+    yield
+  finally:
+    with _lock:
+      _compiling -= 1
+      if not _compiling:
+        jax.config.update(name, _shortest)

@@ -1,0 +1,221 @@
+"""oneDNN computes the convolutions that XLA does, and in no form that hangs."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import pytest
+from jax import lax
+
+from deeplab_jax.models import onednn
+from deeplab_jax.models.convolution import same_padding
+from deeplab_jax.models.mobilenet_v3 import hard_swish
+
+needs_onednn = pytest.mark.skipif(
+  not onednn.is_available(),
+  reason="onednn: not with this jaxlib, or not on this machine",
+)
+_ROOT = pathlib.Path(__file__).parent.parent
+# kernel size, channels, features (0: depthwise), stride, rate, padding rule.
+_GEOMETRIES = (
+  (1, 24, 40, 1, 1, "explicit"),
+  (1, 16, 8, 2, 1, "explicit"),
+  (3, 3, 32, 2, 1, "tensorflow"),
+  (3, 16, 24, 1, 1, "explicit"),
+  (3, 8, 8, 1, 12, "explicit"),
+  (3, 8, 8, 2, 1, "explicit"),
+  (7, 3, 16, 2, 1, "explicit"),
+  (3, 40, 0, 1, 1, "explicit"),
+  (3, 33, 0, 2, 1, "tensorflow"),
+  (3, 16, 0, 1, 4, "explicit"),
+  (3, 16, 0, 1, (2, 4), "explicit"),
+  (5, 24, 0, 2, 1, "tensorflow"),
+)
+
+
+def _arrays(kernel_size, channels, features, sides, batch):
+  random = np.random.default_rng(0)
+  inputs, outputs = (channels, features) if features else (1, channels)
+  x = random.standard_normal((batch, *sides, channels), np.float32)
+  shape = (kernel_size, kernel_size, inputs, outputs)
+  return x, random.standard_normal(shape, np.float32)
+
+
+def _pads(x, kernel, stride, rates, rule):
+  return tuple(
+    same_padding(size, taps, stride, rate, rule)
+    for size, taps, rate in zip(x.shape[1:3], kernel.shape, rates)
+  )
+
+
+@needs_onednn
+@pytest.mark.parametrize("sides, batch", [((33, 20), 1), ((18, 25), 3)])
+@pytest.mark.parametrize("geometry", _GEOMETRIES)
+def test_convolution_equals_its_definition(geometry, sides, batch):
+  kernel_size, channels, features, stride, rate, rule = geometry
+  x, kernel = _arrays(kernel_size, channels, features, sides, batch)
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
+  pads = _pads(x, kernel, stride, rates, rule)
+  assert onednn.takes(jnp.asarray(x), jnp.asarray(kernel), pads)
+  expected = lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    pads,
+    rhs_dilation=rates,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=1 if features else channels,
+  )
+  random = np.random.default_rng(1)
+  bias = random.standard_normal(expected.shape[-1:], np.float32)
+  shortcut = random.standard_normal(expected.shape, np.float32)
+  cases = [
+    (None, None),
+    (nn.relu, None),
+    (nn.relu6, shortcut),
+    (hard_swish, shortcut),
+  ]
+  for activation, added in cases:
+    want = expected + bias + (0 if added is None else added)
+    want = want if activation is None else activation(want)
+    got = jax.jit(
+      lambda x, kernel, bias, added, activation=activation: onednn.convolution(
+        x,
+        kernel,
+        bias,
+        padding=pads,
+        stride=stride,
+        rate=rate,
+        shortcut=added,
+        activation=activation,
+      )
+    )(x, kernel, bias, added)
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+  "sides, kernel_size, channels, features, rate, dtype",
+  [
+    ((33, 33), 3, 16, 0, 6, "float32"),
+    ((9, 40), 3, 16, 0, 4, "float32"),
+    ((33, 33), 5, 16, 0, 4, "float32"),
+    ((1, 1), 1, 16, 8, 1, "float32"),
+    ((33, 33), 3, 16, 0, 1, "bfloat16"),
+    ((33, 33), 3, 16, 8, 1, "float64"),
+  ],
+)
+def test_what_is_slow_or_hangs_is_not_taken(
+  sides, kernel_size, channels, features, rate, dtype
+):
+  x, kernel = _arrays(kernel_size, channels, features, sides, batch=1)
+  pads = _pads(x, kernel, 1, (rate, rate), "explicit")
+  assert not onednn.takes(x.astype(dtype), kernel.astype(dtype), pads)
+
+
+_NETWORKS = """
+import jax, jax.numpy as jnp
+from deeplab_jax.inference.folding import folded
+from deeplab_jax.models import DeepLab, onednn
+for stride in (8, 16, 32):
+  for backbone in {backbones}:
+    model = DeepLab(5, backbone, output_stride=stride)
+    images = jax.ShapeDtypeStruct((1, {side}, {side}, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
+    with folded(in_onednn=True):
+      lowered = jax.jit(model.apply).lower(variables, images)
+    program = onednn.compiled(lowered)
+    program(variables, jnp.ones(images.shape)).block_until_ready()
+"""
+
+
+def _forms(isa: str, side: int, backbones: tuple[str, ...]) -> set[str]:
+  """The names of the forms in which oneDNN convolves."""
+  settings = {
+    "ONEDNN_VERBOSE": "1",
+    "ONEDNN_MAX_CPU_ISA": isa,
+    "JAX_PLATFORMS": "cpu",
+  }
+  result = subprocess.run(
+    [sys.executable, "-c", _NETWORKS.format(side=side, backbones=backbones)],
+    env=os.environ | settings,
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=True,
+  )
+  lines = (line.split(",") for line in result.stdout.splitlines())
+  found = {fields[6] for fields in lines if fields[5:6] == ["convolution"]}
+  assert found
+  return found
+
+
+@needs_onednn
+@pytest.mark.parametrize("isa", ["DEFAULT", "AVX2"])
+def test_no_layer_is_computed_in_the_form_that_hangs(isa):
+  found = _forms(isa, 65, ("mobilenet_v2",))
+  assert not any("gemm" in name for name in found), found
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [65, 321, 513])
+@pytest.mark.parametrize("isa", ["DEFAULT", "AVX2"])
+def test_no_network_is_computed_in_the_form_that_hangs(isa, side):
+  backbones = ("mobilenet_v2", "resnet_50", "resnet_101_beta", "xception_65")
+  found = _forms(isa, side, backbones)
+  assert not any("gemm" in name for name in found), found
+
+
+@needs_onednn
+def test_programs_with_calls_are_not_stored(tmp_path, monkeypatch):
+  name = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, name)
+  program = """
+import sys, warnings
+warnings.simplefilter("error")
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+from deeplab_jax.models import onednn
+def f(x, kernel, bias):
+  pads = ((0, 0), (0, 0))
+  return onednn.convolution(x, kernel, bias, padding=pads)
+arrays = [jnp.ones(s) for s in ((1, 9, 9, 4), (1, 1, 4, 8), (8,))]
+assert (onednn.compiled(jax.jit(f).lower(*arrays))(*arrays) == 5).all()
+assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+"""
+  subprocess.run(
+    [sys.executable, "-c", program],
+    env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)},
+    cwd=_ROOT,
+    check=True,
+  )
+  assert not list(tmp_path.glob("jit_f-*"))
+  assert list(tmp_path.iterdir())  # others are
+  assert getattr(jax.config, name) == before
+
+
+def test_it_can_be_switched_off_and_is_only_for_versions_that_were_seen(
+  monkeypatch,
+):
+  def answer():
+    return onednn.is_available.__wrapped__()
+
+  monkeypatch.setenv("DEEPLAB_ONEDNN", "0")
+  assert not answer()
+  monkeypatch.setenv("DEEPLAB_ONEDNN", "yes")
+  with pytest.raises(ValueError, match="DEEPLAB_ONEDNN must be 0 or 1"):
+    answer()
+  monkeypatch.delenv("DEEPLAB_ONEDNN")
+  known = answer()
+  monkeypatch.setattr(jaxlib, "__version__", "99.0.0")
+  assert not answer()
+  monkeypatch.setenv("DEEPLAB_ONEDNN", "1")
+  assert answer() or not known
