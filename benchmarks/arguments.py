@@ -50,6 +50,7 @@ def parse(
   )
   add("--rounds", type=int, default=20, help="samples of every program")
   add("--calls", type=int, default=1, help="passes in flight in a sample")
+  add("--warm", type=int, default=1, help="passes before one that do not count")
   add("--source", type=pathlib.Path, help="VOC folder for the part input")
   add("--seconds", type=float, default=10, help="of CPU, for the part input")
   add("--out", type=pathlib.Path, default="runs/benchmark", help="folder")

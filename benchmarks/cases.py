@@ -91,6 +91,7 @@ def _measure(case, contenders, options) -> list[Result]:
     contenders,
     rounds=options.rounds,
     calls=options.calls,
+    warm=options.warm,
     check=_check(case, options.device),
   )
 

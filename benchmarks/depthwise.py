@@ -64,6 +64,7 @@ def run_depthwise(options: argparse.Namespace) -> Iterator[Comparison]:
           contenders,
           rounds=options.rounds,
           calls=max(options.calls, _CALLS),
+          warm=options.warm,
           check=check,
         ),
       )

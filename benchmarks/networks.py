@@ -162,7 +162,7 @@ def start_function(
 ) -> Program:
   """Compiles `run` for `arrays` in `dtype`."""
   arrays = [jnp.asarray(array, dtype) for array in arrays]
-  program = jax.jit(run).lower(*arrays).compile()
+  program = onednn.compiled(jax.jit(run).lower(*arrays))
   return Program(
     lambda: program(*arrays),
     jax.block_until_ready,

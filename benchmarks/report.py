@@ -109,8 +109,8 @@ def _facts(facts: dict[str, Any]) -> str:
     f"# Benchmark of {facts['date']}",
     f"{device}; {facts['threads']} of {facts['cores']} cores; {versions}; "
     f"commit {facts['commit']}{dirty}; {facts['rounds']} rounds of "
-    f"{facts['calls']} calls; load {facts['load before']} before and "
-    f"{facts['load after']} after.",
+    f"{facts['calls']} calls, each after {facts['warm']} uncounted; load "
+    f"{facts['load before']} before and {facts['load after']} after.",
     "A ratio is the time of the first program of a case, jax's, over that of "
     "the line: below 1, jax is faster.",
   ]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,7 +30,8 @@ from benchmarks.timing import (
   measure,
 )
 from deeplab_jax.config import make_model
-from deeplab_jax.models.convolution import conv
+from deeplab_jax.models import onednn
+from deeplab_jax.models.convolution import conv, paddings
 from deeplab_jax.models.depthwise import depthwise_conv
 from deeplab_jax.summary import Layer, multiply_adds
 
@@ -150,6 +151,7 @@ def _measure(case: LayerCase, layer: Layer, options) -> list[Result]:
     contenders,
     rounds=options.rounds,
     calls=max(options.calls, _CALLS),
+    warm=options.warm,
     check=lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()),
     quiet=True,
   )
@@ -159,17 +161,15 @@ def _start_jax(case: LayerCase, layer: Layer, arrays: list[Any]) -> Program:
   stride = _stride(layer)
 
   def run(x, kernel, bias):
+    pads = paddings(x, kernel, stride, layer.rate, "explicit")
+    window = {"padding": pads, "stride": stride, "rate": layer.rate}
+    if onednn.is_available() and onednn.takes(x, kernel, pads):
+      return onednn.convolution(x, kernel, bias, **window, activation=nn.relu)
     if layer.depthwise:
-      pads = tuple(
-        ((taps - 1) * rate // 2,) * 2
-        for taps, rate in zip(layer.kernel, layer.rate)
-      )
-      y = depthwise_conv(
-        x, kernel, padding=pads, stride=stride, rate=layer.rate
-      )
+      y = depthwise_conv(x, kernel, **window)
     else:
       y = conv(x, kernel, stride=stride, rate=layer.rate[0])
-    return jax.nn.relu(y + bias)
+    return nn.relu(y + bias)
 
   return networks.start_function(run, arrays, case.dtype)
 

@@ -27,7 +27,9 @@ def main() -> None:
   from benchmarks import report
 
   facts = machine.facts(options.device)
-  facts |= {"rounds": options.rounds, "calls": options.calls}
+  facts |= {
+    name: getattr(options, name) for name in ("rounds", "calls", "warm")
+  }
   facts["load before"] = machine.load_average()
   comparisons, text = [], ""
   for part in options.parts:

@@ -100,6 +100,7 @@ def measure(
   *,
   rounds: int,
   calls: int = 1,
+  warm: int = 1,
   check: Callable[[np.ndarray, np.ndarray], float] | None = None,
   quiet: bool = False,
 ) -> list[Result]:
@@ -109,6 +110,8 @@ def measure(
     contenders: the first is the reference for outputs.
     rounds: samples of each.
     calls: passes begun before the last is waited for, in one sample.
+    warm: passes before each sample, which do not count: the first after the
+      others had the machine takes longer.
     check: gives the difference of an output from the first contender's, or
       raises ValueError if it is too large.
     quiet: whether to say nothing on the way.
@@ -128,7 +131,7 @@ def measure(
         result.difference = check(reference, program.output)
       except ValueError as error:
         raise ValueError(f"{result.contender}: {error}") from error
-  _run_rounds(programs, rounds, calls)
+  _run_rounds(programs, rounds, calls, warm)
   return results
 
 
@@ -155,7 +158,7 @@ def _brief(error: Exception) -> str:
   return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _run_rounds(programs, rounds, calls):
+def _run_rounds(programs, rounds, calls, warm):
   gc.collect()
   gc.disable()
   try:
@@ -164,16 +167,18 @@ def _run_rounds(programs, rounds, calls):
       turn = i % max(len(programs), 1)
       for program, result in programs[turn:] + programs[:turn]:
         if result.error is None:
-          _sample(program, result, calls)
+          _sample(program, result, calls, warm)
   finally:
     gc.enable()
 
 
-def _sample(program: Program, result: Result, calls: int) -> None:
+def _sample(program: Program, result: Result, calls: int, warm: int) -> None:
   """Adds one time to `result`, or the error."""
   time.sleep(_PAUSE)
-  begin = time.perf_counter()
   try:
+    for _ in range(warm):
+      program.wait(program.call())
+    begin = time.perf_counter()
     for _ in range(calls):
       value = program.call()
     program.wait(value)
