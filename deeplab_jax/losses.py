@@ -101,10 +101,34 @@ def _pixel_losses(
   logits = resize_bilinear(logits.astype(dtype), labels.shape[1:])
   labelled = labels != IGNORE
   labels = jnp.where(labelled, labels, 0).astype(jnp.int32)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  losses = _softmax_cross_entropy(logits, labels)
   if len(class_weights):
     losses *= jnp.asarray(class_weights, dtype)[labels]
   return jnp.where(labelled, losses, 0)
+
+
+@jax.custom_vjp
+def _softmax_cross_entropy(logits, labels):
+  """Optax's (...), of logits (..., classes), without scattering backwards."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _softmax_cross_entropy_forward(logits, labels):
+  normalizers = jax.nn.logsumexp(logits, axis=-1)
+  losses = _softmax_cross_entropy(logits, labels)
+  return losses, (logits, labels, normalizers)
+
+
+def _softmax_cross_entropy_backward(residuals, dlosses):
+  logits, labels, normalizers = residuals
+  probabilities = jnp.exp(logits - normalizers[..., None])
+  hits = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  return (probabilities - hits) * dlosses[..., None], None
+
+
+_softmax_cross_entropy.defvjp(
+  _softmax_cross_entropy_forward, _softmax_cross_entropy_backward
+)
 
 
 def _mining_fraction(

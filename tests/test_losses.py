@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from deeplab_jax import losses
@@ -75,6 +76,33 @@ def test_cross_entropy_of_nothing_labelled_is_zero(golden, fraction):
   )
   assert found == golden["loss_all_ignored"] == 0
   assert not np.any(gradient)
+
+
+def test_gradients_are_those_of_optax_and_none_where_ignored():
+  keys = jax.random.split(jax.random.key(0))
+  logits = 30 * jax.random.normal(keys[0], (2, 5, 7, 3))
+  labels = jax.random.randint(keys[1], (2, 5, 7), 0, 3)
+  ignored = labels.at[0].set(IGNORE)
+
+  def total(logits):
+    return losses.cross_entropy(logits, ignored)[0]
+
+  def optax_total(logits):
+    kept = logits[1], labels[1]
+    return optax.softmax_cross_entropy_with_integer_labels(*kept).sum()
+
+  (found, gradient), (expected, expected_gradient) = (
+    jax.value_and_grad(f)(logits) for f in (total, optax_total)
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
+  assert not np.any(gradient[0])
+
+
+def test_a_label_beyond_the_classes_gives_no_finite_loss():
+  labels = jnp.full((1, 2, 2), 3, jnp.uint8)
+  found = _mean_cross_entropy(jnp.zeros((1, 2, 2, 3)), labels)
+  assert not np.isfinite(found)
 
 
 def test_cross_entropy_of_bfloat16_logits_is_computed_in_float32():

@@ -114,6 +114,12 @@ def test_the_report_names_every_kind_of_memory(local):
   assert "collectives: none" in text and "no figures for cpu" in text
 
 
+def test_work_that_the_compiler_does_not_count_is_unknown(local):
+  program = dataclasses.replace(local.program, flops=None)
+  text = report.to_text(dataclasses.replace(local, program=program))
+  assert "  as compiled here         unknown GFLOP, " in text
+
+
 @pytest.mark.slow
 def test_a_step_beyond_the_memory_is_no_program(local):
   needed = local.program.memory.total

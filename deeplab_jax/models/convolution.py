@@ -56,15 +56,17 @@ def conv(
   padding: PaddingRule = "explicit",
 ) -> jax.Array:
   """SAME convolution of `x` (b, h, w, c) with `kernel` (kh, kw, c, c')."""
-  if kernel.shape[:2] == (1, 1):
+  if kernel.shape[:2] == (1, 1) and stride == 1:
     # A matrix product: 1.3 to 1.9 times faster than a convolution on CPU.
-    return _pointwise(x[:, ::stride, ::stride], kernel[0, 0])
+    return _pointwise(x, kernel[0, 0])
   pads = paddings(x, kernel, stride, rate, padding)
   dense = functools.partial(_dense, stride, rate, pads)
   if kernel.shape[0] > 3 or rate > 1:
     return dense(x, kernel)
   channels = kernel.shape[2:]
-  if channels[0] <= 4:
+  if kernel.shape[:2] == (1, 1):
+    by_products = functools.partial(_by_pixels, stride)
+  elif channels[0] <= 4:
     by_products = functools.partial(_by_patches, stride, pads)
   elif stride == 1 and min(channels) >= 128 and max(channels) <= 512:
     by_products = functools.partial(_by_rows, pads)
@@ -82,6 +84,11 @@ def _dense(stride, rate, pads, x, kernel):
     rhs_dilation=(rate, rate),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
+
+
+def _by_pixels(stride, x, kernel):
+  """XLA's GPU backend fails at such a product of sliced maps of odd sides."""
+  return _pointwise(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _by_patches(stride, pads, x, kernel):

@@ -3,8 +3,10 @@
 The definition is `lax.conv_general_dilated(feature_group_count=channels,
 rhs_dilation=rate)`. XLA's CPU backend runs that about a hundred times slower
 than its memory traffic explains, so there the nine taps are shifted slices that
-are multiplied and added, with a gradient of the same kind. Every lowering
-computes the same sums; tests compare them with the definition.
+are multiplied and added, with a gradient of the same kind. XLA's GPU backend
+fuses such slices with their neighbours, but not the gradients, which move many
+times the memory or do not compile. Every lowering computes the same sums; tests
+compare them with the definition.
 """
 
 import functools
@@ -16,15 +18,18 @@ import jax.numpy as jnp
 from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-Lowering = Literal["lax", "shift"]
+Lowering = Literal["lax", "shift", "mixed"]
 
 LOWERING: dict[str, Lowering] = {
   "cpu": "shift",
   "tpu": "lax",
-  "cuda": "shift",
-  "rocm": "shift",
+  "cuda": "mixed",
+  "rocm": "mixed",
 }
-"""The lowering of each platform; see docs/performance.md for the figures."""
+"""The lowering of each platform; see docs/performance.md for the figures.
+
+`"mixed"` is `"shift"` in inference and `"lax"` where there are gradients.
+"""
 
 
 def depthwise_conv(
@@ -45,8 +50,8 @@ def depthwise_conv(
     stride: of the output positions.
     rate: distance in pixels between neighbouring taps; of rows and of columns
       where they differ.
-    lowering: `"lax"` or `"shift"`; None takes the target platform's entry in
-      `LOWERING` (the platform compiled for, not the one compiled on).
+    lowering: `"lax"`, `"shift"` or `"mixed"`; None takes the target platform's
+      entry in `LOWERING` (the platform compiled for, not the one compiled on).
 
   Returns:
     `(b, h', w', c)` in the dtype of `x`.
@@ -59,11 +64,11 @@ def depthwise_conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _depthwise(lowering, geometry, x, kernel):
-  return _run(_FORWARD, lowering, geometry, x, kernel)
+  return _run(_INFERENCE, lowering, geometry, x, kernel)
 
 
 def _depthwise_forward(lowering, geometry, x, kernel):
-  return _depthwise(lowering, geometry, x, kernel), (x, kernel)
+  return _run(_FORWARD, lowering, geometry, x, kernel), (x, kernel)
 
 
 def _depthwise_backward(lowering, geometry, residuals, dy):
@@ -77,15 +82,16 @@ _traced_once = jax.jit(_depthwise, static_argnums=(0, 1))
 
 def _run(functions, lowering, geometry, *arrays):
   """Calls the function of `lowering`, one or (platform, one) for each."""
-  # One object per lowering: JAX traces equal branches once.
+  # One object per function: JAX traces equal branches once.
   bound = {
-    name: functools.partial(function, geometry)
-    for name, function in functions.items()
+    function: functools.partial(function, geometry)
+    for function in functions.values()
   }
   if isinstance(lowering, str):
-    return bound[lowering](*arrays)
-  chosen = {platform: bound[name] for platform, name in lowering}
-  return lax.platform_dependent(*arrays, default=bound["lax"], **chosen)
+    return bound[functions[lowering]](*arrays)
+  chosen = {platform: bound[functions[name]] for platform, name in lowering}
+  default = bound[functions["lax"]]
+  return lax.platform_dependent(*arrays, default=default, **chosen)
 
 
 def _lax(geometry, x, kernel):
@@ -130,14 +136,12 @@ def _stored(x):
   takes the taps for bound by memory, and gives them the square root of the
   threads. A reshaped operand counts once.
   """
-  if not _on_cpu():
-    return x
+  return lax.platform_dependent(x, cpu=_as_lines, default=lambda x: x)
+
+
+def _as_lines(x):
   lines = x.reshape(*x.shape[:2], -1)
   return lax.optimization_barrier(lines).reshape(x.shape)
-
-
-def _on_cpu() -> bool:
-  return jax.default_backend() == "cpu"
 
 
 def _output_size(geometry, x, kernel):
@@ -283,7 +287,7 @@ def _sum_columns(products):
     lambda a, b: [p + q for p, q in zip(a, b)],
     dimensions=(2,),
   )
-  return lax.optimization_barrier(rows) if _on_cpu() else rows
+  return lax.optimization_barrier(rows)
 
 
 def _kernel_gradient_clipped(geometry, x, kernel, dy):
@@ -308,5 +312,10 @@ def _lax_backward(geometry, x, kernel, dy):
   return pullback(dy)
 
 
-_FORWARD = {"lax": _lax, "shift": _shift}
-_BACKWARD = {"lax": _lax_backward, "shift": _shift_backward}
+_INFERENCE = {"lax": _lax, "shift": _shift, "mixed": _shift}
+_FORWARD = {"lax": _lax, "shift": _shift, "mixed": _lax}
+_BACKWARD = {
+  "lax": _lax_backward,
+  "shift": _shift_backward,
+  "mixed": _lax_backward,
+}

@@ -63,7 +63,8 @@ class Program:
   Attributes:
     memory: by kind.
     collectives: by kind, see `hlo.Collective`.
-    flops: as the compiler counts them.
+    flops: as the compiler counts them; None if it does not, as for a GPU that
+      is elsewhere.
     memory_traffic: bytes between chip and HBM, see `hlo.memory_traffic`.
     seconds: that compiling took here.
     text: the program in XLA's text form.
@@ -71,7 +72,7 @@ class Program:
 
   memory: Memory
   collectives: dict[str, hlo.Collective]
-  flops: float
+  flops: float | None
   memory_traffic: int
   seconds: float
   text: str = dataclasses.field(repr=False)
@@ -127,7 +128,7 @@ def _program(
   return Program(
     memory=memory,
     collectives=hlo.collectives(text, devices),
-    flops=compiled.cost_analysis()["flops"],
+    flops=(compiled.cost_analysis() or {}).get("flops"),
     memory_traffic=hlo.memory_traffic(text),
     seconds=seconds,
     text=text,

@@ -99,12 +99,16 @@ def _collective_lines(plan: Plan) -> list[str]:
 def _work_lines(plan: Plan) -> list[str]:
   program = plan.program
   return ["", "work per device and step:"] + [
-    f"  {label:<22}{flops / 1e9:>10.1f} GFLOP, {_bytes(traffic):>10} of memory"
+    f"  {label:<22}{_gigaflops(flops)} GFLOP, {_bytes(traffic):>10} of memory"
     for label, flops, traffic in (
       ("at least", plan.flops, plan.least_traffic),
       ("as compiled here", program.flops, program.memory_traffic),
     )
   ]
+
+
+def _gigaflops(flops: float | None) -> str:
+  return f"{'unknown' if flops is None else f'{flops / 1e9:.1f}':>10}"
 
 
 def _floor_lines(plan: Plan) -> list[str]:
