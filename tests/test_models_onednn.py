@@ -202,7 +202,7 @@ assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
   assert getattr(jax.config, name) == before
 
 
-def test_it_can_be_switched_off_and_is_only_for_versions_that_were_seen(
+def test_it_can_be_switched_off_and_is_only_for_versions_that_were_tried(
   monkeypatch,
 ):
   def answer():

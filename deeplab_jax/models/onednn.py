@@ -2,10 +2,10 @@
 
 They add bias, shortcut and activation before they store a result, and take
 atrous depthwise convolutions without a padded copy; XLA's own do neither. XLA
-reaches them by custom calls that it inserts itself, where it is asked to. Here
-they are written down. Their form is nobody's promise, so it is used with the
-versions of jaxlib that tests have seen, see `is_available`, and elsewhere the
-network is computed as on other platforms.
+has custom calls for them, and inserts none; here they are written down. Their
+form is nobody's promise, and a wrong one ends the process, so only versions
+of jaxlib that were tried get them, see `is_available`; elsewhere the network is
+computed as ever.
 
 A program with such calls cannot be differentiated, divided over devices, or
 stored: see `compiled`.
@@ -27,7 +27,7 @@ import jaxlib
 
 from deeplab_jax.models.depthwise import Padding
 
-_SEEN = ("0.10.",)
+_TRIED = ("0.10.0", "0.10.1", "0.10.2")
 _SWITCH = "DEEPLAB_ONEDNN"
 _ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
 # Beyond, oneDNN may compute depthwise convolutions by its `gemm` form, which is
@@ -39,11 +39,11 @@ _DEPTHWISE_PADDING = 4
 def is_available() -> bool:
   """Whether programs compiled now can hold these calls.
 
-  On CPUs with AVX2 under Linux, with a jaxlib whose calls have this form.
-  `DEEPLAB_ONEDNN=0` says no, `=1` yes to an unknown jaxlib.
+  On CPUs with AVX2 under Linux, with a jaxlib that was tried.
+  `DEEPLAB_ONEDNN=0` says no, `=1` yes to another jaxlib.
   """
-  is_known = jaxlib.__version__.startswith(_SEEN)
-  wanted = os.environ.get(_SWITCH, "1" if is_known else "0")
+  was_tried = jaxlib.__version__ in _TRIED
+  wanted = os.environ.get(_SWITCH, "1" if was_tried else "0")
   if wanted not in ("0", "1"):
     raise ValueError(f"{_SWITCH} must be 0 or 1, got {wanted!r}")
   return wanted == "1" and jax.default_backend() == "cpu" and _has_avx2()
