@@ -109,7 +109,7 @@ def _pixel_losses(
 
 @jax.custom_vjp
 def _softmax_cross_entropy(logits, labels):
-  """Optax's (...), of logits (..., classes), without scattering backwards."""
+  """Of logits (..., classes), as optax's; its gradient would be a scatter."""
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
