@@ -104,8 +104,9 @@ def test_measure_interleaves_and_reports_failures():
   assert b.error == "MemoryError: too large"
   assert (a.difference, c.difference) == (None, 1.0)
   assert len(a.seconds) == len(c.seconds) == 2
-  # Twice each to warm up, then in turn, another one first every round.
-  assert "".join(order) == "aacc" + "ac" + "ca"
+  # Twice each to start, then in turn, another one first every round; each
+  # counted pass follows one that is not.
+  assert "".join(order) == "aacc" + "aacc" + "ccaa"
 
 
 def test_measure_refuses_outputs_that_differ():
