@@ -8,6 +8,7 @@ import pytest
 from deeplab_jax import inference
 from deeplab_jax.inference import crops, folding, tiles
 from deeplab_jax.models import onednn
+from tests.needs import needs_onednn
 from tests.tiny_segmenter import make_variables, random_image, tiny_model
 
 
@@ -73,10 +74,10 @@ def test_canvas_does_not_change_fused_views():
     {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
   ],
 )
-@pytest.mark.parametrize("in_onednn", [False, True])
+@pytest.mark.parametrize(
+  "in_onednn", [False, pytest.param(True, marks=needs_onednn)]
+)
 def test_folded_network_equals_the_original(arguments, in_onednn):
-  if in_onednn and not onednn.is_available():
-    pytest.skip("onednn: not with this jaxlib, or not on this machine")
   model = tiny_model(**arguments)
   variables = make_variables(model)
   images = np.random.default_rng(0).normal(size=(2, 65, 49, 3))

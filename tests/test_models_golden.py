@@ -2,8 +2,9 @@
 
 import pytest
 
-from deeplab_jax.models import depthwise, onednn
+from deeplab_jax.models import depthwise
 from tests.golden import network
+from tests.needs import needs_onednn
 
 # Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
 TOLERANCE = 1e-4
@@ -20,10 +21,9 @@ def test_logits_features_and_labels_equal_the_official(shared, exactness, name):
   assert labels["share clear"] > 0.99
 
 
+@needs_onednn
 @pytest.mark.parametrize("name", network.CASES)
 def test_folded_into_onednn_gives_the_same(shared, exactness, name):
-  if not onednn.is_available():
-    pytest.skip("onednn: not with this jaxlib, or not on this machine")
   error = network.folded_error(shared, name)
   exactness.check(f"{name}.npz", "logits, oneDNN", error, TOLERANCE)
 

@@ -16,11 +16,8 @@ from jax import lax
 from deeplab_jax.models import onednn
 from deeplab_jax.models.convolution import same_padding
 from deeplab_jax.models.mobilenet_v3 import hard_swish
+from tests.needs import needs_onednn
 
-needs_onednn = pytest.mark.skipif(
-  not onednn.is_available(),
-  reason="onednn: not with this jaxlib, or not on this machine",
-)
 _ROOT = pathlib.Path(__file__).parent.parent
 # kernel size, channels, features (0: depthwise), stride, rate, padding rule.
 _GEOMETRIES = (
