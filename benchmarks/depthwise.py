@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import networks
 from benchmarks.timing import Case, Comparison, Contender, Program, measure
-from deeplab_jax.models.depthwise import Lowering, depthwise_conv
+from deeplab_jax.models.ops.depthwise import Lowering, depthwise_conv
 
 # Height and width, channels, rate.
 _SHAPES = (

@@ -98,10 +98,10 @@ def main() -> None:
 def _begin_jax(case, images, program, device) -> float:
   del program, device
   from benchmarks import networks
-  from deeplab_jax import sharding
+  from deeplab_jax import runtime
   from deeplab_jax.config import make_model
 
-  sharding.start_runtime()
+  runtime.start_runtime()
   model = make_model(networks.make_config(case), networks.NUM_CLASSES)
   variables = networks.random_variables(model)
   begin = time.perf_counter()

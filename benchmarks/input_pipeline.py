@@ -9,7 +9,7 @@ scaled (0.5 to 2.0), padded, cropped to 513 x 513 and mirrored, in batches of
 images per second of CPU time, all threads of the process together, so other
 work on the machine hardly moves it; the median of the rounds is shown.
 
-  ours   `deeplab_jax.data.pipeline`, reading ArrayRecord
+  ours   `deeplab_jax.data.segmentation`, reading ArrayRecord
   naive  Pillow: decode, resize the whole image, pad, crop, mirror; float32
   tf     tf.data with the operations of the official implementation; float32
 """
@@ -121,7 +121,7 @@ def _files(source: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 def _ours(files: list, folder: str) -> Iterator:
   from deeplab_jax.config import base_config
-  from deeplab_jax.data import pipeline
+  from deeplab_jax.data import segmentation
 
   mine = pathlib.Path(folder, "mine")
   for kind, paths in zip(("images", "masks"), zip(*files)):
@@ -130,7 +130,7 @@ def _ours(files: list, folder: str) -> Iterator:
       (mine / kind / path.name).symlink_to(path)
   config = base_config().data
   config.update(name="folder", path=str(mine), data_dir=folder)
-  return pipeline.train_batches(
+  return segmentation.train_batches(
     config, batch_size=_BATCH, seed=0, padding_value=(127.5,) * 3
   )
 

@@ -21,9 +21,9 @@ def use_huge_pages() -> None:
   Both frameworks get them; the environment counts when a process starts.
   """
   if "GLIBC_TUNABLES" not in os.environ:
-    from deeplab_jax import huge_pages
+    from deeplab_jax import runtime
 
-    os.environ["GLIBC_TUNABLES"] = huge_pages.TUNABLE
+    os.environ["GLIBC_TUNABLES"] = runtime.HUGE_PAGES
     os.execv(sys.executable, sys.orig_argv)
 
 

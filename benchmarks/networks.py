@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from benchmarks.timing import Case, Program
 from deeplab_jax import sharding
 from deeplab_jax.config import base_config, make_model
-from deeplab_jax.inference import logits_fn, predict_fn
+from deeplab_jax.inference import logits_fn, onednn, predict_fn
 from deeplab_jax.inference.folding import fold, folded
-from deeplab_jax.models import DeepLab, onednn, preprocess
+from deeplab_jax.models import DeepLab, preprocess
 from deeplab_jax.models.backbones import find_backbone
 from deeplab_jax.optimizer import make_optimizer
-from deeplab_jax.state import TrainState, make_train_step
+from deeplab_jax.train.state import TrainState
+from deeplab_jax.train.step import make_train_step
 
 NUM_CLASSES = 21
 _SQUARE = 16

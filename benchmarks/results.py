@@ -21,9 +21,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown
-from deeplab_jax import records
 from deeplab_jax.models import model_from_dict
 from deeplab_jax.summary import evaluation_passes
+from deeplab_jax.train import records
 
 _HEADINGS = (
   "run",

@@ -30,9 +30,9 @@ from benchmarks.timing import (
   measure,
 )
 from deeplab_jax.config import make_model
-from deeplab_jax.models import onednn
-from deeplab_jax.models.convolution import conv, paddings
-from deeplab_jax.models.depthwise import depthwise_conv
+from deeplab_jax.inference import onednn
+from deeplab_jax.models.ops.convolution import conv, paddings
+from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.summary import Layer, multiply_adds
 
 # Passes in a sample of one layer: alone, it would mostly wait for threads.

@@ -11,7 +11,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from deeplab_jax import checkpoints, sharding, tasks, train
+from deeplab_jax import checkpoints, runtime, tasks, train
 from deeplab_jax import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
   """Runs the mode that the flags ask for."""
   if len(arguments) > 1:
     raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
-  sharding.start_runtime()
+  runtime.start_runtime()
   config, workdir = _CONFIG.value, _WORKDIR.value
   if workdir is not None:
     workdir = checkpoints.local_path(workdir)

@@ -17,7 +17,7 @@ with socket.socket() as s:
 export JAX_COORDINATOR_ADDRESS="localhost:${PORT:-$("$python" -c "$free_port")}"
 export JAX_NUM_PROCESSES=$PROCESSES
 
-# Huge pages for arrays in main memory; see deeplab_jax/huge_pages.py.
+# Huge pages for arrays in main memory; see deeplab_jax/runtime.py.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 children=()

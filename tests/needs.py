@@ -2,7 +2,7 @@
 
 import pytest
 
-from deeplab_jax.models import onednn
+from deeplab_jax.inference import onednn
 
 needs_onednn = pytest.mark.skipif(
   not onednn.is_available(),

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax import checkpoints, config, optimizer, state
+from deeplab_jax import checkpoints, config, optimizer
 from deeplab_jax.models import DeepLab
+from deeplab_jax.train.checkpoints import Checkpoints
+from deeplab_jax.train.initialize import initialize_from
+from deeplab_jax.train.state import TrainState, abstract, create_state
 
 _SMALL = {
   "backbone": "mobilenet_v2",
@@ -24,11 +27,11 @@ def _model(num_classes=3, **arguments) -> DeepLab:
   return DeepLab(num_classes, **{**_SMALL, **arguments})
 
 
-def _state(seed=0, model=None) -> state.TrainState:
+def _state(seed=0, model=None) -> TrainState:
   """Random leaves in a state's shapes: compiling a model's init takes 8 s."""
   rule = optimizer.make_optimizer(config.base_config())
   shapes = jax.eval_shape(
-    lambda: state.create_state(model or _model(), rule, (33, 33), seed)
+    lambda: create_state(model or _model(), rule, (33, 33), seed)
   )
   rng = np.random.default_rng(seed)
   return jax.tree.map(
@@ -37,7 +40,7 @@ def _state(seed=0, model=None) -> state.TrainState:
 
 
 @pytest.fixture(scope="module")
-def first() -> state.TrainState:
+def first() -> TrainState:
   return _state(0)
 
 
@@ -45,7 +48,7 @@ def first() -> state.TrainState:
 def workdir(first, tmp_path_factory):
   """A workdir with steps 1, 2, 3 of which two are kept, and the best, 2."""
   folder = tmp_path_factory.mktemp("run")
-  saver = checkpoints.Checkpoints(folder, keep=2)
+  saver = Checkpoints(folder, keep=2)
   for step, miou in ((1, 0.5), (2, 0.75), (3, 0.25)):
     saver.save(_at(first, step))
     saver.save_best(_at(first, step), miou)
@@ -59,7 +62,7 @@ def copy(workdir, tmp_path):
   return shutil.copytree(workdir, tmp_path / "copy")
 
 
-def _at(template, step) -> state.TrainState:
+def _at(template, step) -> TrainState:
   """`template` with the number of the step added to every leaf."""
   filled = jax.tree.map(lambda x: x + step, template)
   return filled.replace(step=jnp.asarray(step, jnp.int32))
@@ -80,20 +83,20 @@ def test_the_newest_are_kept_and_the_best_beside_them(workdir):
 
 
 def test_restore_newest_gives_back_every_leaf(workdir, first):
-  saver = checkpoints.Checkpoints(workdir, keep=2)
-  restored = saver.restore_newest(state.abstract(first))
+  saver = Checkpoints(workdir, keep=2)
+  restored = saver.restore_newest(abstract(first))
   saver.close()
   _assert_equal(restored, _at(first, 3))
 
 
 def test_restore_newest_of_an_empty_workdir_is_none(tmp_path, first):
-  saver = checkpoints.Checkpoints(tmp_path, keep=2)
-  assert saver.restore_newest(state.abstract(first)) is None
+  saver = Checkpoints(tmp_path, keep=2)
+  assert saver.restore_newest(abstract(first)) is None
   saver.close()
 
 
 def test_a_saved_step_is_not_saved_again(copy, first):
-  saver = checkpoints.Checkpoints(copy, keep=2)
+  saver = Checkpoints(copy, keep=2)
   saver.save(_at(first, 3))
   saver.close()
   assert _names(copy / "checkpoints") == ["2", "3"]
@@ -109,8 +112,8 @@ def test_restore_newest_passes_over_a_broken_one(
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     else:
       file.unlink()
-  saver = checkpoints.Checkpoints(copy, keep=2)
-  restored = saver.restore_newest(state.abstract(first))
+  saver = Checkpoints(copy, keep=2)
+  restored = saver.restore_newest(abstract(first))
   _assert_equal(restored, _at(first, 2))
   assert f"checkpoint 3 is not whole ({item}: " in caplog.text
   assert _names(copy / "broken") == ["3"]
@@ -122,8 +125,8 @@ def test_restore_newest_passes_over_a_broken_one(
 def test_an_unfinished_save_is_cleared_away(copy, first):
   saving = copy / "checkpoints/4.orbax-checkpoint-tmp"
   shutil.copytree(copy / "checkpoints/3", saving)
-  saver = checkpoints.Checkpoints(copy, keep=2)
-  restored = saver.restore_newest(state.abstract(first))
+  saver = Checkpoints(copy, keep=2)
+  restored = saver.restore_newest(abstract(first))
   saver.close()
   assert int(restored.step) == 3
   assert not saving.exists()
@@ -132,10 +135,10 @@ def test_an_unfinished_save_is_cleared_away(copy, first):
 def test_restore_newest_lists_what_another_architecture_differs_in(
   workdir, first
 ):
-  saver = checkpoints.Checkpoints(workdir, keep=2)
+  saver = Checkpoints(workdir, keep=2)
   wider = _state(model=_model(num_classes=4, atrous_rates=(6,)))
   with pytest.raises(ValueError) as caught:
-    saver.restore_newest(state.abstract(wider))
+    saver.restore_newest(abstract(wider))
   saver.close()
   message = str(caught.value)
   assert "another architecture" in message
@@ -143,7 +146,7 @@ def test_restore_newest_lists_what_another_architecture_differs_in(
   assert "wrong shape: params/logits/kernel must be" in message
   narrow = _state(model=_model(image_pooling=False))
   with pytest.raises(ValueError, match="unexpected: params/aspp/image_pooling"):
-    saver.restore_newest(state.abstract(narrow))
+    saver.restore_newest(abstract(narrow))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_initialize_from_all_redraws_only_logits_of_other_classes(
   workdir, first
 ):
   fresh = _state(1, _model(num_classes=5))
-  found, report = checkpoints.initialize_from(fresh, workdir, "all")
+  found, report = initialize_from(fresh, workdir, "all")
   _assert_equal(found.params["logits"], fresh.params["logits"])
   source = _at(first, 3)
   _assert_equal(found.params["aspp"], source.params["aspp"])
@@ -226,7 +229,7 @@ def test_initialize_from_all_redraws_only_logits_of_other_classes(
 
 def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
   fresh = _state(1, _model(atrous_rates=(6,)))
-  found, report = checkpoints.initialize_from(fresh, workdir, "backbone")
+  found, report = initialize_from(fresh, workdir, "backbone")
   _assert_equal(found.params["aspp"], fresh.params["aspp"])
   source = _at(first, 3)
   _assert_equal(found.params["backbone"], source.params["backbone"])
@@ -238,7 +241,7 @@ def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
 def test_initialize_from_another_backbone_lists_the_differences(workdir):
   fresh = _state(1, _model(width_multiplier=0.5))
   with pytest.raises(ValueError, match="wrong shape: params/backbone/"):
-    checkpoints.initialize_from(fresh, workdir, "backbone")
+    initialize_from(fresh, workdir, "backbone")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_the_address_of_an_object_store_is_refused_with_the_remedy(address):
   message = r"a folder is needed, got .*(gs|s3):/.*mount the bucket"
   opening = (
     checkpoints.find_step,
-    lambda folder: checkpoints.Checkpoints(folder, keep=1),
+    lambda folder: Checkpoints(folder, keep=1),
     lambda folder: checkpoints.save_model(folder, _model(), {}),
   )
   for call in opening:

@@ -9,8 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import optimizer, sharding, state, tasks, train
+from deeplab_jax import optimizer, sharding, tasks, train
 from deeplab_jax.models import DeepLab, model_to_dict
+from deeplab_jax.train.state import create_state
+from deeplab_jax.train.step import make_train_step
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
@@ -51,8 +53,8 @@ def test_every_config_traces_a_step_with_runlocal(path):
   model = config_lib.make_model(config, num_classes=7)
   rule = optimizer.make_optimizer(config)
   crop = tuple(config.data.crop_size)
-  start = jax.eval_shape(lambda: state.create_state(model, rule, crop, 0))
-  step = state.make_train_step(model, rule, config, sharding.make_mesh())
+  start = jax.eval_shape(lambda: create_state(model, rule, crop, 0))
+  step = make_train_step(model, rule, config, sharding.make_mesh())
   batch = tasks.find_task(config).abstract_batch(config)
   after, _ = jax.eval_shape(step, start, batch)
   assert jax.tree.structure(after) == jax.tree.structure(start)

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax import checkpoints, config, optimizer, state, tasks
+from deeplab_jax import checkpoints, config, optimizer, tasks
 from deeplab_jax.checkpoints import items
 from deeplab_jax.data import build, classification
 from deeplab_jax.models import preprocess
+from deeplab_jax.train.initialize import initialize_from
+from deeplab_jax.train.state import create_state
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 # Config: (data set, its sample).
@@ -95,11 +97,9 @@ def test_a_classifier_gives_its_backbone_to_a_segmenter(runs):
   settings = config.load(str(_REPOSITORY / "configs/voc.py") + ":runlocal")
   model = config.make_model(settings, num_classes=21)
   rule = optimizer.make_optimizer(settings)
-  shapes = jax.eval_shape(lambda: state.create_state(model, rule, (33, 33), 0))
+  shapes = jax.eval_shape(lambda: create_state(model, rule, (33, 33), 0))
   fresh = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), shapes)
-  found, report = checkpoints.initialize_from(
-    fresh, runs / "imagenet", "backbone"
-  )
+  found, report = initialize_from(fresh, runs / "imagenet", "backbone")
   source = items.restore(runs / "imagenet/checkpoints/3/variables")
   for kind in ("params", "batch_stats"):
     old, new = source[kind]["backbone"], getattr(found, kind)["backbone"]

@@ -22,13 +22,14 @@ from deeplab_jax import config as config_lib
 from deeplab_jax import plan
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.folding import fold, folded
-from deeplab_jax.models.convolution import conv
+from deeplab_jax.models.ops.convolution import conv
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import report
 from deeplab_jax.plan.machines import Machine
 from deeplab_jax.sharding import BATCH_AXIS
-from deeplab_jax.state import create_state, make_train_step
 from deeplab_jax.tasks import find_task
+from deeplab_jax.train.state import create_state
+from deeplab_jax.train.step import make_train_step
 from tests.tiny_segmenter import make_variables, tiny_model
 
 _GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, pipeline
+from deeplab_jax.data import build, segmentation
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import SegmentationSource
 from tests.archives import pack
@@ -45,7 +45,7 @@ def test_archive_reads_back_equal_to_the_source(data_dir, shared):
 def test_unlabelled_pixels_are_ignored_in_batches(data_dir, shared):
   config = base_config().data
   config.update(name="ade20k", data_dir=data_dir)
-  (batch,) = pipeline.eval_batches(
+  (batch,) = segmentation.eval_batches(
     config, batch_size=3, padding_value=(127.5,) * 3
   )
   masks = _masks(shared)

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from deeplab_jax.data import build
 from deeplab_jax.data.builders import camvid, checks
-from deeplab_jax.data.builders.sources import Source
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import SegmentationSource
@@ -144,7 +144,7 @@ def test_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch):
   pack(tmp_path / "files", archive)
   checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
   with _served(archive.parent) as (address, requests):
-    source = Source(
+    source = Archive(
       archive.name, f"{address}/{archive.name}", f"sha256:{checksum}"
     )
     monkeypatch.setattr(camvid, "_ARCHIVE", source)

@@ -13,14 +13,14 @@ from deeplab_jax.data.datasets import DATASETS
 _READ = """
 import sys
 from ml_collections import ConfigDict
-from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.data import datasets, segmentation
 config = ConfigDict({
   "name": "shapes", "data_dir": sys.argv[1], "path": "", "train_split": "",
   "crop_size": (33, 33), "min_scale": 1.0, "max_scale": 1.0, "scale_step": 0.0,
   "flip": True, "color_jitter": (0.0, 0.0, 0.0), "resize_min": 0,
   "resize_max": 0, "resize_factor": 0, "workers": 0,
 })
-next(pipeline.train_batches(
+next(segmentation.train_batches(
   config, batch_size=2, seed=0, padding_value=(127.5,) * 3))
 print(*sys.modules)
 """

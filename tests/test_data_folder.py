@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, datasets, pipeline
+from deeplab_jax.data import build, datasets, segmentation
 from deeplab_jax.data.builders import folder_classes
 from deeplab_jax.data.builders.trees import Tree
 
@@ -206,7 +206,7 @@ def test_ignore_label_of_the_user(root, ignore):
   config = _config(root, eval_split="train")
   expected_ignore = None if ignore == "null" else 0
   assert datasets.dataset_info(config).ignore_label == expected_ignore
-  batches = pipeline.eval_batches(
+  batches = segmentation.eval_batches(
     config, batch_size=1, padding_value=(127.5,) * 3
   )
   for batch in batches:
@@ -221,7 +221,7 @@ def test_single_image_is_both_splits(root):
   config = _config(root)
   assert list(_examples(config, "train")) == list(_examples(config, "val"))
   batch = next(
-    pipeline.train_batches(
+    segmentation.train_batches(
       config, batch_size=2, seed=0, padding_value=(127.5,) * 3
     )
   )

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab_jax import inference
-from deeplab_jax.inference import crops, folding, tiles
-from deeplab_jax.models import onednn
+from deeplab_jax.inference import crops, folding, onednn, tiles
 from tests.needs import needs_onednn
 from tests.tiny_segmenter import make_variables, random_image, tiny_model
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax.models.convolution import same_padding
-from deeplab_jax.models.depthwise import depthwise_conv
+from deeplab_jax.models.ops.convolution import same_padding
+from deeplab_jax.models.ops.depthwise import depthwise_conv
 
 SIZES = ((9, 8), (5, 7))
 RATES = (1, (1, 3), 6)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deeplab_jax.models import depthwise
+from deeplab_jax.models.ops import depthwise
 from tests.golden import network
 from tests.needs import needs_onednn
 

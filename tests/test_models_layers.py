@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax.models.convolution import conv, max_pool, same_padding
 from deeplab_jax.models.layers import BatchNorm
-from deeplab_jax.models.resize import resize_bilinear, resized_argmax
+from deeplab_jax.models.ops.convolution import conv, max_pool, same_padding
+from deeplab_jax.models.ops.resize import resize_bilinear, resized_argmax
 from tests.golden.network import relative_error
 
 

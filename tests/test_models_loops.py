@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
-from deeplab_jax.models.loops import all_threads, joined
+from deeplab_jax.models.ops.loops import all_threads, joined
 
 _SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1.5, 65504.0)
 

@@ -378,7 +378,7 @@ def test_command_reports_what_failed(tmp_path, checkpoint, pixels):
 def test_command_refuses_in_one_line(
   arguments, message, tmp_path, checkpoint, monkeypatch, capsys
 ):
-  monkeypatch.setattr("deeplab_jax.sharding.start_runtime", lambda: None)
+  monkeypatch.setattr("deeplab_jax.runtime.start_runtime", lambda: None)
   arguments = [word.format(checkpoint=checkpoint) for word in arguments]
   status = predict.main(["--out", str(tmp_path), *arguments])
   error = capsys.readouterr().err

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab_jax import sharding
+from deeplab_jax import runtime, sharding
 
 _TESTS = pathlib.Path(__file__).parent
 
@@ -172,7 +172,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 from deeplab_jax import sharding
-sharding.start_runtime()
+runtime.start_runtime()
 if jax.process_index() == 1:
   time.sleep(35)  # as if it compiled what the other had in its cache
 print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
@@ -214,7 +214,7 @@ def test_a_process_without_its_number_is_refused(monkeypatch):
   monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
   monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
   with pytest.raises(ValueError, match="JAX_PROCESS_ID must be set"):
-    sharding.start_runtime()
+    runtime.start_runtime()
 
 
 def test_global_batch_keeps_rows_in_order():
@@ -230,10 +230,10 @@ def test_the_compilation_cache_is_left_alone_where_jax_has_one(
   before = jax.config.jax_compilation_cache_dir
   try:
     jax.config.update("jax_compilation_cache_dir", "/mine")
-    sharding.start_runtime()
+    runtime.start_runtime()
     assert jax.config.jax_compilation_cache_dir == "/mine"
     jax.config.update("jax_compilation_cache_dir", None)
-    sharding.start_runtime()
+    runtime.start_runtime()
     found = jax.config.jax_compilation_cache_dir
     assert found == str(tmp_path / "compiled")
   finally:

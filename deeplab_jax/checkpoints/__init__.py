@@ -1,4 +1,4 @@
-"""Saving, finding, verifying and restoring checkpoints, with Orbax.
+"""Model directories: finding, verifying, reading and writing them, with Orbax.
 
 A workdir and an imported model directory hold the same:
 
@@ -9,8 +9,7 @@ A workdir and an imported model directory hold the same:
 Saves are asynchronous and appear under their final name only when whole.
 """
 
-from deeplab_jax.checkpoints.initialize import initialize_from
-from deeplab_jax.checkpoints.models import (
+from deeplab_jax.checkpoints.model_directory import (
   find_step,
   load_variables,
   local_path,
@@ -18,12 +17,9 @@ from deeplab_jax.checkpoints.models import (
   write_json,
   write_model_json,
 )
-from deeplab_jax.checkpoints.training import Checkpoints
 
 __all__ = [
-  "Checkpoints",
   "find_step",
-  "initialize_from",
   "load_variables",
   "local_path",
   "save_model",

@@ -46,7 +46,7 @@ def train_batches(
 ) -> Iterator[Batch]:
   """Endless augmented batches of the training split.
 
-  Args: as those of `pipeline.train_batches`.
+  Args: as those of `segmentation.train_batches`.
 
   Returns:
     iterator of {"image": uint8 (b, *crop_size, 3), "label": int32 (b,), "name":
@@ -77,7 +77,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """The middle of every image of the evaluation split, each exactly once.
 
-  Args: as those of `pipeline.eval_batches`.
+  Args: as those of `segmentation.eval_batches`.
 
   Returns:
     iterator of as many batches on every process: {"image": uint8 (b,

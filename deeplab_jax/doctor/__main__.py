@@ -12,7 +12,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from deeplab_jax import checkpoints, doctor, sharding
+from deeplab_jax import checkpoints, doctor, runtime
 from deeplab_jax import config as config_lib
 from deeplab_jax.doctor import page, report
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
   """Examines, prints, writes; exits with 1 if there are errors."""
   if len(arguments) > 1:
     raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
-  sharding.start_runtime()
+  runtime.start_runtime()
   checkup = doctor.examine(
     _CONFIG.value,
     limit=_IMAGES.value,

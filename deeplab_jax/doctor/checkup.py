@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
-from deeplab_jax.data import pipeline
+from deeplab_jax.data import segmentation
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.doctor import (
   config_checks,
@@ -159,13 +159,13 @@ def _read_batches(config: ConfigDict) -> None:
   """
   colour = padding_value(config.model.backbone)
   for batches in (
-    pipeline.train_batches(
+    segmentation.train_batches(
       config.data,
       batch_size=config.batch_size,
       seed=config.seed,
       padding_value=colour,
     ),
-    pipeline.eval_batches(
+    segmentation.eval_batches(
       config.data, batch_size=config.eval.batch_size, padding_value=colour
     ),
   ):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
-from deeplab_jax.checkpoints.models import find_step
+from deeplab_jax.checkpoints.model_directory import find_step
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.doctor.survey import Survey

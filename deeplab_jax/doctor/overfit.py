@@ -10,15 +10,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from deeplab_jax import checkpoints, sharding
 from deeplab_jax import config as config_lib
-from deeplab_jax.data import datasets, pipeline
+from deeplab_jax import sharding
+from deeplab_jax.data import datasets, segmentation
 from deeplab_jax.data.preprocess import IGNORE
 from deeplab_jax.doctor import config_checks
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.models import padding_value
 from deeplab_jax.optimizer import make_optimizer
-from deeplab_jax.state import init_state, make_train_step
+from deeplab_jax.train.initialize import initialize_from
+from deeplab_jax.train.state import init_state
+from deeplab_jax.train.step import make_train_step
 
 _CPU_PIXELS = 4 * 129 * 129  # of a batch there; a step then takes a second
 _FEWEST_STEPS = 15  # fewer tell nothing
@@ -90,9 +92,7 @@ def run(config: ConfigDict, steps: int, seconds: float) -> Overfit:
   crop_size = tuple(config.data.crop_size)
   state = init_state(model, optimizer, crop_size, config.seed, mesh)
   if config.init_from:
-    state, _ = checkpoints.initialize_from(
-      state, config.init_from, config.init_parts
-    )
+    state, _ = initialize_from(state, config.init_from, config.init_parts)
   batch = _batch(config)
   names = tuple(batch.pop("name"))
   placed = sharding.global_batch(batch, mesh)
@@ -162,7 +162,7 @@ def _settings(config: ConfigDict, steps: int) -> ConfigDict:
 
 def _batch(config: ConfigDict) -> dict[str, np.ndarray]:
   """The first batch of training, or the first that has labels."""
-  batches = pipeline.train_batches(
+  batches = segmentation.train_batches(
     config.data,
     batch_size=config.batch_size,
     seed=config.seed,

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import metrics, sharding
-from deeplab_jax.data import datasets, pipeline
+from deeplab_jax.data import datasets, segmentation
 from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.evaluate.results import Detail, Evaluation, Example
 from deeplab_jax.inference import predict_fn
@@ -96,7 +96,7 @@ def _batches(
   """This process's rows of all batches, their number raised to the devices."""
   devices = mesh.devices.size
   batch_size = -(-config.eval.batch_size // devices) * devices
-  batches = pipeline.eval_batches(
+  batches = segmentation.eval_batches(
     config.data,
     batch_size=batch_size,
     process_index=jax.process_index(),

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.models import onednn
-from deeplab_jax.models.convolution import paddings
+from deeplab_jax.inference import onednn
 from deeplab_jax.models.layers import BatchNorm, ConvNorm
-from deeplab_jax.models.loops import all_threads, joined
+from deeplab_jax.models.ops.convolution import paddings
+from deeplab_jax.models.ops.loops import all_threads, joined
 
 
 def fold(model: nn.Module, variables: Any) -> Any:

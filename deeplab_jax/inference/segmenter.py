@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from deeplab_jax import visualize
+from deeplab_jax.inference import onednn
 from deeplab_jax.inference.crops import can_confine
 from deeplab_jax.inference.folding import fold, folded
 from deeplab_jax.inference.fusion import predict_fn
 from deeplab_jax.inference.tiles import ALIGNMENT, windows
-from deeplab_jax.models import DeepLab, onednn
+from deeplab_jax.models import DeepLab
 
 Size = tuple[int, int]
 

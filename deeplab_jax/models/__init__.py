@@ -12,7 +12,7 @@ from deeplab_jax.models.deeplab import (
   model_from_dict,
   model_to_dict,
 )
-from deeplab_jax.models.resize import resize_bilinear, resized_argmax
+from deeplab_jax.models.ops.resize import resize_bilinear, resized_argmax
 
 __all__ = [
   "BACKBONES",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
-from deeplab_jax.models.resize import resize_bilinear
+from deeplab_jax.models.ops.resize import resize_bilinear
 
 HEAD_NORM = Norm(momentum=0.9997, epsilon=1e-5)
 

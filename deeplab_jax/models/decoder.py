@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
-from deeplab_jax.models.loops import joined
-from deeplab_jax.models.resize import resize_bilinear
+from deeplab_jax.models.ops.loops import joined
+from deeplab_jax.models.ops.resize import resize_bilinear
 
 
 class Decoder(nn.Module):

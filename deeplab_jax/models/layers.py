@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from deeplab_jax.models.convolution import PaddingRule, conv, paddings
-from deeplab_jax.models.depthwise import depthwise_conv
-from deeplab_jax.models.loops import Maps, all_threads, joined
+from deeplab_jax.models.ops.convolution import PaddingRule, conv, paddings
+from deeplab_jax.models.ops.depthwise import depthwise_conv
+from deeplab_jax.models.ops.loops import Maps, all_threads, joined
 
 Initializer = Callable[..., jax.Array]
 

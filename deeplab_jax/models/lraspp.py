@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import Conv, ConvNorm, Norm
 from deeplab_jax.models.mobilenet_v3 import hard_sigmoid
-from deeplab_jax.models.resize import resize_bilinear
+from deeplab_jax.models.ops.resize import resize_bilinear
 
 
 class LiteRASPP(nn.Module):

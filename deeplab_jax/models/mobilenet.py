@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
-from deeplab_jax.models.convolution import PaddingRule
 from deeplab_jax.models.layers import ConvNorm, Norm, truncated_normal
+from deeplab_jax.models.ops.convolution import PaddingRule
 
 NORM = Norm(momentum=0.997, epsilon=1e-3)
 TORCHVISION_NORM = Norm(momentum=0.997, epsilon=1e-5)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
-from deeplab_jax.models.convolution import max_pool
 from deeplab_jax.models.layers import ConvNorm, Norm
+from deeplab_jax.models.ops.convolution import max_pool
 
 NORM = Norm(momentum=0.95, epsilon=1e-5)
 _ROOT_STRIDE = 4

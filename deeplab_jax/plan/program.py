@@ -17,8 +17,9 @@ from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import hlo
 from deeplab_jax.plan.machines import Machine
-from deeplab_jax.state import create_state, make_train_step
 from deeplab_jax.tasks import find_task
+from deeplab_jax.train.state import create_state
+from deeplab_jax.train.step import make_train_step
 
 QUICK = -1.0
 """XLA's least effort. For Xception-65 on a v5e, 16 images a chip, it compiles

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 import deeplab_jax
-from deeplab_jax import sharding
+from deeplab_jax import runtime
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job, find_jobs
 from deeplab_jax.predict.packages import SERVERS, pack
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the exit status.
   """
   flags = _parse(arguments)
-  sharding.start_runtime()
+  runtime.start_runtime()
   began = time.monotonic()
   try:
     jobs = find_jobs(flags.inputs, flags.out)

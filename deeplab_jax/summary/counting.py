@@ -8,58 +8,20 @@ and additions are not multiply-adds.
 import collections
 import dataclasses
 import itertools
-import math
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
 
 from deeplab_jax.models.aspp import ASPP
-from deeplab_jax.models.loops import joined
 from deeplab_jax.models.mobilenet import InvertedResidual
 from deeplab_jax.models.resnet import Bottleneck
+from deeplab_jax.models.trace import Layer, layers_of, visit
 from deeplab_jax.models.xception import XceptionUnit
 
 TABLE_WIDTH = 110
-_KERNELS = ("kernel", "depthwise_kernel")
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-  """A convolution with its bias or batch normalisation.
-
-  Attributes:
-    path: names of the modules around it and its own, joined by "/".
-    kernel: shape `(kh, kw, in, out)`, or `(kh, kw, 1, channels)` if depthwise.
-    depthwise: whether every channel has its own kernel.
-    rate: atrous rates of rows and columns.
-    bias: whether it has a bias.
-    input_shape: `(1, h, w, in)`.
-    output_shape: `(1, h', w', out)`.
-    activation_bytes: of the input read and of the output written.
-    parameters: number of trained values.
-    statistics: number of moving means and variances.
-  """
-
-  path: str
-  kernel: tuple[int, ...]
-  depthwise: bool
-  rate: tuple[int, int]
-  bias: bool
-  input_shape: tuple[int, ...]
-  output_shape: tuple[int, ...]
-  activation_bytes: int
-  parameters: int
-  statistics: int
-
-  @property
-  def multiply_adds(self) -> int:
-    """One per kernel value and output position."""
-    return math.prod(self.output_shape[:-1]) * math.prod(self.kernel)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -182,42 +144,13 @@ def multiply_adds(model: nn.Module, size: tuple[int, int]) -> Summary:
     raise ValueError(f"size must be a positive (height, width), got {size}")
   layers, additions, pooled = [], [], []
 
-  def record(call, args, kwargs, context):
-    outputs = call(*args, **kwargs)
-    if context.method_name == "__call__":
-      x = joined(args[0])
-      y = outputs[0] if isinstance(outputs, tuple) else outputs
-      layers.extend(_layers(context.module, x, y))
-      additions.append(_added(context.module, x, y))
-      pooled.append(_pooled(context.module, x))
-    return outputs
+  def note(module, x, y):
+    layers.extend(layers_of(module, x, y))
+    additions.append(_added(module, x, y))
+    pooled.append(_pooled(module, x))
 
-  images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-  with nn.intercept_methods(record):
-    jax.eval_shape(model.init, jax.random.key(0), images)
+  visit(model, size, note)
   return Summary(model, tuple(size), tuple(layers), sum(additions), sum(pooled))
-
-
-def _layers(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
-  """The layer that `module` is, if it owns a kernel."""
-  params = module.variables.get("params", {})
-  rate = getattr(module, "rate", 1)
-  return [
-    Layer(
-      path="/".join(module.path),
-      kernel=params[name].shape,
-      depthwise=name == "depthwise_kernel",
-      rate=rate if isinstance(rate, tuple) else (rate, rate),
-      bias="bias" in params,
-      input_shape=x.shape,
-      output_shape=y.shape,
-      activation_bytes=_bytes(x) + _bytes(y),
-      parameters=_size(params),
-      statistics=_size(module.variables.get("batch_stats", {})),
-    )
-    for name in _KERNELS
-    if name in params
-  ]
 
 
 def _added(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
@@ -240,11 +173,3 @@ def _pooled(module: nn.Module, x: jax.Array) -> int:
     case Bottleneck(name="block1_unit_1"):  # fed by the stem's 3x3 maximum
       return 9 * x.size
   return 0
-
-
-def _size(tree: Any) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _bytes(x: jax.Array) -> int:
-  return x.size * x.dtype.itemsize

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import evaluate as evaluation_lib
-from deeplab_jax.data import pipeline
+from deeplab_jax.data import segmentation
 from deeplab_jax.models import DeepLab, padding_value
 
 report = evaluation_lib.report
@@ -18,7 +18,7 @@ report = evaluation_lib.report
 
 def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
   """This process's rows of the global batches from `step` on."""
-  return pipeline.train_batches(
+  return segmentation.train_batches(
     config.data,
     batch_size=config.batch_size,
     seed=config.seed,
@@ -40,7 +40,7 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 
 def evaluation_size(config: ConfigDict) -> tuple[int, int]:
   """Height and width that images are evaluated at."""
-  return pipeline.evaluation_size(config.data)
+  return segmentation.evaluation_size(config.data)
 
 
 def evaluate(

@@ -13,10 +13,11 @@ import numpy as np
 
 from deeplab_jax.import_weights import from_tensorflow, official_shapes
 from deeplab_jax.import_weights.names import official_name
+from deeplab_jax.inference import onednn
 from deeplab_jax.inference.folding import fold, folded
-from deeplab_jax.models import DeepLab, onednn, preprocess, resize_bilinear
+from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from deeplab_jax.models.layers import ConvNorm
-from deeplab_jax.models.loops import joined
+from deeplab_jax.models.ops.loops import joined
 
 CASES = (
   "mobilenet_v2_dm05_os16",

@@ -12,7 +12,7 @@ import sys
 import jax
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import evaluate, sharding
+from deeplab_jax import evaluate, runtime, sharding
 from deeplab_jax.evaluate import Evaluation
 from deeplab_jax.models import DeepLab
 from tests.random_variables import random_variables
@@ -50,7 +50,7 @@ def evaluate_folder(folder: str, detailed: bool = True) -> Evaluation:
 
 
 if __name__ == "__main__":
-  sharding.start_runtime()
+  runtime.start_runtime()
   evaluation = evaluate_folder(sys.argv[1])
   if jax.process_index() == 0:
     examples = [example.name for example in evaluation.examples]

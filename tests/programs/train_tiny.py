@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import optimizer, sharding, state
-from deeplab_jax.checkpoints import Checkpoints
+from deeplab_jax import optimizer, runtime, sharding
 from deeplab_jax.models.layers import Conv, ConvNorm, Norm, SeparableConv
+from deeplab_jax.train.checkpoints import Checkpoints
+from deeplab_jax.train.state import abstract, init_state
+from deeplab_jax.train.step import make_train_step
 
 _NORM = Norm(momentum=0.9, epsilon=1e-3)
 _BATCH, _SIDE, _CLASSES = 16, 17, 3
@@ -59,17 +61,17 @@ def batch_of(step: int) -> dict[str, np.ndarray]:
 
 
 def main(first_step: int, last_step: int, folder: str) -> None:
-  sharding.start_runtime()
+  runtime.start_runtime()
   config = config_lib.base_config()
   config.update(lr=0.1, steps=100, last_layer_multiplier=2.0)
   mesh = sharding.make_mesh()
   rule = optimizer.make_optimizer(config)
-  current = state.init_state(Tiny(), rule, (_SIDE, _SIDE), config.seed, mesh)
+  current = init_state(Tiny(), rule, (_SIDE, _SIDE), config.seed, mesh)
   checkpoints = Checkpoints(folder, keep=1)
-  restored = checkpoints.restore_newest(state.abstract(current))
+  restored = checkpoints.restore_newest(abstract(current))
   current = current if restored is None else restored
   assert int(current.step) == first_step, current.step
-  train_step = state.make_train_step(Tiny(), rule, config, mesh)
+  train_step = make_train_step(Tiny(), rule, config, mesh)
   losses = []
   for step in range(first_step, last_step):
     batch = sharding.global_batch(batch_of(step), mesh)

@@ -1,13 +1,13 @@
 """ADE20K scene parsing, 150 classes and 0 = not labelled."""
 
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import (
   Example,
   SegmentationBuilder,
   read_pair,
 )
-from deeplab_jax.data.builders.sources import Source
 
-_ARCHIVE = Source(
+_ARCHIVE = Archive(
   file="ADEChallengeData2016.zip",
   url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
 )

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from deeplab_jax.data.builders import sources
+from deeplab_jax.data.builders import archives
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
@@ -79,10 +79,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     """
 
   def find(
-    self, source: sources.Source, marker: str, *, required: bool = True
+    self, source: archives.Archive, marker: str, *, required: bool = True
   ) -> Tree | None:
-    """The files of `source`, see `sources.find`; only for use in `open`."""
-    return sources.find(
+    """The files of `source`, see `archives.find`; only for use in `open`."""
+    return archives.find(
       source,
       marker,
       manual_dir=self.manual_dir,

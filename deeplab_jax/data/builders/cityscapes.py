@@ -8,19 +8,19 @@ train_extra folder, `val_coarse` those of val.
 import dataclasses
 
 from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import (
   Example,
   SegmentationBuilder,
   read_pair,
 )
-from deeplab_jax.data.builders.sources import Source
 from deeplab_jax.data.classes import CITYSCAPES_IDS
 
 _PAGE = "https://www.cityscapes-dataset.com/downloads"
 
 
-def _archive(name: str) -> Source:
-  return Source(file=f"{name}.zip", url=_PAGE, login=True)
+def _archive(name: str) -> Archive:
+  return Archive(file=f"{name}.zip", url=_PAGE, login=True)
 
 
 _IMAGES = _archive("leftImg8bit_trainvaltest")

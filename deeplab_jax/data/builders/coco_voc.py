@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
-from deeplab_jax.data.builders.sources import Source
 from deeplab_jax.data.builders.trees import Tree, files_below
 from deeplab_jax.data.classes import VOC
 
@@ -112,8 +112,8 @@ class CocoVoc(SegmentationBuilder, skip_registration=True):
       )
 
 
-def _source(folder: str, file: str) -> Source:
-  return Source(file, f"{_SITE}/{folder}/{file}", f"sha256:{_SHA256[file]}")
+def _source(folder: str, file: str) -> Archive:
+  return Archive(file, f"{_SITE}/{folder}/{file}", f"sha256:{_SHA256[file]}")
 
 
 def _images(instances: dict[str, Any], folder: str) -> dict[str, _Image]:

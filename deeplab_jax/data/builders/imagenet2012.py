@@ -8,12 +8,12 @@ the 50000 files as the tar has them, whose labels TFDS knows).
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.base import Builder, Record
-from deeplab_jax.data.builders.sources import Source
 
 _PAGE = "https://www.image-net.org/download-images.php"
 _ARCHIVES = {
-  "train": Source(
+  "train": Archive(
     file="ILSVRC2012_img_train.tar",
     url=_PAGE,
     folder="train",
@@ -21,7 +21,7 @@ _ARCHIVES = {
     "b08200a27a8e34218a0e58fde36b0fe8f73bc377f4acea2d91602057c3ca45bb",
     login=True,
   ),
-  "val": Source(
+  "val": Archive(
     file="ILSVRC2012_img_val.tar",
     url=_PAGE,
     folder="val",

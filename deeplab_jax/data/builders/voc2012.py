@@ -13,26 +13,26 @@ import numpy as np
 import scipy.io
 
 from deeplab_jax.data.builders import voc_layout
+from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
-from deeplab_jax.data.builders.sources import Source
 from deeplab_jax.data.builders.trees import Tree
 
-_VOC = Source(
+_VOC = Archive(
   file="VOCtrainval_11-May-2012.tar",
   url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
   "VOCtrainval_11-May-2012.tar",
   checksum="sha256:"
   "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
 )
-_VOC_TEST = Source(
+_VOC_TEST = Archive(
   file="VOC2012test.tar",
   url="http://host.robots.ox.ac.uk:8080/eval/downloads/VOC2012test.tar",
   checksum="sha256:"
   "f08582b1935816c5eab3bbb1eb6d06201a789eaa173cdf1cf400c26f0cac2fb3",
   login=True,
 )
-_SBD = Source(
+_SBD = Archive(
   file="benchmark.tgz",
   url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
   "semantic_contours/benchmark.tgz",

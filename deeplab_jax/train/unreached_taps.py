@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from deeplab_jax.summary import Layer, multiply_adds
+from deeplab_jax.models.trace import Layer, layers
 
 Tree = Any
 
@@ -31,7 +31,7 @@ def clear_unreached_taps(
     crop_size: height and width.
   """
   flat = flax.traverse_util.flatten_dict(params)
-  for layer in multiply_adds(model, crop_size).layers:
+  for layer in layers(model, crop_size):
     reached = _reached(layer)
     if not reached.all():
       name = "depthwise_kernel" if layer.depthwise else "kernel"

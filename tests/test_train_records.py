@@ -2,7 +2,7 @@
 
 import json
 
-from deeplab_jax import records
+from deeplab_jax.train import records
 
 
 def _rows(workdir):

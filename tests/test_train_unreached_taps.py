@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from deeplab_jax import state
 from deeplab_jax.models.aspp import ASPP
-from deeplab_jax.unreached import clear_unreached_taps
+from deeplab_jax.train.state import create_state
+from deeplab_jax.train.unreached_taps import clear_unreached_taps
 
 _CROP = (9, 7)
 
@@ -65,6 +65,6 @@ def test_only_larger_images_tell_the_difference(pyramid):
 
 def test_a_fresh_state_starts_without_them(pyramid):
   model, variables = pyramid
-  fresh = state.create_state(model, optax.sgd(0.1), _CROP, seed=0)
+  fresh = create_state(model, optax.sgd(0.1), _CROP, seed=0)
   expected = clear_unreached_taps(model, variables["params"], _CROP)
   jax.tree.map(np.testing.assert_array_equal, fresh.params, expected)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.calibrate import calibrate, folded_layers
 from deeplab_jax.models import DeepLab
+from deeplab_jax.train.folded_norms import calibrate, folded_layers
 
 _MODEL = DeepLab(
   3,

@@ -9,8 +9,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from deeplab_jax.checkpoints import items
-from deeplab_jax.checkpoints.models import local_path
-from deeplab_jax.state import TrainState
+from deeplab_jax.checkpoints.model_directory import local_path
+from deeplab_jax.train.state import TrainState
 
 
 class Checkpoints:

@@ -2,7 +2,7 @@
 
 import re
 
-from deeplab_jax.progress import Progress
+from deeplab_jax.train.progress import Progress
 
 
 def test_a_log_file_gets_one_line_a_logging_step(capsys):

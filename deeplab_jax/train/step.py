@@ -1,10 +1,8 @@
-"""The training state and the one step that advances it."""
+"""The one step that advances a training state."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,77 +10,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import losses, sharding
-from deeplab_jax.models import Classifier, DeepLab, preprocess
+from deeplab_jax.models import preprocess
 from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import decay_loss, learning_rate
-from deeplab_jax.unreached import clear_unreached_taps
+from deeplab_jax.train.state import Network, TrainState, Tree
 
-Tree = Any
-Network = DeepLab | Classifier
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[
-  ["TrainState", dict[str, jax.Array]], tuple["TrainState", Metrics]
+  [TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]
 ]
-
-
-@flax.struct.dataclass
-class TrainState:
-  """All that a step reads and writes, and so all that a checkpoint holds.
-
-  Attributes:
-    step: int32 scalar, the number of updates made.
-    params: the trainable leaves, float32.
-    batch_stats: the moving means and variances, float32.
-    opt_state: the optimizer's, of the structure optax gives it.
-  """
-
-  step: jax.Array
-  params: Tree
-  batch_stats: Tree
-  opt_state: Tree
-
-  @property
-  def variables(self) -> dict[str, Tree]:
-    """The arguments of `model.apply`."""
-    return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def create_state(
-  model: Network,
-  optimizer: optax.GradientTransformation,
-  crop_size: tuple[int, int],
-  seed: int,
-) -> TrainState:
-  """A freshly drawn state; taps that the crop cannot reach are zero."""
-  images = jnp.zeros((1, *crop_size, 3))
-  variables = model.init(jax.random.key(seed), images, train=False)
-  params = clear_unreached_taps(model, variables["params"], crop_size)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=variables["batch_stats"],
-    opt_state=optimizer.init(params),
-  )
-
-
-def init_state(
-  model: Network,
-  optimizer: optax.GradientTransformation,
-  crop_size: tuple[int, int],
-  seed: int,
-  mesh: Mesh,
-) -> TrainState:
-  """A freshly drawn state, made in place on every device of `mesh`."""
-  create = functools.partial(create_state, model, optimizer, crop_size, seed)
-  return jax.jit(create, out_shardings=sharding.replicated(mesh))()
-
-
-def abstract(state: TrainState) -> TrainState:
-  """Shapes, dtypes and placements of `state`, without its arrays."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    state,
-  )
 
 
 def make_train_step(

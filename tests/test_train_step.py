@@ -9,8 +9,10 @@ import optax
 import pytest
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import losses, optimizer, sharding, state
+from deeplab_jax import losses, optimizer, sharding
 from deeplab_jax.models import preprocess
+from deeplab_jax.train.state import TrainState, init_state
+from deeplab_jax.train.step import make_train_step
 from tests.programs import train_tiny
 from tests.trees import by_name
 
@@ -22,19 +24,19 @@ def _tiny_step(seed=0, model=None, **changes):
   config.update(lr=0.1, steps=100, seed=seed, **changes)
   rule, mesh = optimizer.make_optimizer(config), sharding.make_mesh()
   model = model or train_tiny.Tiny()
-  return state.make_train_step(model, rule, config, mesh)
+  return make_train_step(model, rule, config, mesh)
 
 
 @functools.cache
-def _tiny_start() -> state.TrainState:
+def _tiny_start() -> TrainState:
   """A fresh state on the host: steps take copies of it."""
   rule = optimizer.make_optimizer(config_lib.base_config())
   mesh = sharding.make_mesh()
-  fresh = state.init_state(train_tiny.Tiny(), rule, (17, 17), 0, mesh)
+  fresh = init_state(train_tiny.Tiny(), rule, (17, 17), 0, mesh)
   return jax.device_get(fresh)
 
 
-def _tiny_states() -> tuple[state.TrainState, state.TrainState]:
+def _tiny_states() -> tuple[TrainState, TrainState]:
   """The same fresh state on the host and on the devices."""
   placement = sharding.replicated(sharding.make_mesh())
   return _tiny_start(), jax.device_put(_tiny_start(), placement)

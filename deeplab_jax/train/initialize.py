@@ -1,15 +1,66 @@
-"""Starting a run from the weights of another checkpoint."""
+"""Where a run starts: its own newest checkpoint, another's weights, or none."""
 
 import pathlib
 from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from deeplab_jax import sharding
 from deeplab_jax.checkpoints import items
-from deeplab_jax.checkpoints.models import find_step
+from deeplab_jax.checkpoints.model_directory import find_step
 from deeplab_jax.import_weights.fit import Report
-from deeplab_jax.state import TrainState
+from deeplab_jax.models import Classifier, DeepLab, preprocess
+from deeplab_jax.tasks import Task
+from deeplab_jax.train.checkpoints import Checkpoints
+from deeplab_jax.train.folded_norms import calibrate, folded_layers
+from deeplab_jax.train.state import TrainState, abstract
+
+
+def starting_point(
+  state: TrainState,
+  checkpoints: Checkpoints,
+  config: ConfigDict,
+  task: Task,
+  model: DeepLab | Classifier,
+  mesh: Mesh,
+) -> tuple[TrainState, str]:
+  """The state to go on from, and lines saying where it comes from."""
+  restored = checkpoints.restore_newest(abstract(state))
+  if restored is not None:
+    return restored, f"continuing from step {restored.step}"
+  if not config.init_from:
+    return state, "starting from random weights"
+  state, report = initialize_from(state, config.init_from, config.init_parts)
+  origin = f"starting from {config.init_from}\n{report}"
+  folded = folded_layers(state.variables)
+  if folded and config.train_batch_norm:
+    images = next(task.train_batches(config, 0))["image"]
+    state = _calibrated(state, folded, images, model, mesh)
+    origin += (
+      f"\n{len(folded)} folded batch norms calibrated on the first batch"
+    )
+  return state, origin
+
+
+def _calibrated(
+  state: TrainState,
+  folded: list[tuple[str, ...]],
+  images: np.ndarray,
+  model: DeepLab | Classifier,
+  mesh: Mesh,
+) -> TrainState:
+  """`state` with batch norms that can be trained, see `calibrate`."""
+
+  def update(variables, images):
+    images = preprocess(images, model.backbone)
+    return calibrate(model, variables, folded, images)
+
+  images = sharding.global_batch({"image": images}, mesh)["image"]
+  update = jax.jit(update, out_shardings=sharding.replicated(mesh))
+  return state.replace(**update(state.variables, images))
 
 
 def initialize_from(

@@ -10,7 +10,7 @@ from deeplab_jax.data.builders.trees import Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Archive:
   """One official archive.
 
   Attributes:
@@ -29,7 +29,7 @@ class Source:
 
 
 def find(
-  source: Source,
+  source: Archive,
   marker: str,
   *,
   manual_dir: pathlib.Path | None,
@@ -72,7 +72,7 @@ def find(
 
 
 def _path(
-  source: Source,
+  source: Archive,
   manual_dir: pathlib.Path | None,
   downloads: tfds.download.DownloadManager,
 ) -> pathlib.Path | None:
@@ -83,7 +83,7 @@ def _path(
   return None if source.login else pathlib.Path(downloads.download(source.url))
 
 
-def _check(source: Source, path: pathlib.Path) -> None:
+def _check(source: Archive, path: pathlib.Path) -> None:
   algorithm, _, expected = source.checksum.partition(":")
   with path.open("rb") as file:
     found = hashlib.file_digest(file, algorithm).hexdigest()

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import import_weights, optimizer, sharding, state
+from deeplab_jax import import_weights, optimizer, sharding
+from deeplab_jax.train.state import TrainState
+from deeplab_jax.train.step import make_train_step
 from tests.trees import by_name
 
 _SLOW = ("xception_41_frozen", "xception_41_bn", "resnet_v1_50_beta_bn")
@@ -105,12 +107,12 @@ def _golden_run(golden, settings, arrays) -> dict:
   rule = optimizer.make_optimizer(config)
   variables = import_weights.from_tensorflow(arrays, model)
   variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
-  current = state.TrainState(
+  current = TrainState(
     step=jnp.zeros((), jnp.int32),
     opt_state=rule.init(variables["params"]),
     **variables,
   )
-  step = state.make_train_step(model, rule, config, sharding.make_mesh())
+  step = make_train_step(model, rule, config, sharding.make_mesh())
   batch = {"image": golden["image"], "label": golden["label"][..., 0]}
   current, metrics = step(current, batch)
   run = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, datasets, pipeline
+from deeplab_jax.data import build, datasets, segmentation
 
 _GREY = (127.5, 127.5, 127.5)
 
@@ -27,13 +27,13 @@ def config(data_dir):
 
 def _train(config, count, **kwargs):
   arguments = {"batch_size": 4, "seed": 7, "padding_value": _GREY} | kwargs
-  batches = pipeline.train_batches(config, **arguments)
+  batches = segmentation.train_batches(config, **arguments)
   return [next(batches) for _ in range(count)]
 
 
 def _evaluate(config, **kwargs):
   arguments = {"batch_size": 4, "padding_value": _GREY} | kwargs
-  return list(pipeline.eval_batches(config, **arguments))
+  return list(segmentation.eval_batches(config, **arguments))
 
 
 def _assert_equal(batch, other):
@@ -196,13 +196,13 @@ def test_evaluation_in_worker_processes(config):
 def test_eval_size_that_is_too_small_is_refused_at_once(config):
   config.eval_size = (129, 97)
   with pytest.raises(ValueError, match=r"data\.eval_size .* \(128, 128\)"):
-    pipeline.eval_batches(config, batch_size=4, padding_value=_GREY)
+    segmentation.eval_batches(config, batch_size=4, padding_value=_GREY)
 
 
 def test_eval_size_is_needed_with_a_resize_range(config):
   config.resize_min = 65
   with pytest.raises(ValueError, match=r"data\.eval_size must be given"):
-    pipeline.eval_batches(config, batch_size=4, padding_value=_GREY)
+    segmentation.eval_batches(config, batch_size=4, padding_value=_GREY)
 
 
 def test_batch_size_must_fit_the_processes(config):

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 
-from deeplab_jax.models.depthwise import Padding
+from deeplab_jax.models.ops.depthwise import Padding
 
 _TRIED = ("0.10.0", "0.10.1", "0.10.2")
 _SWITCH = "DEEPLAB_ONEDNN"

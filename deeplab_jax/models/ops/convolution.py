@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deeplab_jax.models.loops import all_threads, joined
+from deeplab_jax.models.ops.loops import all_threads, joined
 
 PaddingRule = Literal["explicit", "tensorflow"]
 

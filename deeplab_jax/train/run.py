@@ -15,25 +15,19 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
-from deeplab_jax import huge_pages, sharding
-from deeplab_jax.calibrate import calibrate, folded_layers
-from deeplab_jax.checkpoints import Checkpoints
+from deeplab_jax import runtime, sharding
 from deeplab_jax.data import datasets, source
 from deeplab_jax.data.datasets import DatasetInfo
-from deeplab_jax.models import Classifier, DeepLab, preprocess
+from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
-from deeplab_jax.preemption import StopRequest
-from deeplab_jax.progress import Progress
-from deeplab_jax.records import Records
-from deeplab_jax.state import (
-  Metrics,
-  TrainState,
-  TrainStep,
-  abstract,
-  init_state,
-  make_train_step,
-)
+from deeplab_jax.runtime import StopRequest
 from deeplab_jax.tasks import Task, find_task
+from deeplab_jax.train.checkpoints import Checkpoints
+from deeplab_jax.train.initialize import starting_point
+from deeplab_jax.train.progress import Progress
+from deeplab_jax.train.records import Records
+from deeplab_jax.train.state import TrainState, init_state
+from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
 
 
 def train_and_evaluate(
@@ -66,7 +60,7 @@ def train_and_evaluate(
     checkpoints = stack.enter_context(
       contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
     )
-    state, origin = _starting_point(
+    state, origin = starting_point(
       state, checkpoints, config, task, model, mesh
     )
     step, first = int(state.step), jax.process_index() == 0
@@ -89,7 +83,7 @@ def train_and_evaluate(
     )
     _write_descriptions(run)
     run.progress.say(f"{_summary(run, state)}\n{origin}")
-    if advice := huge_pages.advice():
+    if advice := runtime.huge_pages_advice():
       run.progress.say(advice)
     with run.progress:
       train_step = make_train_step(model, optimizer, config, mesh)
@@ -123,52 +117,6 @@ class _Run:
     if step == 0:
       return self.evaluating and self.config.eval_first
     return self.evaluating and self.due(step, self.config.eval_every)
-
-
-def _starting_point(
-  state: TrainState,
-  checkpoints: Checkpoints,
-  config: ConfigDict,
-  task: Task,
-  model: DeepLab | Classifier,
-  mesh: Mesh,
-) -> tuple[TrainState, str]:
-  """The state to go on from, and lines saying where it comes from."""
-  restored = checkpoints.restore_newest(abstract(state))
-  if restored is not None:
-    return restored, f"continuing from step {restored.step}"
-  if not config.init_from:
-    return state, "starting from random weights"
-  state, report = checkpoints_lib.initialize_from(
-    state, config.init_from, config.init_parts
-  )
-  origin = f"starting from {config.init_from}\n{report}"
-  folded = folded_layers(state.variables)
-  if folded and config.train_batch_norm:
-    images = next(task.train_batches(config, 0))["image"]
-    state = _calibrated(state, folded, images, model, mesh)
-    origin += (
-      f"\n{len(folded)} folded batch norms calibrated on the first batch"
-    )
-  return state, origin
-
-
-def _calibrated(
-  state: TrainState,
-  folded: list[tuple[str, ...]],
-  images: np.ndarray,
-  model: DeepLab | Classifier,
-  mesh: Mesh,
-) -> TrainState:
-  """`state` with batch norms that can be trained, see `calibrate`."""
-
-  def update(variables, images):
-    images = preprocess(images, model.backbone)
-    return calibrate(model, variables, folded, images)
-
-  images = sharding.global_batch({"image": images}, mesh)["image"]
-  update = jax.jit(update, out_shardings=sharding.replicated(mesh))
-  return state.replace(**update(state.variables, images))
 
 
 def _write_descriptions(run: _Run) -> None:

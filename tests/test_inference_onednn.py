@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from deeplab_jax.models import onednn
-from deeplab_jax.models.convolution import same_padding
+from deeplab_jax.inference import onednn
 from deeplab_jax.models.mobilenet_v3 import hard_swish
+from deeplab_jax.models.ops.convolution import same_padding
 from tests.needs import needs_onednn
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -118,7 +118,8 @@ def test_what_is_slow_or_hangs_is_not_taken(
 _NETWORKS = """
 import jax, jax.numpy as jnp
 from deeplab_jax.inference.folding import folded
-from deeplab_jax.models import DeepLab, onednn
+from deeplab_jax.inference import onednn
+from deeplab_jax.models import DeepLab
 for stride in (8, 16, 32):
   for backbone in {backbones}:
     model = DeepLab(5, backbone, output_stride=stride)
@@ -180,7 +181,7 @@ import sys, warnings
 warnings.simplefilter("error")
 import jax, jax.numpy as jnp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-from deeplab_jax.models import onednn
+from deeplab_jax.inference import onednn
 def f(x, kernel, bias):
   pads = ((0, 0), (0, 0))
   return onednn.convolution(x, kernel, bias, padding=pads)

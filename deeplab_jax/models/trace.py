@@ -1,0 +1,114 @@
+"""What a network consists of, found by an abstract pass through it.
+
+Nothing runs and nothing is allocated: every module is met in the order in which
+it is called, with the shapes that go in and come out.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab_jax.models.ops.loops import joined
+
+_KERNELS = ("kernel", "depthwise_kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """A convolution with its bias or batch normalisation.
+
+  Attributes:
+    path: names of the modules around it and its own, joined by "/".
+    kernel: shape `(kh, kw, in, out)`, or `(kh, kw, 1, channels)` if depthwise.
+    depthwise: whether every channel has its own kernel.
+    rate: atrous rates of rows and columns.
+    bias: whether it has a bias.
+    input_shape: `(1, h, w, in)`.
+    output_shape: `(1, h', w', out)`.
+    activation_bytes: of the input read and of the output written.
+    parameters: number of trained values.
+    statistics: number of moving means and variances.
+  """
+
+  path: str
+  kernel: tuple[int, ...]
+  depthwise: bool
+  rate: tuple[int, int]
+  bias: bool
+  input_shape: tuple[int, ...]
+  output_shape: tuple[int, ...]
+  activation_bytes: int
+  parameters: int
+  statistics: int
+
+  @property
+  def multiply_adds(self) -> int:
+    """One per kernel value and output position."""
+    return math.prod(self.output_shape[:-1]) * math.prod(self.kernel)
+
+
+def visit(
+  model: nn.Module,
+  size: tuple[int, int],
+  note: Callable[[nn.Module, jax.Array, jax.Array], None],
+) -> None:
+  """Calls `note` with every module of `model`, its input and its output.
+
+  Args:
+    model: takes images `(b, h, w, 3)`.
+    size: height and width of the image.
+    note: is given abstract arrays; of several outputs the first.
+  """
+
+  def record(call, args, kwargs, context):
+    outputs = call(*args, **kwargs)
+    if context.method_name == "__call__":
+      y = outputs[0] if isinstance(outputs, tuple) else outputs
+      note(context.module, joined(args[0]), y)
+    return outputs
+
+  images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  with nn.intercept_methods(record):
+    jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def layers(model: nn.Module, size: tuple[int, int]) -> list[Layer]:
+  """The layers of `model` at an image of `size`, in order of execution."""
+  found = []
+  visit(model, size, lambda *call: found.extend(layers_of(*call)))
+  return found
+
+
+def layers_of(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
+  """The layer that `module` is, if it owns a kernel."""
+  params = module.variables.get("params", {})
+  rate = getattr(module, "rate", 1)
+  return [
+    Layer(
+      path="/".join(module.path),
+      kernel=params[name].shape,
+      depthwise=name == "depthwise_kernel",
+      rate=rate if isinstance(rate, tuple) else (rate, rate),
+      bias="bias" in params,
+      input_shape=x.shape,
+      output_shape=y.shape,
+      activation_bytes=_bytes(x) + _bytes(y),
+      parameters=_size(params),
+      statistics=_size(module.variables.get("batch_stats", {})),
+    )
+    for name in _KERNELS
+    if name in params
+  ]
+
+
+def _size(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(x: jax.Array) -> int:
+  return x.size * x.dtype.itemsize
