@@ -1,5 +1,6 @@
 """The networks on jax's side: what a user of the configs gets."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks.timing import Case, Program
 from deeplab_jax import sharding
 from deeplab_jax.config import base_config, make_model
 from deeplab_jax.inference import logits_fn, onednn, predict_fn
-from deeplab_jax.inference.folding import fold, folded
+from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.models import DeepLab, preprocess
 from deeplab_jax.models.backbones import find_backbone
 from deeplab_jax.optimizer import make_optimizer
@@ -103,7 +104,7 @@ def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
   in_onednn = onednn.is_available()
 
   def run(variables, images):
-    with folded(in_onednn):
+    with layers_in_onednn() if in_onednn else contextlib.nullcontext():
       if case.what == "logits":
         return logits_fn(model)(variables, images)
       return predict_fn(model)(variables, images, sizes)[0]

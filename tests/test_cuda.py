@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from deeplab_jax import config as config_lib
 from deeplab_jax import plan
 from deeplab_jax.inference import predict_fn
-from deeplab_jax.inference.folding import fold, folded
+from deeplab_jax.inference.folding import fold
 from deeplab_jax.models.ops.convolution import conv
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import report
@@ -84,8 +84,7 @@ def _inference():
 
   @jax.jit
   def run(variables, images, sizes):
-    with folded():
-      return predict_fn(model)(variables, images, sizes)[0]
+    return predict_fn(model)(variables, images, sizes)[0]
 
   images, sizes = jnp.zeros((1, 65, 65, 3), jnp.uint8), jnp.full((1, 2), 65)
   return run, variables, images, sizes

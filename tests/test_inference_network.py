@@ -1,5 +1,7 @@
 """The network confined to crops and with folded batch norms; window spans."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,7 @@ def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
   image[:, :65, :97] = np.random.default_rng(0).normal(size=(1, 65, 97, 3))
   crop = jnp.array([[65, 97]])
   apply = jax.jit(
-    lambda images, crops_: crops.apply_confined(
-      model, variables, images, crops_
-    )
+    lambda images, crops_: crops.apply_on(model, variables, images, crops_)
   )
   expected = np.asarray(apply(image[:, :65, :97], None))
   rows, columns = expected.shape[1:3]
@@ -83,7 +83,8 @@ def test_folded_network_equals_the_original(arguments, in_onednn):
   images = images.astype(np.float32)
   expected = jax.jit(model.apply)(variables, images)
   variables = folding.fold(model, variables)
-  with folding.folded(in_onednn):
+  calls = folding.layers_in_onednn if in_onednn else contextlib.nullcontext
+  with calls():
     lowered = jax.jit(lambda v, x: model.apply(v, x)).lower(variables, images)
   logits = onednn.compiled(lowered)(variables, images)
   assert ("__onednn$convolution" in lowered.as_text()) == in_onednn
@@ -91,24 +92,19 @@ def test_folded_network_equals_the_original(arguments, in_onednn):
   np.testing.assert_allclose(logits, expected, atol=tolerance)
 
 
-def test_folded_network_reads_no_statistics():
-  model = tiny_model()
-  variables = folding.fold(model, make_variables(model))
-  spoilt = {
-    "params": variables["params"],
-    "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"]),
-  }
-  images = np.ones((1, 33, 33, 3), np.float32)
-  with folding.folded():
-    apply = jax.jit(lambda v, x: model.apply(v, x))
-    np.testing.assert_array_equal(
-      apply(spoilt, images), apply(variables, images)
-    )
+def test_what_is_folded_is_not_kept_twice():
+  model = tiny_model(atrous_rates=(6,), decoder=("conv2",))
+  variables = make_variables(model)
+  folded = folding.fold(model, variables)
+  assert not jax.tree.leaves(folded["batch_stats"])
+  assert list(folded["params"]) == ["logits"]
+  kernels = len(jax.tree.leaves(variables["batch_stats"])) // 2
+  assert len(jax.tree.leaves(folded["folded"])) == 2 * kernels
 
 
 @pytest.mark.parametrize("length", [1, 64, 65, 66, 97, 500, 1025])
 def test_spans_divide_the_axis(length):
-  cut = tiles.spans(length, tile=97, margin=8)
+  cut = tiles.spans(length, tile=97, margin=8, grain=32)
   decided = [i for span in cut for i in range(span.first, span.end)]
   assert decided == list(range(length))
   for span in cut:
@@ -117,7 +113,7 @@ def test_spans_divide_the_axis(length):
 
 
 def test_spans_keep_off_the_borders():
-  cut = tiles.spans(2000, tile=97, margin=16)
+  cut = tiles.spans(2000, tile=97, margin=16, grain=32)
   assert len(cut) == 31
   for span in cut[1:]:
     assert span.first - span.start >= 16

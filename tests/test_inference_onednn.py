@@ -117,7 +117,7 @@ def test_what_is_slow_or_hangs_is_not_taken(
 
 _NETWORKS = """
 import jax, jax.numpy as jnp
-from deeplab_jax.inference.folding import folded
+from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.inference import onednn
 from deeplab_jax.models import DeepLab
 for stride in (8, 16, 32):
@@ -125,8 +125,9 @@ for stride in (8, 16, 32):
     model = DeepLab(5, backbone, output_stride=stride)
     images = jax.ShapeDtypeStruct((1, {side}, {side}, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    variables = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
-    with folded(in_onednn=True):
+    variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    variables = fold(model, variables)
+    with layers_in_onednn():
       lowered = jax.jit(model.apply).lower(variables, images)
     program = onednn.compiled(lowered)
     program(variables, jnp.ones(images.shape)).block_until_ready()

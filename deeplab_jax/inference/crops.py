@@ -1,107 +1,318 @@
-"""A network confined to one corner of its canvas.
+"""A network kept to one corner of its canvas, where that is proven possible.
 
-The official evaluation pads an image at the bottom and right to a *crop* of
-k * output stride + 1 pixels a side, and the padding takes part: it is averaged
-by the image pooling and seen across the image's border. A program compiled
-for one *canvas* serves all crops that fit into it, if whatever lies outside the
-crop is kept at zero in every feature map: those zeros are the padding that the
-convolutions of a smaller canvas would have added. The answer is then that of
-the crop, whatever the canvas.
-
-For that every stride must divide both: crop - 1 and canvas - 1.
+`models.ops.canvas` says what that means and how layers take part. What lies
+between those layers is whatever a network's author wrote. It is not trusted but
+read: `apply_on` traces the network and follows the maps of the image through
+the program. Each operation on them must look at single pixels or stand within a
+layer that knows the canvas; anything else, known or not, raises
+`NotConfinable`, and the network is compiled for every crop by itself.
 """
 
-import math
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
-from deeplab_jax.models.layers import ConvNorm
-from deeplab_jax.models.mobilenet_v3 import SqueezeExcite
+from deeplab_jax.models.ops import canvas
+from deeplab_jax.models.ops.canvas import Canvas, NotConfinable
+
+# Operations on one pixel of each operand, by the names of JAX's primitives.
+_POINTWISE = {
+  *("abs", "add", "add_any", "and", "bitcast_convert_type", "ceil", "clamp"),
+  *("convert_element_type", "copy", "copy_p", "cos", "div", "eq", "erf"),
+  *("erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt"),
+  *("integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max"),
+  *("min", "mul", "name", "ne", "neg", "not", "optimization_barrier", "or"),
+  *("pow", "reduce_precision", "rem", "round", "rsqrt", "select_n"),
+  *("shift_left", "shift_right_arithmetic", "shift_right_logical", "sign"),
+  *("sin", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"),
+}
+_REDUCTIONS = {
+  *("argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or"),
+  *("reduce_prod", "reduce_sum", "reduce_xor"),
+}
+_SCANS = {"cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"}
+# What a value of the program is.
+_MAP = "map"  # (b, h, w, ...), each pixel's value from that pixel of others
+_LAYER = "layer"  # within a layer that knows the canvas
+_UNIFORM = "uniform"  # no part of the image, and the same for all pixels
+# Values without a mark, such as parameters, are no part of the image either.
 
 
-def inside(sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
-  """Which pixels lie within the first `sizes` rows and columns.
+def apply_on(
+  model: nn.Module,
+  variables: Any,
+  images: jax.Array,
+  crops: jax.Array | None,
+) -> jax.Array:
+  """Logits of preprocessed `images` (b, h, w, 3), as if cut to `crops`.
 
   Args:
-    sizes: int32 (b, 2), rows and columns of each example.
-    shape: height and width of the maps.
+    model: a `DeepLab`.
+    variables: its `{"params", "batch_stats"}`.
+    images: what lies outside the crops is not read.
+    crops: int32 (b, 2), multiples of the model's output stride plus 1, as the
+      images' sides are; None for the whole images.
 
   Returns:
-    bool (b, *shape, 1).
+    float32 (b, ceil(h / s), ceil(w / s), num_classes), s the logits stride;
+    zero outside the crops.
+
+  Raises:
+    NotConfinable: with crops, if the model cannot be kept to them.
   """
-  rows = jnp.arange(shape[0]) < sizes[:, :1]
-  columns = jnp.arange(shape[1]) < sizes[:, 1:]
-  return (rows[:, :, None] & columns[:, None, :])[..., None]
+  if crops is None:
+    return model.apply(variables, images, train=False)
+  program, _ = _read(model, variables, images, crops)
+  arguments = (*jax.tree.leaves(variables), images, crops)
+  (logits,) = core.jaxpr_as_fun(program)(*arguments)
+  place = Canvas(crops, images.shape[1:3], model.output_stride)
+  return jnp.where(place.inside(logits.shape[1:3]), logits, 0)
 
 
-def extent(
-  crops: jax.Array, canvas: tuple[int, int], shape: tuple[int, int]
-) -> jax.Array:
-  """Size that the crops take in a map of `shape` made from `canvas`.
+def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
+  """Why `model` (a `DeepLab`) cannot be kept to a crop; None if it can.
+
+  It is read on two canvases: what differs between them but the size of maps,
+  such as a number made of their size, depends on the canvas.
 
   Args:
-    crops: int32 (b, 2) height and width in pixels of the canvas.
-    canvas: height and width in pixels, above 1.
-    shape: height and width of the map, each ceil(canvas / stride).
+    model: the network.
+    variables: its variables, or their shapes.
   """
-  steps = [(new - 1, old - 1) for new, old in zip(shape, canvas)]
-  lengths = [
-    (crops[:, axis] - 1) * new // old + 1
-    for axis, (new, old) in enumerate(steps)
-  ]
-  return jnp.stack(lengths, axis=1)
+  leaves, structure = jax.tree.flatten(variables)
+  shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+  return _why_not(model, structure, shapes)
 
 
-def can_confine(model: nn.Module) -> bool:
-  """Whether `confined` knows all that `model` (a `DeepLab`) does.
+@functools.lru_cache(maxsize=64)
+def _why_not(model, structure, shapes) -> str | None:
+  variables = jax.tree.unflatten(structure, shapes)
+  crops = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  size = model.output_stride * 4 + 1, model.output_stride * 6 + 1
+  try:
+    first, second = (
+      _read(
+        model,
+        variables,
+        jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32),
+        crops,
+      )[1]
+      for sides in (size, size[::-1])
+    )
+  except NotConfinable as reason:
+    return str(reason)
+  return None if first == second else "it depends on the size of its input"
 
-  Not the pooling of Lite R-ASPP: its windows cover the canvas.
+
+def _read(model, variables, images, crops) -> tuple[core.ClosedJaxpr, list]:
+  """The program of `model` on a canvas, and its steps, for comparison.
+
+  Raises:
+    NotConfinable: it does not keep to the crops.
   """
-  return model.head != "lraspp"
+  size, grain = images.shape[1:3], model.output_stride
+
+  def apply(variables, images, crops):
+    with canvas.on(Canvas(crops, size, grain)):
+      images = canvas.leave(canvas.enter(images))
+      return model.apply(variables, images, train=False)
+
+  program = jax.make_jaxpr(apply)(variables, images, crops)
+  reader = _Reader(Canvas(crops, size, grain), program)
+  marks = [*[None] * len(jax.tree.leaves(variables)), _MAP, None]
+  if reader.follow(program.jaxpr, marks) != [_MAP]:
+    raise NotConfinable("its result is not a map")
+  return program, reader.steps
 
 
-def confined(
-  crops: jax.Array, canvas: tuple[int, int], output_stride: int
-) -> Callable:
-  """An interceptor for `flax.linen.intercept_methods` that keeps to the crops.
+class _Reader:
+  """Follows maps through a program.
 
-  Args:
-    crops: int32 (b, 2) height and width in pixels of the canvas.
-    canvas: height and width of the network's input.
-    output_stride: of the features that image pooling averages.
+  Attributes:
+    steps: what was done to them, and with which numbers, in order.
   """
-  pooled = tuple(-(-side // output_stride) for side in canvas)
 
-  def limits(shape):
-    return extent(crops, canvas, shape)
+  def __init__(self, place: Canvas, program: core.ClosedJaxpr):
+    self._place = place
+    self._constants = dict(zip(program.jaxpr.constvars, program.consts))
+    self.steps: list = []
 
-  def keep(x):
-    return jnp.where(inside(limits(x.shape[1:3]), x.shape[1:3]), x, 0)
+  def follow(self, program: core.Jaxpr, marks: Sequence[str | None]) -> list:
+    """The marks of a program's results, given those of its arguments."""
+    known = dict(zip(program.invars, marks))
 
-  def share(shape):
-    """The crops' part of a map: a mean over it is too small by that factor."""
-    return (limits(shape).prod(1) / math.prod(shape))[:, None, None, None]
+    def mark_of(atom):
+      mark = None if isinstance(atom, core.Literal) else known.get(atom)
+      return _UNIFORM if mark is None and not any(_sides(atom)) else mark
 
-  def intercept(next_method, args, kwargs, context):
-    module = context.module
-    if context.method_name != "__call__":
-      return next_method(*args, **kwargs)
-    if isinstance(module, SqueezeExcite):
-      # Scales its input by a function of the input's mean.
-      part = share(args[0].shape[1:3])
-      return next_method(args[0] / part) * part
-    if not isinstance(module, ConvNorm):
-      return next_method(*args, **kwargs)
-    if module.name == "image_pooling":
-      return next_method(args[0] / share(pooled), *args[1:], **kwargs)
-    # Before, too: the decoder's resizing smears the crop's edge outwards.
-    maps = jax.tree.map(keep, args[0])
-    return keep(next_method(maps, *args[1:], **kwargs))
+    for step in program.eqns:
+      after = self._after(step, [mark_of(atom) for atom in step.invars])
+      for result, mark in zip(step.outvars, after):
+        if mark == _MAP:
+          self._place.scale(result.aval.shape[1:3])
+        known[result] = mark
+    return [mark_of(atom) for atom in program.outvars]
 
-  return intercept
+  def _after(self, step, marks: list[str | None]) -> list[str | None]:
+    """The marks of an operation's results.
+
+    Raises:
+      NotConfinable: it may look around.
+    """
+    name = step.primitive.name
+    count = len(step.outvars)
+    if name == "name" and step.params["name"] == canvas.ENTER:
+      return [_LAYER]
+    if name == "name" and step.params["name"] == canvas.LEAVE:
+      return [_MAP]
+    if _LAYER in marks:
+      return [_LAYER] * count
+    self.steps.append((name, *map(self._number, step.invars)))
+    if name == "cond":
+      return self._after_branches(step, marks)
+    inner = _inner_program(step)
+    if inner is not None:
+      return self.follow(inner, marks)
+    if name in _POINTWISE:
+      if set(marks) <= {_MAP, _UNIFORM}:
+        return [_MAP if _MAP in marks else _UNIFORM] * count
+      if _MAP not in marks:
+        return [None] * count
+    elif _MAP not in marks:
+      return [_UNIFORM if _becomes_uniform(step, marks) else None] * count
+    elif name in _RULES and _RULES[name](step, marks):
+      return [_MAP] * count
+    operands = ", ".join(
+      f"{v.aval.str_short()} ({m})" for v, m in zip(step.invars, marks)
+    )
+    raise NotConfinable(f"it looks around by {name} of {operands}")
+
+  def _number(self, atom) -> bytes | None:
+    """The value of a literal or a constant of the program."""
+    value = (
+      self._constants.get(atom) if isinstance(atom, core.Var) else atom.val
+    )
+    return None if value is None else np.asarray(value).tobytes()
+
+  def _after_branches(self, step, marks):
+    """Of a choice that no map decides, as that of a platform."""
+    if marks[0] in (_MAP, _LAYER):
+      raise NotConfinable("a map decides what is computed")
+    ends = {
+      tuple(self.follow(branch.jaxpr, marks[1:]))
+      for branch in step.params["branches"]
+    }
+    if len(ends) != 1:
+      raise NotConfinable("its branches treat maps differently")
+    return list(ends.pop())
+
+
+def _sides(atom) -> list[bool]:
+  """Whether values may differ along b, h and w: the axes longer than 1."""
+  return [side > 1 for side in atom.aval.shape[:3]]
+
+
+def _becomes_uniform(step, marks) -> bool:
+  """Whether a value that is no map is spread over pixels."""
+  if step.primitive.name != "broadcast_in_dim":
+    return False
+  shape = step.invars[0].aval.shape
+  axes = zip(step.params["broadcast_dimensions"], shape)
+  return marks[0] == _UNIFORM or all(axis >= 3 or n == 1 for axis, n in axes)
+
+
+def _inner_program(step) -> core.Jaxpr | None:
+  """The program that a step runs once with the step's own arguments."""
+  if step.primitive.name in ("scan", "while"):
+    return None
+  for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    program = step.params.get(name)
+    program = getattr(program, "jaxpr", program)
+    if isinstance(program, core.Jaxpr) and (
+      len(program.invars) == len(step.invars)
+      and len(program.outvars) == len(step.outvars)
+      and not program.constvars
+    ):
+      return program
+  return None
+
+
+# Each says whether a step leaves the axes b, h and w of its maps alone.
+
+
+def _beyond(axes: int | Sequence[int]) -> bool:
+  return all(axis >= 3 for axis in np.ravel(axes))
+
+
+def _broadcasts(step, marks) -> bool:
+  """To more channels, or one pixel to all."""
+  del marks
+  shape, new = step.invars[0].aval.shape, step.params["shape"]
+  axes = tuple(step.params["broadcast_dimensions"][:3])
+  one_or_all = all(n in (1, m) for n, m in zip(shape[1:3], new[1:3]))
+  return axes == (0, 1, 2) and shape[0] == new[0] and one_or_all
+
+
+def _concatenates(step, marks) -> bool:
+  return set(marks) <= {_MAP, _UNIFORM} and _beyond(step.params["dimension"])
+
+
+def _multiplies(step, marks) -> bool:
+  """A matrix from the right, with the channels."""
+  (left, _), (left_batch, _) = step.params["dimension_numbers"]
+  return marks[0] == _MAP != marks[1] and _beyond(left) and not left_batch
+
+
+def _pads(step, marks) -> bool:
+  config = step.params["padding_config"][:3]
+  return marks[1] != _MAP and all(tuple(p) == (0, 0, 0) for p in config)
+
+
+def _reshapes(step, marks) -> bool:
+  del marks
+  shape, new = step.invars[0].aval.shape, step.params["new_sizes"]
+  return len(new) >= 3 and tuple(new[:3]) == shape[:3]
+
+
+def _slices(step, marks) -> bool:
+  """Every so many pixels, from the first on; any channels."""
+  del marks
+  shape, stop = step.invars[0].aval.shape, step.params["limit_indices"]
+  strides = step.params["strides"] or (1,)
+  is_whole = not any(step.params["start_indices"][:3]) and stop[:3] == shape[:3]
+  return is_whole and strides[0] == 1
+
+
+def _transposes(step, marks) -> bool:
+  del marks
+  return tuple(step.params["permutation"][:3]) == (0, 1, 2)
+
+
+def _only_beyond(parameter: str) -> Callable[[core.JaxprEqn, list], bool]:
+  return lambda step, _: _beyond(step.params[parameter])
+
+
+_RULES: dict[str, Callable[[core.JaxprEqn, list], bool]] = {
+  "broadcast_in_dim": _broadcasts,
+  "concatenate": _concatenates,
+  "dot_general": _multiplies,
+  "pad": _pads,
+  "reshape": _reshapes,
+  "rev": _only_beyond("dimensions"),
+  "slice": _slices,
+  "sort": _only_beyond("dimension"),
+  "split": _only_beyond("axis"),
+  "squeeze": _only_beyond("dimensions"),
+  "transpose": _transposes,
+  **dict.fromkeys(_REDUCTIONS, _only_beyond("axes")),
+  **dict.fromkeys(_SCANS, _only_beyond("axis")),
+}
 
 
 def flip_within(x: jax.Array, crops: jax.Array | None) -> jax.Array:
@@ -117,27 +328,3 @@ def flip_within(x: jax.Array, crops: jax.Array | None) -> jax.Array:
     return mirrored
   shift = jax.vmap(lambda one, width: jnp.roll(one, width, axis=1))
   return shift(mirrored, crops[:, 1])
-
-
-def apply_confined(
-  model: nn.Module,
-  variables: dict,
-  images: jax.Array,
-  crops: jax.Array | None,
-) -> jax.Array:
-  """Logits of preprocessed `images` (b, h, w, 3), as if cut to `crops`.
-
-  Args:
-    model: a `DeepLab`.
-    variables: its `{"params", "batch_stats"}`.
-    images: zero outside the crops.
-    crops: int32 (b, 2), or None for the whole images.
-
-  Returns:
-    float32 (b, ceil(h / s), ceil(w / s), num_classes), s the logits stride.
-  """
-  if crops is None:
-    return model.apply(variables, images, train=False)
-  keep = confined(crops, images.shape[1:3], model.output_stride)
-  with nn.intercept_methods(keep):
-    return model.apply(variables, images, train=False)

@@ -2,9 +2,11 @@
 
 With stored statistics, batch norm is a factor and an offset per channel. The
 factor goes into the convolution's kernel; what is left to do is one addition,
-which is part of the convolution where `onednn` computes it.
-The folded parameters keep their names and shapes: kernels are multiplied,
-`norm/bias` becomes the offset, and the rest of `norm` is no longer read.
+which is part of the convolution where `onednn` computes it. Kernel and offset
+are variables of their own, the collection `folded`, which a `ConvNorm` takes in
+place of its parameters. Every other layer finds its parameters as they were: a
+normalisation without a convolution before it, and a layer that only resembles
+a `ConvNorm`, stay what they are.
 """
 
 from contextlib import AbstractContextManager
@@ -17,53 +19,66 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.inference import onednn
-from deeplab_jax.models.layers import BatchNorm, ConvNorm
+from deeplab_jax.models.layers import FOLDED, ConvNorm
+from deeplab_jax.models.ops import canvas
 from deeplab_jax.models.ops.convolution import paddings
-from deeplab_jax.models.ops.loops import all_threads, joined
 
 
 def fold(model: nn.Module, variables: Any) -> Any:
-  """Folds the batch norms of `variables` into its kernels.
+  """Folds the batch norms of `variables` into kernels.
 
   Args:
     model: the network.
     variables: `{"params", "batch_stats"}`.
 
   Returns:
-    variables of the same structure, NumPy arrays, to be used within `folded`
-    only.
+    `{"params", "batch_stats", "folded"}`, NumPy arrays: the first two without
+    what is folded.
   """
   # In NumPy: jax would compile a program for every new shape.
   host = jax.device_get(variables)
   params = flax.traverse_util.flatten_dict(host["params"])
-  stats = flax.traverse_util.flatten_dict(host["batch_stats"])
-  for path, epsilon in _epsilons(model, variables).items():
-    scale, bias = params[*path, "scale"], params[*path, "bias"]
-    factor = scale / np.sqrt(stats[*path, "var"] + np.float32(epsilon))
-    kernel = next(
-      (*path[:-1], name)
-      for name in ("kernel", "depthwise_kernel")
-      if (*path[:-1], name) in params
-    )
+  stats = flax.traverse_util.flatten_dict(host.get("batch_stats", {}))
+  folded = {}
+  for path, epsilon in _convolutions(model, variables).items():
+    names = (*path, "kernel"), (*path, "depthwise_kernel")
+    kernel = next(params[name] for name in names if name in params)
+    scale = params[*path, "norm", "scale"]
+    if kernel.ndim != 4 or scale.ndim != 1:
+      continue  # stacked, as by nn.scan
+    var, mean = (stats[*path, "norm", name] for name in ("var", "mean"))
+    factor = scale / np.sqrt(var + np.float32(epsilon))
     # The output channel is the last axis of both kinds.
-    params[kernel] = params[kernel] * factor
-    params[*path, "bias"] = bias - stats[*path, "mean"] * factor
+    folded[*path, "kernel"] = kernel * factor
+    folded[*path, "bias"] = params[*path, "norm", "bias"] - mean * factor
+  paths = {path[:-1] for path in folded}
   return {
-    "params": flax.traverse_util.unflatten_dict(params),
-    "batch_stats": host["batch_stats"],
+    "params": _without(params, paths),
+    "batch_stats": _without(stats, paths),
+    FOLDED: flax.traverse_util.unflatten_dict(folded),
   }
 
 
-def _epsilons(model: nn.Module, variables: Any) -> dict[tuple, float]:
-  """The epsilon of every batch norm, by the path of its parameters."""
+def _without(flat: dict[tuple, np.ndarray], layers: set[tuple]) -> dict:
+  """The tree of `flat` less what stands in or below one of `layers`."""
+  return flax.traverse_util.unflatten_dict(
+    {
+      path: value
+      for path, value in flat.items()
+      if path[:-1] not in layers and path[:-2] not in layers
+    }
+  )
+
+
+def _convolutions(model: nn.Module, variables: Any) -> dict[tuple, float]:
+  """Paths of all `ConvNorm`s, and the epsilons of their normalisation."""
   found = {}
 
   def note(next_method, args, kwargs, context):
     module = context.module
-    if isinstance(module, BatchNorm):
-      found[module.path] = module.epsilon
-    if isinstance(module, ConvNorm) and context.method_name == "_convolve":
-      return _shape_alone(module, joined(args[0]))  # tracing all takes seconds
+    if _is_layer(context):
+      found[module.path] = module.norm.epsilon
+      return _blank_result(module, *args, **kwargs)  # tracing takes seconds
     return next_method(*args, **kwargs)
 
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
@@ -72,59 +87,62 @@ def _epsilons(model: nn.Module, variables: Any) -> dict[tuple, float]:
   return found
 
 
-def _shape_alone(module, x):
+def _is_layer(context: nn.module.InterceptorContext) -> bool:
+  """Whether a `ConvNorm` is called, not something derived from it."""
+  return type(context.module) is ConvNorm and context.method_name == "__call__"
+
+
+def _blank_result(module, x, use_batch_stats, shortcut=None):
+  del use_batch_stats, shortcut
   sides = [-(-side // module.stride) for side in x.shape[1:3]]
   channels = x.shape[3] if module.depthwise else module.features
-  return jnp.zeros((x.shape[0], *sides, channels), x.dtype)
+  return jnp.zeros((x.shape[0], *sides, channels), module.dtype)
 
 
-def folded(in_onednn: bool = False) -> AbstractContextManager:
-  """Within it, networks are applied to folded variables.
+def layers_in_onednn() -> AbstractContextManager:
+  """Within it, networks of folded variables leave layers to `onednn`.
 
-  Args:
-    in_onednn: whether to leave layers to `onednn`, where it takes them; what is
-      traced so must be compiled by `onednn.compiled`.
+  What is traced so must be compiled by `onednn.compiled`. Layers that oneDNN
+  does not take, or that are not folded, are computed as ever.
   """
-  return nn.intercept_methods(_in_onednn if in_onednn else _only_add)
+  return nn.intercept_methods(_in_onednn)
 
 
 def _in_onednn(next_method, args, kwargs, context):
   module = context.module
-  # Not all of `__call__`, around which others intercept.
-  if isinstance(module, ConvNorm) and context.method_name == "_layer":
-    y = _one_call(module, *args)
+  if _is_layer(context) and module.has_variable(FOLDED, "kernel"):
+    y = _one_call(module, *args, **kwargs)
     if y is not None:
       return y
-  return _only_add(next_method, args, kwargs, context)
+  return next_method(*args, **kwargs)
 
 
-def _one_call(module, maps, use_batch_stats, shortcut):
+def _one_call(module, x, use_batch_stats, shortcut=None):
   """What `module` computes, in one call, or None."""
   del use_batch_stats
-  params = module.variables["params"]
-  kernel = params.get("kernel", params.get("depthwise_kernel"))
-  # A sum, as of `joined`, would be a pass more: nothing fuses with the call.
-  x = jnp.concatenate(maps, -1) if isinstance(maps, tuple) else maps
-  kernel, bias = (a.astype(x.dtype) for a in (kernel, params["norm"]["bias"]))
+  x = x.astype(module.dtype)
+  kernel, bias = (
+    module.get_variable(FOLDED, name).astype(x.dtype)
+    for name in ("kernel", "bias")
+  )
   pads = paddings(x, kernel, module.stride, module.rate, module.padding)
-  if not onednn.takes(x, kernel, pads):
+  shape = _blank_result(module, x, False).shape
+  is_added = shortcut is None or (shortcut.shape, shortcut.dtype) == (
+    shape,
+    x.dtype,
+  )
+  if not (is_added and onednn.takes(x, kernel, pads)):
     return None
-  return onednn.convolution(
-    x,
+  is_known = module.activation in onednn.ACTIVATIONS
+  y = onednn.convolution(
+    canvas.enter(x, 0 if module.kernel_size > 1 else None),
     kernel,
     bias,
     padding=pads,
     stride=module.stride,
     rate=module.rate,
     shortcut=shortcut,
-    activation=module.activation,
+    activation=module.activation if is_known else None,
   )
-
-
-def _only_add(next_method, args, kwargs, context):
-  module = context.module
-  if not isinstance(module, BatchNorm) or context.method_name != "__call__":
-    return next_method(*args, **kwargs)
-  x = args[0]
-  bias = module.get_variable("params", "bias")
-  return all_threads(x + bias.astype(x.dtype))
+  y = canvas.leave(y)
+  return y if is_known else module.activation(y)

@@ -11,12 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.inference.crops import (
-  apply_confined,
-  extent,
-  flip_within,
-  inside,
-)
+from deeplab_jax.inference.crops import apply_on, flip_within
 from deeplab_jax.models import (
   DeepLab,
   padding_value,
@@ -24,6 +19,7 @@ from deeplab_jax.models import (
   resize_bilinear,
   resized_argmax,
 )
+from deeplab_jax.models.ops.canvas import inside
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -57,9 +53,8 @@ def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
     size = scaled_size(canvas, scale)
     inputs = preprocess(resize_bilinear(images, size), model.backbone)
     if crops is not None:
-      crops = extent(crops, canvas, size)
-      inputs = jnp.where(inside(crops, size), inputs, 0)
-    result = apply_confined(model, variables, inputs, crops)
+      crops = _scaled(crops, canvas, size)
+    result = apply_on(model, variables, inputs, crops)
     merged = scaled_size(canvas, max(scale, 1.0) / model.logits_stride)
     return resize_bilinear(result, merged)
 
@@ -120,5 +115,11 @@ def _views(look, flip, variables, images, crops):
   # One after the other: half the memory and half the compilation.
   straight, mirrored = jax.lax.map(lambda x: look(variables, x, crops), pair)
   if crops is not None:
-    crops = extent(crops, images.shape[1:3], mirrored.shape[1:3])
+    crops = _scaled(crops, images.shape[1:3], mirrored.shape[1:3])
   return [straight, flip_within(mirrored, crops)]
+
+
+def _scaled(crops, size, new_size):
+  """The crops of maps of `size` in those resized to `new_size`."""
+  before, after = (jnp.asarray(s, jnp.int32) - 1 for s in (size, new_size))
+  return (crops - 1) * after // before + 1

@@ -30,7 +30,9 @@ from deeplab_jax.models.ops.depthwise import Padding
 _TRIED = ("0.10.0", "0.10.1", "0.10.2")
 _SWITCH = "DEEPLAB_ONEDNN"
 _TARGET = "__onednn$convolution"
-_ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
+ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
+"""Those that a call can apply to its result."""
+
 # Beyond, oneDNN may compute depthwise convolutions by its `gemm` form, which is
 # slow and waits for ever for threads of XLA's that wait for it.
 _DEPTHWISE_PADDING = 4
@@ -87,7 +89,7 @@ def convolution(
     stride: of the output positions.
     rate: atrous rate; of rows and of columns where they differ.
     shortcut: of the result's shape.
-    activation: any; ReLU and ReLU6 take no pass of their own.
+    activation: a key of `ACTIVATIONS`.
 
   Returns:
     float32 `(b, h', w', d)`.
@@ -118,7 +120,7 @@ def convolution(
       "ops": [
         "BIAS",
         *(["BINARY_ADD"] if added else []),
-        *_ACTIVATIONS.get(activation, []),
+        *ACTIVATIONS[activation],
       ]
     },
   }
@@ -128,8 +130,7 @@ def convolution(
     custom_call_api_version=1,
     legacy_backend_config=json.dumps({"onednn_conv_config": config}),
   )
-  y = call(x, kernel, bias, *added)
-  return y if activation in _ACTIVATIONS else activation(y)
+  return call(x, kernel, bias, *added)
 
 
 _FEATURES = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}

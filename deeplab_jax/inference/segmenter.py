@@ -12,34 +12,28 @@ import numpy as np
 
 from deeplab_jax import visualize
 from deeplab_jax.inference import onednn
-from deeplab_jax.inference.crops import can_confine
-from deeplab_jax.inference.folding import fold, folded
+from deeplab_jax.inference.crops import why_not_confinable
+from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.inference.fusion import predict_fn
-from deeplab_jax.inference.tiles import ALIGNMENT, windows
+from deeplab_jax.inference.protocol import Protocol, Window
 from deeplab_jax.models import DeepLab
 
 Size = tuple[int, int]
-
-_SMALLEST_CANVAS = 257
-# With scales in quarters, the stride of 32 divides what 4 * 32 divides.
-_QUARTERS = 4
 
 
 class Segmenter:
   """A network ready to label images.
 
-  An image is evaluated as the official implementation does at the crop of its
-  size: padded at the bottom and right to at least `evaluation_size`, and beyond
-  that to the next multiple of 32 (128 if there are several scales) plus 1. The
-  program that computes it is compiled for a larger canvas, shared by many
-  sizes, which does not change the answer (see `crops`). Images of more than
-  `max_pixels` are cut into overlapping tiles (see `tiles`).
+  An image is padded and, if it is large, cut into windows as `Protocol` says,
+  so that it has the labels here that evaluation scores. The program that
+  computes them is compiled for a larger canvas, shared by many sizes, where
+  that is proven not to change the answer (see `crops`), else for the crop.
 
   Attributes:
     model: the network.
     class_names: one per class.
     colors: (r, g, b) of 0..255 per class.
-    evaluation_size: smallest crop, height and width.
+    protocol: how pictures are brought before the network.
   """
 
   def __init__(
@@ -69,22 +63,28 @@ class Segmenter:
       flip: whether to average over the mirror images, too.
       fold_batch_norm: whether to fold batch norms into kernels, see `folding`;
         None folds where layers then are calls of `onednn`, on most CPUs.
-      max_pixels: larger crops are cut into tiles.
-      tile: side of a tile, a multiple of 32 (128 with several scales) plus 1.
+      max_pixels: larger crops are cut into windows.
+      tile: side of a window, see `Protocol`.
     """
-    _check(model, class_names, colors, scales, tile)
+    _check(model, class_names, colors)
     self.model = model
     self.class_names = tuple(class_names)
     self.colors = tuple(map(tuple, colors))
-    self.evaluation_size = tuple(evaluation_size)
-    self._max_pixels, self._tile = max_pixels, tile
-    self._grain = _grain(scales)
+    self.protocol = Protocol(
+      scales=tuple(scales),
+      flip=flip,
+      least_crop=tuple(evaluation_size),
+      max_pixels=max_pixels,
+      tile=tile,
+    )
     if fold_batch_norm is None:
       fold_batch_norm = onednn.is_available()
     if fold_batch_norm:
       variables = fold(model, variables)
     self._variables = jax.device_put(variables)
-    self._run = _jitted(predict_fn(model, scales, flip), fold_batch_norm)
+    self._in_onednn = fold_batch_norm and onednn.is_available()
+    predict = predict_fn(model, self.protocol.scales, flip)
+    self._run = _jitted(predict, self._in_onednn)
     self._programs = {}
 
   @classmethod
@@ -116,6 +116,11 @@ class Segmenter:
     return cls(model, variables, **(settings | options))
 
   @property
+  def evaluation_size(self) -> Size:
+    """Smallest crop, height and width."""
+    return self.protocol.least_crop
+
+  @property
   def num_compilations(self) -> int:
     """How many programs were compiled so far, ahead or for an image."""
     return len(self._programs)
@@ -139,8 +144,9 @@ class Segmenter:
       )
     if any(len(size) != 2 or min(size) < 1 for size in sizes):
       raise ValueError(f"sizes must be positive (height, width), got {sizes}")
-    layouts = [self._layout(size) for size in sizes]
-    needed = {(canvas, self._confines(crop)) for crop, canvas, _ in layouts}
+    needed = {
+      self._place(window) for size in sizes for window in self._windows(size)
+    }
     with futures.ThreadPoolExecutor() as pool:
       list(pool.map(lambda key: self._program(*key, want), needed))
     return self
@@ -164,72 +170,47 @@ class Segmenter:
 
   def _segment(self, image: np.ndarray, want: str) -> np.ndarray:
     image = _checked(image)
-    size = image.shape[:2]
-    crop, canvas, is_tiled = self._layout(size)
-    if is_tiled:
-      return self._segment_tiles(image, crop, canvas, want)
-    limits = crop if self._confines(crop) else None
-    result = self._run_canvas(image, canvas, limits, want)
-    return result[: size[0], : size[1]]
-
-  def _layout(self, size: Size) -> tuple[Size, Size, bool]:
-    """The crop of an image, its program's canvas, and if that is a tile."""
-    crop = tuple(
-      max(least, _round_up(side, self._grain))
-      for side, least in zip(size, self.evaluation_size)
-    )
-    if crop == self.evaluation_size:
-      return crop, crop, False
-    canvas = self._canvas(crop)
-    if math.prod(crop) <= self._max_pixels:
-      return crop, canvas, False
-    return crop, tuple(min(side, self._tile) for side in canvas), True
-
-  def _confines(self, crop: Size) -> bool:
-    """Whether the program for `crop` is shared with others."""
-    return crop != self.evaluation_size and can_confine(self.model)
-
-  def _canvas(self, crop: Size) -> Size:
-    """What the program for `crop` is compiled for."""
-    if not can_confine(self.model):
-      return crop
-    # A given evaluation size need not be one of the buckets' multiples.
-    height, width = (
-      side if side == least > 1 else _bucket(side)
-      for side, least in zip(crop, self.evaluation_size)
-    )
-    return height, width
-
-  def _segment_tiles(
-    self, image: np.ndarray, crop: Size, tile: Size, want: str
-  ) -> np.ndarray:
-    """Window by window; see `tiles`."""
-    size = image.shape[:2]
-    confines = self._confines(crop)
     result = None
-    for rows, columns in windows(size, tile, margin=self._tile // 8):
+    for window in self._windows(image.shape[:2]):
+      rows, columns, crop, _ = window
       top, left = rows.start, columns.start
-      window = image[top : top + tile[0], left : left + tile[1]]
-      limits = (min(tile[0], crop[0] - top), min(tile[1], crop[1] - left))
-      part = self._run_canvas(window, tile, limits if confines else None, want)
+      part = image[top : top + crop[0], left : left + crop[1]]
+      part = self._run_window(part, window, want)
       if result is None:
-        result = np.empty((*size, *part.shape[2:]), part.dtype)
+        result = np.empty((*image.shape[:2], *part.shape[2:]), part.dtype)
       result[rows.first : rows.end, columns.first : columns.end] = part[
         rows.first - top : rows.end - top,
         columns.first - left : columns.end - left,
       ]
     return result
 
-  def _run_canvas(
-    self, image: np.ndarray, canvas: Size, crop: Size | None, want: str
+  def _windows(self, size: Size) -> list[Window]:
+    return self.protocol.windows(size, self.model.output_stride)
+
+  def _place(self, window: Window) -> tuple[Size, bool]:
+    """The canvas that a window is computed on, and if others share it."""
+    crop = window.crop
+    shared = crop != self.protocol.least_crop and self._fits_a_canvas(crop)
+    return (window.canvas if shared else crop), shared
+
+  def _fits_a_canvas(self, crop: Size) -> bool:
+    stride = self.model.output_stride
+    if not self.protocol.fits_a_canvas(crop, stride):
+      return False
+    with _layers(self._in_onednn):
+      return why_not_confinable(self.model, self._variables) is None
+
+  def _run_window(
+    self, part: np.ndarray, window: Window, want: str
   ) -> np.ndarray:
-    """Runs on a canvas, confined to `crop`; the result has the canvas' size."""
-    height, width = image.shape[:2]
+    """Labels of `part`, or what is wanted, of the size of the canvas."""
+    canvas, shared = self._place(window)
+    height, width = part.shape[:2]
     padded = np.zeros((*canvas, 3), np.uint8)
-    padded[:height, :width] = image
+    padded[:height, :width] = part
     size = np.array([height, width], np.int32)
-    limits = None if crop is None else np.array(crop, np.int32)
-    program = self._program(canvas, crop is not None, want)
+    limits = np.array(window.crop, np.int32) if shared else None
+    program = self._program(canvas, shared, want)
     return np.asarray(program(self._variables, padded, size, limits))
 
   def _program(self, canvas: Size, is_confined: bool, want: str) -> Callable:
@@ -243,18 +224,21 @@ class Segmenter:
     return self._programs[key]
 
 
-def _jitted(predict: Callable, is_folded: bool) -> Callable:
+def _jitted(predict: Callable, in_onednn: bool) -> Callable:
   """The program for one image; `want` is a key of `_OUTPUTS`."""
 
   @functools.partial(jax.jit, static_argnames="want")
   def run(variables, image, size, crop, want):
     crops = None if crop is None else crop[None]
-    in_onednn = onednn.is_available()
-    with folded(in_onednn) if is_folded else contextlib.nullcontext():
+    with _layers(in_onednn):
       labels, probabilities = predict(variables, image[None], size[None], crops)
     return _OUTPUTS[want](labels[0], probabilities[0])
 
   return run
+
+
+def _layers(in_onednn: bool) -> contextlib.AbstractContextManager:
+  return layers_in_onednn() if in_onednn else contextlib.nullcontext()
 
 
 def _uncertainty(labels, probabilities):
@@ -270,39 +254,13 @@ _OUTPUTS = {
 }
 
 
-def _grain(scales: Sequence[float]) -> int:
-  """Sides of crops are multiples of this plus 1."""
-  return ALIGNMENT * (1 if tuple(scales) == (1.0,) else _QUARTERS)
-
-
-def _round_up(side: int, step: int) -> int:
-  """The next multiple of `step` plus 1."""
-  return -(-(side - 1) // step) * step + 1
-
-
-def _bucket(side: int) -> int:
-  """The next of the canvas sides 257, 385, 513, 769, 1025, 1537, ..."""
-  length = _SMALLEST_CANVAS - 1
-  while length < side - 1:
-    is_power = length & (length - 1) == 0
-    length = length * 3 // 2 if is_power else length * 4 // 3
-  return length + 1
-
-
-def _check(model, class_names, colors, scales, tile) -> None:
+def _check(model, class_names, colors) -> None:
   for name, given in (("class_names", class_names), ("colors", colors)):
     if len(given) != model.num_classes:
       raise ValueError(
         f"{name} must be {model.num_classes} as the model's classes, got "
         f"{len(given)}"
       )
-  if not scales or any(scale <= 0 or scale * 4 % 1 for scale in scales):
-    raise ValueError(
-      f"scales must be positive multiples of 1/4, got {tuple(scales)}"
-    )
-  grain = _grain(scales)
-  if tile <= grain or (tile - 1) % grain:
-    raise ValueError(f"tile must be a multiple of {grain} plus 1, got {tile}")
 
 
 def _checked(image: Any) -> np.ndarray:

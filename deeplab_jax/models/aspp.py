@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
+from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv, SpatialMean
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 HEAD_NORM = Norm(momentum=0.9997, epsilon=1e-5)
@@ -47,7 +47,7 @@ class ASPP(nn.Module):
     )
     branches = []
     if self.image_pooling:
-      pooled = x.astype(jnp.float32).mean((1, 2), keepdims=True)
+      pooled = SpatialMean(name="pooled")(x)
       pooled = conv(name="image_pooling")(pooled, use_batch_stats)
       branches.append(resize_bilinear(pooled, x.shape[1:3]))
     branches.append(conv(name="aspp0")(x, use_batch_stats))

@@ -5,7 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.backbones import build_backbone, find_backbone
-from deeplab_jax.models.layers import Conv, ConvNorm, truncated_normal
+from deeplab_jax.models.layers import (
+  Conv,
+  ConvNorm,
+  SpatialMean,
+  truncated_normal,
+)
 from deeplab_jax.models.mobilenet import KERNEL_INIT
 
 # Share of the pooled features that training drops.
@@ -75,7 +80,7 @@ class Classifier(nn.Module):
         name="conv_1",
       )(x, use_batch_stats)
     wide = jnp.promote_types(self.dtype, jnp.float32)
-    x = x.astype(wide).mean((1, 2), keepdims=True)
+    x = SpatialMean(name="pooled")(x)
     rate = _DROPOUT[self.backbone.split("_")[0]]
     x = nn.Dropout(rate, deterministic=not train)(x)
     logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
-from deeplab_jax.models.ops.loops import joined
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 
@@ -40,7 +39,8 @@ class Decoder(nn.Module):
       dtype=self.dtype,
       name="feature_projection0",
     )(low_level, use_batch_stats)
-    x = (resize_bilinear(x, low_level.shape[1:3]), projection)
+    x = resize_bilinear(x, low_level.shape[1:3])
+    x = jnp.concatenate([x, projection], axis=-1)
     for i, (kernel_size, features) in enumerate(self.convs):
       separable = self.separable and kernel_size > 1
       conv = SeparableConv if separable else ConvNorm
@@ -51,4 +51,4 @@ class Decoder(nn.Module):
         dtype=self.dtype,
         name=f"decoder_conv{i}",
       )(x, use_batch_stats)
-    return joined(x)
+    return x

@@ -11,18 +11,26 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from deeplab_jax.models.ops.convolution import PaddingRule, conv, paddings
+from deeplab_jax.models.ops import canvas
+from deeplab_jax.models.ops.convolution import (
+  PaddingRule,
+  conv,
+  max_pool,
+  paddings,
+)
 from deeplab_jax.models.ops.depthwise import depthwise_conv
-from deeplab_jax.models.ops.loops import Maps, all_threads, joined
+from deeplab_jax.models.ops.loops import all_threads
 
 Initializer = Callable[..., jax.Array]
 
 CONVOLUTION = "convolution"
 """Name of dense convolutions' results, for policies of `jax.checkpoint`."""
+
+FOLDED = "folded"
+"""Collection of kernels and biases that a normalisation is folded into."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,51 +139,47 @@ class ConvNorm(nn.Module):
   kernel_init: Initializer = nn.initializers.glorot_uniform()
   dtype: jnp.dtype = jnp.float32
 
+  @nn.compact
   def __call__(
-    self, x: Maps, use_batch_stats: bool, shortcut: jax.Array | None = None
+    self,
+    x: jax.Array,
+    use_batch_stats: bool,
+    shortcut: jax.Array | None = None,
   ) -> jax.Array:
     """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`.
 
-    A `shortcut` of the result's shape is added before the activation.
+    A `shortcut` of the result's shape is added before the activation. Where the
+    variables hold this layer's `folded` kernel and bias (see
+    `inference.folding`), these take the place of kernel and normalisation.
     """
-    x = jax.tree.map(lambda x: x.astype(self.dtype), x)
-    return self._layer(x, use_batch_stats, shortcut)
-
-  @nn.compact
-  def _layer(self, x, use_batch_stats, shortcut):
-    # Apart, several maps are faster in inference only.
-    x = self._convolve(joined(x) if use_batch_stats else x)
-    norm = BatchNorm(self.norm.momentum, self.norm.epsilon, name="norm")
-    x = norm(x, use_batch_stats)
+    x = x.astype(self.dtype)
+    if self.has_variable(FOLDED, "kernel"):
+      kernel = self.get_variable(FOLDED, "kernel").astype(self.dtype)
+      bias = self.get_variable(FOLDED, "bias").astype(self.dtype)
+      x = all_threads(self._convolve(x, kernel) + bias)
+    else:
+      x = self._convolve(x, self._kernel(x.shape[-1]))
+      norm = BatchNorm(self.norm.momentum, self.norm.epsilon, name="norm")
+      x = norm(x, use_batch_stats)
     x = x if shortcut is None else shortcut + x
     return x if self.activation is None else self.activation(x)
 
-  def _convolve(self, x):
+  def _kernel(self, channels):
     size = (self.kernel_size, self.kernel_size)
-    if not self.depthwise:
-      x = joined(x)
-      shape = (*size, x.shape[-1], self.features)
-      kernel = self.param("kernel", self.kernel_init, shape)
-      kernel = kernel.astype(self.dtype)
-      y = conv(
-        x, kernel, stride=self.stride, rate=self.rate, padding=self.padding
-      )
-      return checkpoint_name(y, CONVOLUTION)
-    # Channels are apart, so that maps need not be joined before.
-    maps = x if isinstance(x, tuple) else (x,)
-    channels = [one.shape[-1] for one in maps]
-    shape = (*size, 1, sum(channels))
-    kernel = self.param("depthwise_kernel", self.kernel_init, shape)
-    kernel = kernel.astype(self.dtype)
-    pads = paddings(maps[0], kernel, self.stride, self.rate, self.padding)
-    kernels = jnp.split(kernel, np.cumsum(channels)[:-1], axis=-1)
-    y = tuple(
-      depthwise_conv(
-        one, part, stride=self.stride, rate=self.rate, padding=pads
-      )
-      for one, part in zip(maps, kernels)
-    )
-    return joined(y if isinstance(x, tuple) else y[0])
+    if self.depthwise:
+      name, shape = "depthwise_kernel", (*size, 1, channels)
+    else:
+      name, shape = "kernel", (*size, channels, self.features)
+    return self.param(name, self.kernel_init, shape).astype(self.dtype)
+
+  def _convolve(self, x, kernel):
+    x = canvas.enter(x, 0 if self.kernel_size > 1 else None)
+    settings = {"stride": self.stride, "rate": self.rate}
+    if self.depthwise:
+      pads = paddings(x, kernel, self.stride, self.rate, self.padding)
+      return canvas.leave(depthwise_conv(x, kernel, padding=pads, **settings))
+    y = conv(x, kernel, padding=self.padding, **settings)
+    return canvas.leave(checkpoint_name(y, CONVOLUTION))
 
 
 class SeparableConv(nn.Module):
@@ -207,12 +211,18 @@ class SeparableConv(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Maps, use_batch_stats: bool, shortcut: jax.Array | None = None
+    self,
+    x: jax.Array,
+    use_batch_stats: bool,
+    shortcut: jax.Array | None = None,
   ) -> jax.Array:
-    """As a `ConvNorm`, which see."""
+    """`(b, h, w, c)` to `(b, ceil(h / stride), ceil(w / stride), features)`.
+
+    A `shortcut` of the result's shape is added before the last activation.
+    """
     conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
     x = conv(
-      sum(one.shape[-1] for one in jax.tree.leaves(x)),
+      x.shape[-1],
       kernel_size=self.kernel_size,
       stride=self.stride,
       rate=self.rate,
@@ -227,6 +237,34 @@ class SeparableConv(nn.Module):
       kernel_init=self.pointwise_init,
       name="pointwise",
     )(x, use_batch_stats, shortcut)
+
+
+class SpatialMean(nn.Module):
+  """The mean over rows and columns, as global pooling takes it.
+
+  Every mean over a map goes through this layer: it knows which part of the map
+  is image where the rest is an unused part of a canvas, see `ops.canvas`.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`(b, h, w, c)` to `(b, 1, 1, c)`, float32 or wider."""
+    return canvas.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+
+class MaxPool(nn.Module):
+  """The maximum of 3x3 windows with stride 2.
+
+  Attributes:
+    padding: rule for the borders.
+  """
+
+  padding: PaddingRule = "tensorflow"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`(b, h, w, c)` to `(b, ceil(h / 2), ceil(w / 2), c)`."""
+    return canvas.leave(max_pool(canvas.enter(x, -jnp.inf), self.padding))
 
 
 class Conv(nn.Module):

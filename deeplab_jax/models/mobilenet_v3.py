@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
-from deeplab_jax.models.layers import Conv, ConvNorm, Norm
+from deeplab_jax.models.layers import Conv, ConvNorm, Norm, SpatialMean
 from deeplab_jax.models.mobilenet import (
   KERNEL_INIT,
   NORM,
@@ -106,7 +106,7 @@ class SqueezeExcite(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """`(b, h, w, c)` to the same shape."""
     channels = x.shape[-1]
-    squeezed = x.mean((1, 2), keepdims=True)
+    squeezed = SpatialMean(name="pooled")(x).astype(x.dtype)
     conv = functools.partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
     gate = nn.relu(conv(divisible(channels / 4, 8), name="squeeze")(squeezed))
     return x * hard_sigmoid(conv(channels, name="excite")(gate))

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
-from deeplab_jax.models.layers import ConvNorm, Norm
-from deeplab_jax.models.ops.convolution import max_pool
+from deeplab_jax.models.layers import ConvNorm, MaxPool, Norm
 
 NORM = Norm(momentum=0.95, epsilon=1e-5)
 _ROOT_STRIDE = 4
@@ -112,7 +111,8 @@ class ResNet(nn.Module):
       each the third convolution of a block's last unit but one.
     """
     x = self._root(x, use_batch_stats)
-    x = max_pool(x, "explicit" if self.torchvision else "tensorflow")
+    padding = "explicit" if self.torchvision else "tensorflow"
+    x = MaxPool(padding, name="pool")(x)
     counts = UNITS[self.variant]
     units = [(b, u) for b, count in enumerate(counts) for u in range(count)]
     strides = [self._stride(b, u) for b, u in units]

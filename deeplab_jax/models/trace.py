@@ -13,8 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.ops.loops import joined
-
 _KERNELS = ("kernel", "depthwise_kernel")
 
 
@@ -69,7 +67,7 @@ def visit(
     outputs = call(*args, **kwargs)
     if context.method_name == "__call__":
       y = outputs[0] if isinstance(outputs, tuple) else outputs
-      note(context.module, joined(args[0]), y)
+      note(context.module, args[0], y)
     return outputs
 
   images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)

@@ -14,10 +14,9 @@ import numpy as np
 from deeplab_jax.import_weights import from_tensorflow, official_shapes
 from deeplab_jax.import_weights.names import official_name
 from deeplab_jax.inference import onednn
-from deeplab_jax.inference.folding import fold, folded
+from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from deeplab_jax.models.layers import ConvNorm
-from deeplab_jax.models.ops.loops import joined
 
 CASES = (
   "mobilenet_v2_dm05_os16",
@@ -142,7 +141,7 @@ def recorded(shared, name):
       if context.method_name == "__call__" and args:
         path = "/".join(context.module.path)
         output = result[0] if isinstance(result, tuple) else result
-        calls[path] = {"input": joined(args[0]), "output": output}
+        calls[path] = {"input": args[0], "output": output}
         kinds[path] = type(context.module)
       return result
 
@@ -183,7 +182,7 @@ def folded_error(shared: pathlib.Path, name: str) -> float:
   images = preprocess(_batch(case.golden["image"]), case.model.backbone)
 
   def forward(variables, images):
-    with folded(in_onednn=True):
+    with layers_in_onednn():
       return case.model.apply(variables, images)
 
   program = onednn.compiled(jax.jit(forward).lower(variables, images))

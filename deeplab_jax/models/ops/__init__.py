@@ -7,5 +7,6 @@ for a platform that compute the same:
   convolution   dense convolution, its padding, max pooling
   depthwise     depthwise atrous convolution
   resize        bilinear resizing with aligned corners, and its argmax
+  canvas        a network kept to a part of what it runs on
   loops         elementwise loops that use all threads of a CPU
 """

@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Maps = jax.Array | tuple[jax.Array, ...]
-"""A feature map (b, h, w, c), or several that are to be joined along c."""
-
 _MASKS = tuple(range(1, 12))
 
 
@@ -37,41 +34,24 @@ def _counted(x):
 _counted.defvjp(lambda x: (_counted(x), None), lambda _, dx: (dx,))
 
 
-def joined(maps: Maps) -> jax.Array:
-  """One map of the channels of all, in their order.
+def joined(maps: tuple[jax.Array, ...]) -> jax.Array:
+  """One map of the channels of all, in their order; for inference.
 
   On CPU a sum of maps widened by zeros, which XLA fuses with what comes before
   and after, as it does not concatenation.
   """
-  if not isinstance(maps, tuple):
-    return maps
-  ends = tuple(itertools.accumulate(one.shape[-1] for one in maps))
-  by_sum = functools.partial(_sum_widened, ends)
-  return lax.platform_dependent(*maps, cpu=by_sum, default=_concatenated)
+  return lax.platform_dependent(*maps, cpu=_sum_widened, default=_concatenated)
 
 
 def _concatenated(*maps):
   return jnp.concatenate(maps, axis=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum_widened(ends, *maps):
+def _sum_widened(*maps):
+  ends = tuple(itertools.accumulate(one.shape[-1] for one in maps))
   widened = []
   for end, one in zip(ends, maps):
     pads = (end - one.shape[-1], ends[-1] - end, 0)
     config = ((0, 0, 0),) * (one.ndim - 1) + (pads,)
     widened.append(lax.pad(one, jnp.zeros((), one.dtype), config))
   return functools.reduce(jnp.add, widened)
-
-
-def _sum_forward(ends, *maps):
-  del ends
-  # In training the gradient of the sum would cost what the sum gains.
-  return _concatenated(*maps), None
-
-
-def _sum_backward(ends, _, dy):
-  return tuple(jnp.split(dy, ends[:-1], axis=-1))
-
-
-_sum_widened.defvjp(_sum_forward, _sum_backward)

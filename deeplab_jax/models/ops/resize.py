@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deeplab_jax.models.ops import canvas
+
 # Unrolled, more channels would take long to compile.
 _MOST_PLANES = 256
 
@@ -36,7 +38,7 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x
   if x.shape[1:3] == (1, 1):
     return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
-  return _resize(tuple(size), x.shape[1:3], x)
+  return canvas.leave(_resize(tuple(size), x.shape[1:3], canvas.enter(x)))
 
 
 def resized_argmax(x: jax.Array, size: tuple[int, int]) -> jax.Array:

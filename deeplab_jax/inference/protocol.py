@@ -1,0 +1,134 @@
+"""The evaluation protocol: how a picture is brought before a network.
+
+A picture's labels depend on the model, the picture and the fields of `Protocol`
+alone. Prediction and evaluation lay pictures out here, and nowhere else.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+from deeplab_jax.inference.tiles import Span, windows
+
+Size = tuple[int, int]
+
+_SMALLEST_CANVAS = 257
+_DENOMINATORS = (1, 2, 4)
+_COARSEST_STRIDE = 32
+
+
+class Window(NamedTuple):
+  """A part of a picture that the network sees at once.
+
+  Attributes:
+    rows: where it starts, and which pixels it decides.
+    columns: the same across.
+    crop: height and width that it is padded to at the bottom and right.
+    canvas: what many such crops can share, where that is possible.
+  """
+
+  rows: Span
+  columns: Span
+  crop: Size
+  canvas: Size
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """What the labels of a picture depend on beside model and picture.
+
+  A picture is padded at the bottom and right to at least `least_crop`, and
+  beyond that no more than the network's strides need: to a multiple of its
+  output stride plus 1. With scales it is a multiple of so much that each scaled
+  crop is one, too. Of more than `max_pixels`, it is cut into windows.
+
+  Attributes:
+    scales: multiples of 1/4 whose probabilities are averaged.
+    flip: whether to average over the mirror images, too.
+    least_crop: height and width that pictures are padded to at least; the size
+      of the official evaluation for released weights, (1, 1) for others.
+    max_pixels: larger crops are cut into windows, see `tiles`.
+    tile: side of a window, a multiple of 32 (with scales in halves 64, in
+      quarters 128) plus 1.
+  """
+
+  scales: tuple[float, ...] = (1.0,)
+  flip: bool = False
+  least_crop: Size = (1, 1)
+  max_pixels: int = 2049 * 2049
+  tile: int = 1025
+
+  def __post_init__(self):
+    scales = self.scales
+    if not scales or any(scale <= 0 or scale * 4 % 1 for scale in scales):
+      raise ValueError(
+        f"scales must be positive multiples of 1/4, got {tuple(scales)}"
+      )
+    if len(self.least_crop) != 2 or min(self.least_crop) < 1:
+      raise ValueError(
+        "least_crop (evaluation_size, data.eval_size) must be a positive "
+        f"(height, width), got {self.least_crop}"
+      )
+    grain = self._grain(_COARSEST_STRIDE)
+    if self.tile <= grain or (self.tile - 1) % grain:
+      raise ValueError(
+        f"tile must be a multiple of {grain} plus 1, got {self.tile}"
+      )
+    if self.max_pixels < 1:
+      raise ValueError(f"max_pixels must be positive, got {self.max_pixels}")
+
+  def crop(self, size: Size, output_stride: int) -> Size:
+    """Height and width that a picture of `size` is padded to."""
+    grain = self._grain(output_stride)
+    height, width = (
+      max(least, -(-(side - 1) // grain) * grain + 1)
+      for side, least in zip(size, self.least_crop)
+    )
+    return height, width
+
+  def windows(self, size: Size, output_stride: int) -> list[Window]:
+    """What the network sees of a picture of `size`: all of it, or windows."""
+    crop = self.crop(size, output_stride)
+    tile, canvas = crop, tuple(map(_bucket, crop))
+    if math.prod(crop) > self.max_pixels:
+      tile, canvas = (
+        tuple(min(side, self.tile) for side in sides)
+        for sides in (crop, canvas)
+      )
+    grain = self._grain(_COARSEST_STRIDE)
+    cut = windows(size, tile, margin=self.tile // 8, grain=grain)
+    return [
+      Window(
+        rows,
+        columns,
+        (
+          min(tile[0], crop[0] - rows.start),
+          min(tile[1], crop[1] - columns.start),
+        ),
+        canvas,
+      )
+      for rows, columns in cut
+    ]
+
+  def fits_a_canvas(self, crop: Size, output_stride: int) -> bool:
+    """Whether a larger canvas can hold `crop` without changing the answer."""
+    grain = self._grain(output_stride)
+    return all((side - 1) % grain == 0 for side in crop)
+
+  def _grain(self, stride: int) -> int:
+    """Crops are multiples of it plus 1, so that `stride` divides every scaled
+    crop less 1."""
+    return stride * next(
+      n
+      for n in _DENOMINATORS
+      if all(scale * n % 1 == 0 for scale in self.scales)
+    )
+
+
+def _bucket(side: int) -> int:
+  """The next of the canvas sides 257, 385, 513, 769, 1025, 1537, ..."""
+  length = _SMALLEST_CANVAS - 1
+  while length < side - 1:
+    is_power = length & (length - 1) == 0
+    length = length * 3 // 2 if is_power else length * 4 // 3
+  return length + 1
