@@ -122,6 +122,7 @@ def _files(source: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
 def _ours(files: list, folder: str) -> Iterator:
   from deeplab_jax.config import base_config
   from deeplab_jax.data import segmentation
+  from deeplab_jax.data.source import open_dataset
 
   mine = pathlib.Path(folder, "mine")
   for kind, paths in zip(("images", "masks"), zip(*files)):
@@ -130,8 +131,9 @@ def _ours(files: list, folder: str) -> Iterator:
       (mine / kind / path.name).symlink_to(path)
   config = base_config().data
   config.update(name="folder", path=str(mine), data_dir=folder)
+  dataset = open_dataset(config)
   return segmentation.train_batches(
-    config, batch_size=_BATCH, seed=0, padding_value=(127.5,) * 3
+    dataset, config, batch_size=_BATCH, seed=0, padding_value=(127.5,) * 3
   )
 
 

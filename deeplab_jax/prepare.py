@@ -16,17 +16,17 @@ def main(arguments: list[str] | None = None) -> int:
   from deeplab_jax.data import build  # TFDS takes a while to import
 
   try:
+    folder = build.directory(options.name, options.data_dir, options.manual_dir)
     skipped = build.build(
       options.name,
-      data_dir=options.data_dir,
       manual_dir=options.manual_dir,
       skip_bad=options.skip_bad,
       partial=options.partial,
+      folder=folder,
     )
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  folder = build.directory(options.name, options.data_dir, options.manual_dir)
   print(f"{options.name} is in {folder}")
   if skipped:
     print(f"{len(skipped)} examples left out:", *skipped, sep="\n  ")

@@ -14,6 +14,7 @@ import pytest
 from deeplab_jax import checkpoints, config, optimizer, tasks
 from deeplab_jax.checkpoints import items
 from deeplab_jax.data import build, classification
+from deeplab_jax.data.source import open_dataset
 from deeplab_jax.models import preprocess
 from deeplab_jax.train.initialize import initialize_from
 from deeplab_jax.train.state import create_state
@@ -130,7 +131,11 @@ def test_a_stored_classifier_is_evaluated_as_numpy_counts(
   model, variables, _ = checkpoints.load_variables(
     runs / "imagenet", kind="classifier"
   )
-  batch = next(classification.eval_batches(settings.data, batch_size=10))
+  batch = next(
+    classification.eval_batches(
+      open_dataset(settings.data), settings.data, batch_size=10
+    )
+  )
   images = preprocess(batch["image"], model.backbone)
   logits = np.asarray(jax.jit(model.apply)(variables, images))
   ranks = (-logits).argsort(1, kind="stable").argsort(1)

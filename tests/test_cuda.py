@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import plan
+from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.folding import fold
 from deeplab_jax.models.ops.convolution import conv
@@ -68,7 +69,9 @@ def _training():
   config.model.update(
     width_multiplier=0.25, output_stride=32, atrous_rates=(), decoder=()
   )
-  model, optimizer = plan.make_model(config), make_optimizer(config)
+  num_classes = DATASETS[config.data.name].num_classes
+  model = config_lib.make_model(config, num_classes)
+  optimizer = make_optimizer(config)
   create = functools.partial(
     create_state, model, optimizer, config.data.crop_size, config.seed
   )

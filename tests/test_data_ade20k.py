@@ -7,7 +7,7 @@ import pytest
 from deeplab_jax.config import base_config
 from deeplab_jax.data import build, segmentation
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset, open_dataset
 from tests.archives import pack
 
 
@@ -31,7 +31,7 @@ def _masks(shared):
 
 def test_archive_reads_back_equal_to_the_source(data_dir, shared):
   folder = build.directory("ade20k", data_dir)
-  source = SegmentationSource(folder, "val", DATASETS["ade20k"])
+  source = Dataset(folder, DATASETS["ade20k"]).source("val")
   masks = _masks(shared)
   assert [source[i]["name"] for i in range(len(source))] == sorted(masks)
   images = shared / "data/ade20k-sample/ADEChallengeData2016/images/validation"
@@ -46,7 +46,7 @@ def test_unlabelled_pixels_are_ignored_in_batches(data_dir, shared):
   config = base_config().data
   config.update(name="ade20k", data_dir=data_dir)
   (batch,) = segmentation.eval_batches(
-    config, batch_size=3, padding_value=(127.5,) * 3
+    open_dataset(config), config, batch_size=3, padding_value=(127.5,) * 3
   )
   masks = _masks(shared)
   for label, name, (height, width) in zip(

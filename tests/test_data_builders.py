@@ -19,7 +19,7 @@ from deeplab_jax.data.builders import camvid, checks
 from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset
 from tests.archives import pack
 
 _CAMVID = DATASETS["camvid"]
@@ -94,7 +94,7 @@ def test_tree_refuses_what_is_no_archive(tmp_path):
 def test_build_reads_back_equal_to_the_source(layout):
   folder, skipped = _build(layout)
   assert skipped == []
-  source = SegmentationSource(folder, "train", _CAMVID)
+  source = Dataset(folder, _CAMVID).source("train")
   assert [source[i]["name"] for i in range(2)] == ["a", "b"]
   for example in (source[0], source[1]):
     name = example["name"]
@@ -132,7 +132,7 @@ def test_camvid_in_the_archive_s_own_layout(tmp_path):
   masks = _write_archive(tmp_path / "manual")
   folder, _ = _build(tmp_path / "manual")
   for split, mask in masks.items():
-    example = SegmentationSource(folder, split, _CAMVID)[0]
+    example = Dataset(folder, _CAMVID).source(split)[0]
     expected = np.where(mask == 11, 255, mask)
     np.testing.assert_array_equal(example["label"], expected)
     assert example["name"] == "x"
@@ -155,7 +155,7 @@ def test_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch):
     build.build("camvid", data_dir=str(tmp_path), partial=True)
     assert len(requests) == 1
   folder = build.directory("camvid", str(tmp_path))
-  label = SegmentationSource(folder, "val", _CAMVID)[0]["label"]
+  label = Dataset(folder, _CAMVID).source("val")[0]["label"]
   np.testing.assert_array_equal(
     label, np.where(masks["val"] == 11, 255, masks["val"])
   )
@@ -184,7 +184,7 @@ def test_real_camvid_has_the_published_pixel_counts(shared, tmp_path):
     manual_dir=str(shared / "data/camvid"),
   )
   folder = build.directory("camvid", str(tmp_path))
-  source = SegmentationSource(folder, "val", _CAMVID)
+  source = Dataset(folder, _CAMVID).source("val")
   counts = sum(
     np.bincount(source[i]["label"].ravel(), minlength=256)
     for i in range(len(source))
@@ -271,7 +271,7 @@ def test_skip_bad_leaves_out_and_lists_the_fault(layout, fault):
   folder, skipped = _build(layout, skip_bad=True)
   assert len(skipped) == 1
   assert re.search(message, skipped[0])
-  source = SegmentationSource(folder, "train", _CAMVID)
+  source = Dataset(folder, _CAMVID).source("train")
   assert [source[i]["name"] for i in range(len(source))] == ["a"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from deeplab_jax.data import build
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset
 from tests.archives import pack
 
 # The official table: id -> train id.
@@ -56,7 +56,7 @@ def folder(manual_dir):
 
 @pytest.mark.parametrize("split", ["train_fine", "train_coarse"])
 def test_archives_read_back_equal_to_the_source(folder, shared, split):
-  source = SegmentationSource(folder, split, DATASETS["cityscapes"])
+  source = Dataset(folder, DATASETS["cityscapes"]).source(split)
   assert len(source) == 4
   sample = shared / "data/cityscapes-sample"
   for i in (0, 3):

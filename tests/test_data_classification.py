@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, classification
+from deeplab_jax.data import build, classification, segmentation
 from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.data.source import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,19 @@ def jpeg():
   return image, encoded.tobytes()
 
 
+def test_data_set_without_masks_is_refused_for_segmentation(config):
+  dataset = open_dataset(config)
+  with pytest.raises(ValueError, match=r"with masks, got imagenet2012"):
+    segmentation.eval_batches(
+      dataset, config, batch_size=1, padding_value=(127.5,) * 3
+    )
+
+
 def test_labels_are_those_of_the_folder(config):
   names = DATASETS["imagenet2012"].class_names
-  batches = classification.train_batches(config, batch_size=8, seed=0)
+  batches = classification.train_batches(
+    open_dataset(config), config, batch_size=8, seed=0
+  )
   batch = next(batches)
   assert batch["image"].shape == (8, 96, 96, 3)
   assert batch["image"].dtype == np.uint8 and batch["label"].dtype == np.int32
@@ -53,11 +64,14 @@ def test_labels_are_those_of_the_folder(config):
 
 
 def test_batch_depends_on_seed_and_step_not_on_processes(config):
-  batches = classification.train_batches(config, batch_size=4, seed=3)
+  batches = classification.train_batches(
+    open_dataset(config), config, batch_size=4, seed=3
+  )
   third = [next(batches) for _ in range(3)][2]
   parts = [
     next(
       classification.train_batches(
+        open_dataset(config),
         config,
         batch_size=4,
         seed=3,
@@ -75,7 +89,9 @@ def test_batch_depends_on_seed_and_step_not_on_processes(config):
 
 
 def test_evaluation_sees_every_image_once(config):
-  batches = list(classification.eval_batches(config, batch_size=64))
+  batches = list(
+    classification.eval_batches(open_dataset(config), config, batch_size=64)
+  )
   names = [name for batch in batches for name in batch["name"]]
   valid = np.concatenate([batch["valid"] for batch in batches])
   labels = np.concatenate([batch["label"] for batch in batches])

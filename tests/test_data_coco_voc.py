@@ -10,7 +10,7 @@ import pytest
 from deeplab_jax.data import build
 from deeplab_jax.data.classes import VOC
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset
 from tests.archives import pack
 
 _SAME = {"bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"}
@@ -41,7 +41,7 @@ def data_dir(shared, tmp_path_factory):
 def _sources(data_dir):
   folder = build.directory("coco_voc", data_dir)
   for split in ("train", "val"):
-    source = SegmentationSource(folder, split, DATASETS["coco_voc"])
+    source = Dataset(folder, DATASETS["coco_voc"]).source(split)
     yield split, {source[i]["name"]: source[i] for i in range(len(source))}
 
 

@@ -12,6 +12,7 @@ from deeplab_jax.config import base_config
 from deeplab_jax.data import build, datasets, segmentation
 from deeplab_jax.data.builders import folder_classes
 from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.source import open_dataset
 
 _COLORS = np.array([(0, 0, 0), (200, 30, 40), (10, 220, 60)], np.uint8)
 
@@ -48,7 +49,7 @@ def _masks(count, classes=3, size=(20, 24)):
 
 
 def _examples(config, split):
-  source = datasets.open_source(config, split)
+  source = open_dataset(config).source(split)
   return {source[i]["name"]: source[i] for i in range(len(source))}
 
 
@@ -67,7 +68,7 @@ def test_indexed_masks_and_nothing_else(root):
   masks = _masks(25)
   _write(root, masks)
   config = _config(root)
-  info = datasets.dataset_info(config)
+  info = open_dataset(config).info
   assert info.class_names == ("class_0", "class_1", "class_2")
   assert info.ignore_label == 255 and len(info.colors) == 3
   assert len(_examples(config, "val")) == 2  # a tenth
@@ -122,7 +123,7 @@ def test_lists_and_names_of_classes(root):
   assert list(_examples(config, "train")) == names[:3]
   assert list(_examples(config, "val")) == names[4:]
   expected = ("sky", "road", "car", "never seen")
-  assert datasets.dataset_info(config).class_names == expected
+  assert open_dataset(config).info.class_names == expected
 
 
 def test_one_list_leaves_the_rest_to_the_other_split(root):
@@ -148,7 +149,7 @@ def test_colour_masks_without_a_list(root):
   masks = _masks(12)
   _write(root, {name: _COLORS[mask] for name, mask in masks.items()})
   config = _config(root)
-  info = datasets.dataset_info(config)
+  info = open_dataset(config).info
   assert info.class_names == ("color_000000", "color_0adc3c", "color_c81e28")
   order = np.array([0, 2, 1], np.uint8)  # of _COLORS, by their codes
   for name, example in _all(config).items():
@@ -167,7 +168,7 @@ def test_colour_masks_with_yaml(root):
     "ignore_color: [255, 255, 255]\n"
   )
   config = _config(root)
-  info = datasets.dataset_info(config)
+  info = open_dataset(config).info
   assert info.class_names == ("ground", "roof", "tree")
   assert info.colors == tuple(tuple(c) for c in _COLORS.tolist())
   for name, example in _all(config).items():
@@ -179,7 +180,7 @@ def test_black_and_white_masks_are_background_and_foreground(root):
   masks = {name: mask * 255 for name, mask in _masks(4, classes=2).items()}
   _write(root, masks)
   config = _config(root)
-  info = datasets.dataset_info(config)
+  info = open_dataset(config).info
   assert info.class_names == ("background", "foreground")
   assert info.ignore_label is None
   for name, example in _all(config).items():
@@ -191,7 +192,7 @@ def test_indices_saved_as_grey_rgb_are_indices(root):
   grey = {name: np.stack([mask] * 3, -1) for name, mask in masks.items()}
   _write(root, grey)
   config = _config(root)
-  assert datasets.dataset_info(config).num_classes == 3
+  assert open_dataset(config).info.num_classes == 3
   for name, example in _all(config).items():
     np.testing.assert_array_equal(example["label"], masks[name])
 
@@ -205,9 +206,9 @@ def test_ignore_label_of_the_user(root, ignore):
   )
   config = _config(root, eval_split="train")
   expected_ignore = None if ignore == "null" else 0
-  assert datasets.dataset_info(config).ignore_label == expected_ignore
+  assert open_dataset(config).info.ignore_label == expected_ignore
   batches = segmentation.eval_batches(
-    config, batch_size=1, padding_value=(127.5,) * 3
+    open_dataset(config), config, batch_size=1, padding_value=(127.5,) * 3
   )
   for batch in batches:
     mask = masks[batch["name"][0]]
@@ -222,7 +223,11 @@ def test_single_image_is_both_splits(root):
   assert list(_examples(config, "train")) == list(_examples(config, "val"))
   batch = next(
     segmentation.train_batches(
-      config, batch_size=2, seed=0, padding_value=(127.5,) * 3
+      open_dataset(config),
+      config,
+      batch_size=2,
+      seed=0,
+      padding_value=(127.5,) * 3,
     )
   )
   assert batch["name"] == ["scene_00"] * 2
@@ -438,7 +443,7 @@ def test_fault_is_refused_by_name(root, fault):
   _write(root, _masks(3))
   plant(root)
   with pytest.raises(ValueError, match=message):
-    datasets.dataset_info(_config(root))
+    open_dataset(_config(root))
 
 
 def test_path_must_be_given_and_be_there(root):
@@ -446,7 +451,7 @@ def test_path_must_be_given_and_be_there(root):
     config = _config(root)
     config.path = path
     with pytest.raises(ValueError, match=rf"data\.path .* got '{path}'"):
-      datasets.dataset_info(config)
+      open_dataset(config)
 
 
 def test_skip_bad_lists_and_leaves_out(root):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, datasets, segmentation
+from deeplab_jax.data import build, segmentation
+from deeplab_jax.data.source import open_dataset
 
 _GREY = (127.5, 127.5, 127.5)
 
@@ -27,13 +28,17 @@ def config(data_dir):
 
 def _train(config, count, **kwargs):
   arguments = {"batch_size": 4, "seed": 7, "padding_value": _GREY} | kwargs
-  batches = segmentation.train_batches(config, **arguments)
+  batches = segmentation.train_batches(
+    open_dataset(config), config, **arguments
+  )
   return [next(batches) for _ in range(count)]
 
 
 def _evaluate(config, **kwargs):
   arguments = {"batch_size": 4, "padding_value": _GREY} | kwargs
-  return list(segmentation.eval_batches(config, **arguments))
+  return list(
+    segmentation.eval_batches(open_dataset(config), config, **arguments)
+  )
 
 
 def _assert_equal(batch, other):
@@ -104,7 +109,7 @@ def test_worker_processes_give_the_batches_of_threads(config):
 
 def test_unaugmented_batch_is_the_source_padded(config):
   config.update(min_scale=1.0, max_scale=1.0, flip=False, crop_size=(129, 145))
-  source = datasets.open_source(config, "train")
+  source = open_dataset(config).source("train")
   examples = {source[i]["name"]: source[i] for i in range(len(source))}
   (batch,) = _train(config, 1)
   for image, label, name in zip(
@@ -144,7 +149,7 @@ def test_evaluation_sees_every_image_once(config, count):
 
 def test_evaluation_pads_whole_images_with_ignore(config):
   config.eval_split = "val[:5]"
-  source = datasets.open_source(config, "val[:5]")
+  source = open_dataset(config).source("val[:5]")
   batches = _evaluate(config)
   assert batches[0]["image"].shape == (4, 129, 129, 3)  # the largest is 128
   rows = [
@@ -196,13 +201,17 @@ def test_evaluation_in_worker_processes(config):
 def test_eval_size_that_is_too_small_is_refused_at_once(config):
   config.eval_size = (129, 97)
   with pytest.raises(ValueError, match=r"data\.eval_size .* \(128, 128\)"):
-    segmentation.eval_batches(config, batch_size=4, padding_value=_GREY)
+    segmentation.eval_batches(
+      open_dataset(config), config, batch_size=4, padding_value=_GREY
+    )
 
 
 def test_eval_size_is_needed_with_a_resize_range(config):
   config.resize_min = 65
   with pytest.raises(ValueError, match=r"data\.eval_size must be given"):
-    segmentation.eval_batches(config, batch_size=4, padding_value=_GREY)
+    segmentation.eval_batches(
+      open_dataset(config), config, batch_size=4, padding_value=_GREY
+    )
 
 
 def test_batch_size_must_fit_the_processes(config):
@@ -229,4 +238,4 @@ def test_missing_data_set_names_the_command(config, tmp_path):
 def test_unknown_data_set_lists_those_there_are(config):
   config.name = "shape"
   with pytest.raises(ValueError, match=r"data\.name must be one of .*shapes"):
-    datasets.dataset_info(config)
+    open_dataset(config)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, datasets
+from deeplab_jax.data import build
 from deeplab_jax.data.builders import scenes
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset, open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_splits_have_the_stated_sizes_and_share_no_image(folders):
   info = DATASETS["shapes"]
   seen = set()
   for split, count in info.splits.items():
-    source = SegmentationSource(folders[0], split, info)
+    source = Dataset(folders[0], info).source(split)
     assert len(source) == count
     seen |= {source[i]["image"].tobytes() for i in range(count)}
   assert len(seen) == sum(info.splits.values())
@@ -39,7 +39,7 @@ def test_splits_have_the_stated_sizes_and_share_no_image(folders):
 
 def test_every_class_has_a_fair_share_of_the_pixels(folders):
   info = DATASETS["shapes"]
-  source = SegmentationSource(folders[0], "val", info)
+  source = Dataset(folders[0], info).source("val")
   labels = np.concatenate([source[i]["label"].ravel() for i in range(100)])
   share = np.bincount(labels, minlength=256) / labels.size
   assert 0.5 < share[0] < 0.75
@@ -49,7 +49,7 @@ def test_every_class_has_a_fair_share_of_the_pixels(folders):
 
 
 def test_sizes_vary_within_the_stated_range(folders):
-  source = SegmentationSource(folders[0], "train", DATASETS["shapes"])
+  source = Dataset(folders[0], DATASETS["shapes"]).source("train")
   sizes = np.array([source[i]["label"].shape for i in range(100)])
   assert sizes.min() >= 96 and sizes.max() <= 128
   assert len(np.unique(sizes, axis=0)) > 50
@@ -79,4 +79,4 @@ def test_objects_show_in_the_image():
 def test_open_source_builds_it_on_first_use(tmp_path):
   config = base_config().data
   config.update(name="shapes", data_dir=str(tmp_path))
-  assert len(datasets.open_source(config, "val")) == 100
+  assert len(open_dataset(config).source("val")) == 100

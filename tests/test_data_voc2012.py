@@ -12,7 +12,7 @@ from deeplab_jax.data import build
 from deeplab_jax.data.builders.voc2012 import sbd_only
 from deeplab_jax.data.classes import VOC
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset
 from tests.archives import pack
 
 _INFO = DATASETS["voc2012"]
@@ -83,7 +83,7 @@ def folder(manual_dir):
 
 
 def _source(folder, split):
-  return SegmentationSource(folder, split, _INFO)
+  return Dataset(folder, _INFO).source(split)
 
 
 def _names(folder, split):

@@ -19,7 +19,8 @@ from PIL import Image
 
 from deeplab_jax import checkpoints, evaluate, import_weights
 from deeplab_jax import config as config_lib
-from deeplab_jax.data import build, datasets
+from deeplab_jax.data import build
+from deeplab_jax.data import source as source_lib
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from tests.programs.evaluate_tiny import (
   SIZE,
@@ -249,9 +250,9 @@ def test_report_is_on_the_test_split_unless_another_is_named(
   reported, folder, monkeypatch
 ):
   config = make_config(str(folder))
-  info = datasets.dataset_info(config.data)
+  info = source_lib.dataset_info(config.data)
   tested = dataclasses.replace(info, test_split="train")
-  monkeypatch.setattr(datasets, "dataset_info", lambda _: tested)
+  monkeypatch.setattr(source_lib, "_stored_info", lambda _: tested)
   model, variables, _ = checkpoints.load_variables(reported)
   in_training = evaluate.evaluate(model, variables, config)
   assert in_training.settings["split"] == "val"

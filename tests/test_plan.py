@@ -125,7 +125,8 @@ def test_a_step_beyond_the_memory_is_no_program(local):
   needed = local.program.memory.total
   for memory, fits in ((needed // 2, False), (2 * needed, True)):
     machine = dataclasses.replace(local.machine, memory=memory)
-    assert (plan.compile_step(local.config, machine) is not None) == fits
+    program = plan.compile_step(local.config, local.model, machine)
+    assert (program is not None) == fits
 
 
 def test_a_step_that_does_not_fit_says_so(local):
@@ -150,7 +151,7 @@ def test_largest_batch_is_one_that_all_can_share(
 ):
   tried = []
 
-  def compile_step(config, machine, effort):
+  def compile_step(config, model, machine, effort):
     config_lib.check(config, len(machine.devices))
     tried.append(config.batch_size)
     return local.program if config.batch_size <= unit * largest else None
@@ -160,7 +161,7 @@ def test_largest_batch_is_one_that_all_can_share(
   config.update(fields)
   machine = plan.Machine("four", ("a", "b", "c", "d"), memory=1)
   program = local.program if largest >= 8 else None
-  made = plan.Plan(config, machine, program, local.network)
+  made = plan.Plan(config, local.model, machine, program, local.network)
   found = plan.largest_batch(made)
   assert 0 <= unit * largest - found <= unit * (largest // 8)
   assert unit * 8 not in tried  # Known from the plan.

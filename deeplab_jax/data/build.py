@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib
+import os
 import pathlib
 import re
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders.base import Builder
-from deeplab_jax.data.builders.trees import files_below
+from deeplab_jax.data.builders.trees import Tree
 
 # Data set name -> class in the module of that name in data/builders.
 _BUILDERS = {
@@ -36,7 +37,9 @@ _BUILDERS = {
 SELF_BUILDING = ("shapes", "folder")
 
 
-def directory(name: str, data_dir: str = "", path: str = "") -> pathlib.Path:
+def directory(
+  name: str, data_dir: str = "", path: str = "", files: Tree | None = None
+) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
   Args:
@@ -45,31 +48,50 @@ def directory(name: str, data_dir: str = "", path: str = "") -> pathlib.Path:
       ~/tensorflow_datasets.
     path: the user's files, for "folder": another directory whenever they
       change.
+    files: those at `path`, where the caller has walked the folder already.
+
+  Raises:
+    ValueError: `path` is no folder.
   """
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  parts = [name, _config(path)] if name == "folder" else [name]
+  parts = [name]
+  if name == "folder":
+    parts.append(_config(path, files or user_files(path)))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
-def _config(path: str) -> str:
-  """Names the state of the files at `path`."""
+def user_files(path: str) -> Tree:
+  """Walks the user's folder `path`.
+
+  Raises:
+    ValueError: it is no folder.
+  """
   folder = pathlib.Path(path).expanduser()
   if not path or not folder.is_dir():
     raise ValueError(
       "data.path (--manual_dir of prepare) must be a folder of images and "
       f"masks, got {path!r}"
     )
-  readable = re.sub(r"\W+", "_", folder.resolve().name)
-  return f"{readable}_{_fingerprint(folder)}"
+  return Tree.open(folder)
 
 
-def _fingerprint(folder: pathlib.Path) -> str:
-  """Changes whenever a file in `folder` is added, removed or written."""
-  digest = hashlib.sha256(str(folder.resolve()).encode())
-  for path in sorted(files_below(folder)):
-    stat = path.stat() if path.exists() else path.lstat()  # a broken link
-    digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-  return digest.hexdigest()[:12]
+def _config(path: str, files: Tree) -> str:
+  """Names the state of the files at `path`."""
+  folder = pathlib.Path(path).expanduser().resolve()
+  readable = re.sub(r"\W+", "_", folder.name)
+  digest = hashlib.sha256(os.fsencode(folder))
+  for name in files.stems("", ""):
+    digest.update(os.fsencode(f"{name} {_state(files.where(name))}\n"))
+  return f"{readable}_{digest.hexdigest()[:12]}"
+
+
+def _state(path: str) -> str:
+  """Changes whenever the file at `path` is written."""
+  try:
+    stat = os.stat(path)
+  except OSError:  # a broken link, or it has just been removed
+    return "not there"
+  return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def is_built(folder: pathlib.Path) -> bool:
@@ -84,6 +106,7 @@ def build(
   manual_dir: str = "",
   skip_bad: bool = False,
   partial: bool = False,
+  folder: pathlib.Path | None = None,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -94,12 +117,14 @@ def build(
       files; "" downloads.
     skip_bad: leave out unusable examples instead of stopping at the first.
     partial: accept a sample: any number of examples, any checksum.
+    folder: its `directory`, where the caller knows it already.
 
   Returns:
     what was wrong with each example left out.
 
   Raises:
-    ValueError: unknown name, missing or unusable source file.
+    ValueError: unknown name, missing or unusable source file, or a user's file
+      that changed meanwhile.
   """
   if name not in _BUILDERS:
     raise ValueError(
@@ -108,7 +133,7 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = directory(name, data_dir, manual_dir)
+  folder = folder or directory(name, data_dir, manual_dir)
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
@@ -123,7 +148,23 @@ def build(
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
+    if name == "folder":
+      _check_unchanged(folder, manual_dir)
   return builder.skipped
+
+
+def _check_unchanged(folder: pathlib.Path, path: str) -> None:
+  """Refuses what was built of files that changed while they were read.
+
+  `folder` is named after the state of the files before, which the builder
+  found by a walk of its own; only a third walk tells whether that state held.
+  """
+  if _config(path, user_files(path)) != folder.parent.name:
+    shutil.rmtree(folder)
+    raise ValueError(
+      f"the files of data.path {path} changed while they were read; wait until "
+      "they are complete, then run the same command again"
+    )
 
 
 def _check_complete(folder: pathlib.Path, partial: bool) -> None:

@@ -17,10 +17,9 @@ import numpy as np
 import PIL.Image
 
 from deeplab_jax.data import loading
-from deeplab_jax.data.datasets import dataset_info, split_name
 from deeplab_jax.data.loading import Batch, Example
 from deeplab_jax.data.preprocess import Size
-from deeplab_jax.data.source import Source, prepared
+from deeplab_jax.data.source import Dataset, Source
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -36,6 +35,7 @@ _REDUCED = {
 
 
 def train_batches(
+  dataset: Dataset,
   data_config: ml_collections.ConfigDict,
   *,
   batch_size: int,
@@ -56,7 +56,7 @@ def train_batches(
     _augment, size=tuple(data_config.crop_size), flip=data_config.flip
   )
   return loading.endless_batches(
-    _open(data_config, "train_split"),
+    dataset.train,
     augment,
     batch_size=batch_size,
     seed=seed,
@@ -68,6 +68,7 @@ def train_batches(
 
 
 def eval_batches(
+  dataset: Dataset,
   data_config: ml_collections.ConfigDict,
   *,
   batch_size: int,
@@ -86,7 +87,7 @@ def eval_batches(
   """
   size = tuple(data_config.crop_size)
   examples = loading.FilledUp(
-    _Middles(_open(data_config, "eval_split"), size),
+    _Middles(dataset.eval, size),
     functools.partial(_blank, size),
     batch_size=batch_size,
     limit=limit,
@@ -183,8 +184,3 @@ def _example(example: Example, image: np.ndarray) -> Example:
 def _blank(size: Size) -> Example:
   image = np.zeros((*size, 3), np.uint8)
   return {"image": image, "label": np.array(-1, np.int32), "name": ""}
-
-
-def _open(config: ml_collections.ConfigDict, field: str) -> Source:
-  split = split_name(config, field)
-  return Source(prepared(config), split, dataset_info(config))

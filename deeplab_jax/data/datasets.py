@@ -1,20 +1,12 @@
 """What each data set is: classes, colours, ignore label, splits, terms.
 
-`DATASETS` is plain facts and imports nothing heavy. `open_source` and
-`dataset_info` are the two questions the rest of the program asks.
+Plain facts; this file imports nothing heavy. `source.open_dataset` opens what
+they describe.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import typing
 
 from deeplab_jax.data import classes
-
-if typing.TYPE_CHECKING:
-  import ml_collections
-
-  from deeplab_jax.data.source import SegmentationSource
 
 Color = tuple[int, int, int]
 
@@ -164,7 +156,7 @@ DATASETS = {
       "Challenge. IJCV 2015"
     ),
   ),
-  "folder": DatasetInfo(  # classes are those of the folder: see dataset_info
+  "folder": DatasetInfo(  # its classes are known once it is opened
     name="folder",
     class_names=(),
     colors=(),
@@ -176,55 +168,3 @@ DATASETS = {
     citation="the user's own",
   ),
 }
-
-
-def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
-  """Facts about the data set `data_config.name`.
-
-  Those of "folder" come from `data_config.path`, which is built if need be.
-
-  Raises:
-    ValueError: there is no such data set; names those there are.
-  """
-  if data_config.name not in DATASETS:
-    raise ValueError(
-      f"data.name must be one of {', '.join(sorted(DATASETS))}, "
-      f"got {data_config.name!r}"
-    )
-  if data_config.name != "folder":
-    return DATASETS[data_config.name]
-  from deeplab_jax.data import source  # TFDS takes a while to import
-
-  return source.built_info(source.prepared(data_config))
-
-
-def split_name(data_config: ml_collections.ConfigDict, field: str) -> str:
-  """The split that `data_config[field]` names; "" is the data set's own.
-
-  Args:
-    data_config: `config.data`.
-    field: "train_split" or "eval_split".
-  """
-  return data_config[field] or getattr(dataset_info(data_config), field)
-
-
-def open_source(
-  data_config: ml_collections.ConfigDict, split: str
-) -> SegmentationSource:
-  """Random access to the examples of `split`, an expression as TFDS takes them.
-
-  `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
-
-  Raises:
-    ValueError: the data set or the split is not there; tells the command that
-      prepares it, or the splits there are. Or it has no masks.
-  """
-  info = dataset_info(data_config)
-  if not info.colors:
-    raise ValueError(
-      f"data.name must be a data set with masks, got {info.name}, which is for "
-      "classification"
-    )
-  from deeplab_jax.data import source  # TFDS takes a while to import
-
-  return source.SegmentationSource(source.prepared(data_config), split, info)

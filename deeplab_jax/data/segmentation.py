@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import numpy as np
 
-from deeplab_jax.data import datasets, loading, preprocess
+from deeplab_jax.data import loading, preprocess
 from deeplab_jax.data.loading import Batch, Example
 from deeplab_jax.data.preprocess import IGNORE, Size
-from deeplab_jax.data.source import SegmentationSource
+from deeplab_jax.data.source import Dataset, SegmentationSource, Source
 
 Color = tuple[float, float, float]
 
 
 def train_batches(
+  dataset: Dataset,
   data_config: ml_collections.ConfigDict,
   *,
   batch_size: int,
@@ -31,7 +32,8 @@ def train_batches(
   """Endless augmented batches of the training split.
 
   Args:
-    data_config: `config.data`.
+    dataset: one with masks.
+    data_config: `config.data`, which says how its images are read.
     batch_size: rows of the global batch, over all processes.
     seed: 0 to 2**32 - 1.
     start_step: step whose batch comes first.
@@ -46,10 +48,8 @@ def train_batches(
     (b, *crop_size), "name": list of b str}, b = batch_size / process_count;
     "label" is 255 where ignored.
   """
-  split = datasets.split_name(data_config, "train_split")
-  source = datasets.open_source(data_config, split)
   return loading.endless_batches(
-    _Standard(source, data_config),
+    _Standard(_with_masks(dataset.train), data_config),
     functools.partial(
       _augment, config=data_config, padding_value=padding_value
     ),
@@ -63,6 +63,7 @@ def train_batches(
 
 
 def eval_batches(
+  dataset: Dataset,
   data_config: ml_collections.ConfigDict,
   *,
   batch_size: int,
@@ -77,7 +78,8 @@ def eval_batches(
   the size that holds the split's largest image, rounded up to k * 16 + 1.
 
   Args:
-    data_config: `config.data`.
+    dataset: one with masks.
+    data_config: `config.data`, which says how its images are read.
     batch_size: rows of the global batch, over all processes.
     process_index: which rows of each global batch are ours.
     process_count: how many processes there are; divides `batch_size`.
@@ -90,8 +92,7 @@ def eval_batches(
     (b, 2) true height and width, "valid": bool (b,)}. The last batch is filled
     up with rows that are not valid, size (0, 0), all ignored.
   """
-  split = datasets.split_name(data_config, "eval_split")
-  source = datasets.open_source(data_config, split)
+  source = _with_masks(dataset.eval)
   size = _eval_size(data_config, source)
   examples = loading.FilledUp(
     _Padded(_Standard(source, data_config), size, padding_value),
@@ -108,10 +109,21 @@ def eval_batches(
   )
 
 
-def evaluation_size(data_config: ml_collections.ConfigDict) -> Size:
+def evaluation_size(
+  dataset: Dataset, data_config: ml_collections.ConfigDict
+) -> Size:
   """Height and width that `eval_batches` pads images to."""
-  split = datasets.split_name(data_config, "eval_split")
-  return _eval_size(data_config, datasets.open_source(data_config, split))
+  return _eval_size(data_config, _with_masks(dataset.eval))
+
+
+def _with_masks(source: Source) -> SegmentationSource:
+  """`source`, refused if it has no masks."""
+  if not isinstance(source, SegmentationSource):
+    raise ValueError(
+      f"data.name must be a data set with masks, got {source.info.name}, which "
+      "is for classification"
+    )
+  return source
 
 
 class _Standard:

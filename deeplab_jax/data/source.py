@@ -1,4 +1,10 @@
-"""Reading a prepared data set: ArrayRecord through TFDS, no TensorFlow."""
+"""Opening a prepared data set: ArrayRecord through TFDS, no TensorFlow.
+
+A config holds words; `open_dataset` makes a thing of them. Whoever starts
+something (training, an evaluation, the doctor) opens the data set once and
+hands it down, so that all that follows sees the same examples, even of a folder
+that changes meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data import build
-from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.preprocess import decode_image
 
 if typing.TYPE_CHECKING:
@@ -31,8 +38,9 @@ class Source:
     largest: height and width that no image of the split exceeds.
   """
 
-  def __init__(self, directory: pathlib.Path, split: str, info: DatasetInfo):
-    builder = _builder(directory)
+  def __init__(
+    self, builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo
+  ):
     metadata = builder.info.metadata
     expression = _expression(split, info, metadata)
     names = _names(expression)
@@ -40,13 +48,14 @@ class Source:
     if not set(names) <= set(largest):
       raise ValueError(
         f"split {split!r} must be one of {', '.join([*largest, *info.unions])} "
-        f"(or a part, as train[:10%]); {directory} has {', '.join(largest)}"
+        f"(or a part, as train[:10%]); {builder.data_dir} has "
+        f"{', '.join(largest)}"
       )
     self.info = info
     self.split = split
     self.largest = tuple(max(s) for s in zip(*(largest[n] for n in names)))
     skip = tfds.decode.SkipDecoding()
-    self._directory = directory
+    self._directory = builder.data_dir
     try:
       self._records = builder.as_data_source(
         expression, decoders={"image": skip, "label": skip}
@@ -88,6 +97,120 @@ class SegmentationSource(Source):
     }
 
 
+class Dataset:
+  """A data set that is open: what it is, and the examples of its splits.
+
+  Attributes:
+    info: facts about it; those of a user's folder are the folder's own.
+    directory: its prepared files.
+    train_split: what is trained on, as TFDS writes it.
+    eval_split: what is evaluated on.
+  """
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    info: DatasetInfo | None = None,
+    *,
+    train_split: str = "",
+    eval_split: str = "",
+    testing: bool = False,
+  ):
+    """Opens what is prepared in `directory`.
+
+    Args:
+      directory: of one version of one data set.
+      info: facts about it; None takes those that its builder stored.
+      train_split: "" is the data set's own.
+      eval_split: "" is the data set's own.
+      testing: the data set's own is its `test_split`, if it has one.
+
+    Raises:
+      ValueError: there is no data set, or a damaged one.
+    """
+    self.directory = directory
+    self._builder = _open_builder(directory)
+    self.info = info or _stored_info(self._builder)
+    self.train_split = train_split or self.info.train_split
+    own = (testing and self.info.test_split) or self.info.eval_split
+    self.eval_split = eval_split or own
+    self._sources: dict[str, Source] = {}
+
+  @property
+  def train(self) -> Source:
+    """The examples to train on."""
+    return self.source(self.train_split)
+
+  @property
+  def eval(self) -> Source:
+    """The examples to evaluate on."""
+    return self.source(self.eval_split)
+
+  def source(self, split: str) -> Source:
+    """The examples of `split`, decoded where they have masks; opened once.
+
+    Raises:
+      ValueError: no such split; names those there are.
+    """
+    if split not in self._sources:
+      kind = SegmentationSource if self.info.colors else Source
+      self._sources[split] = kind(self._builder, split, self.info)
+    return self._sources[split]
+
+
+def open_dataset(
+  data_config: ml_collections.ConfigDict,
+  *,
+  testing: bool = False,
+  files: Tree | None = None,
+) -> Dataset:
+  """Opens the data set that `data_config` describes.
+
+  One that needs no download ("shapes", a user's "folder") is built now if it is
+  not there in its present state.
+
+  Args:
+    data_config: `config.data`.
+    testing: evaluate on the data set's `test_split`, if it has one and
+      `data_config.eval_split` names no other.
+    files: the user's folder, where the caller has walked it already.
+
+  Raises:
+    ValueError: there is no such data set, or it is not prepared; names those
+      there are, or the command that prepares it. A user's folder is unusable.
+  """
+  info = _known_info(data_config)
+  directory = _prepared(data_config, files)
+  return Dataset(
+    directory,
+    None if info.name == "folder" else info,
+    train_split=data_config.train_split,
+    eval_split=data_config.eval_split,
+    testing=testing,
+  )
+
+
+def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
+  """Facts about a data set whose examples are not needed.
+
+  Only a user's folder has to be there, as these facts are in its files.
+
+  Raises:
+    ValueError: there is no such data set, or the folder is unusable.
+  """
+  info = _known_info(data_config)
+  return open_dataset(data_config).info if info.name == "folder" else info
+
+
+def _known_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
+  if data_config.name not in DATASETS:
+    raise ValueError(
+      f"data.name must be one of {', '.join(sorted(DATASETS))}, "
+      f"got {data_config.name!r}"
+    )
+  return DATASETS[data_config.name]
+
+
 def _expression(split: str, info: DatasetInfo, metadata: dict[str, Any]) -> str:
   """`split` as TFDS understands it; a sample may lack a part of a union."""
   expression = info.unions.get(split, split)
@@ -102,38 +225,35 @@ def _names(expression: str) -> list[str]:
   return [part.split("[")[0].strip() for part in expression.split("+")]
 
 
-def prepared(data_config: ml_collections.ConfigDict) -> pathlib.Path:
-  """Where the data set is; builds it now if it needs no source of its own.
-
-  Raises:
-    ValueError: it is not there; names the command that prepares it.
-  """
-  name, data_dir = data_config.name, data_config.data_dir
-  directory = build.directory(name, data_dir, data_config.path)
+def _prepared(
+  data_config: ml_collections.ConfigDict, files: Tree | None
+) -> pathlib.Path:
+  """Where the data set is; builds it now if it needs no source of its own."""
+  name, path = data_config.name, data_config.path
+  directory = build.directory(name, data_config.data_dir, path, files)
   if not build.is_built(directory):
     if name not in build.SELF_BUILDING:
       raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(name, data_dir=data_dir, manual_dir=data_config.path)
+    build.build(name, manual_dir=path, folder=directory)
   return directory
 
 
-def built_info(directory: pathlib.Path) -> DatasetInfo:
-  """Facts about the data set in `directory`, as its builder stored them."""
-  metadata = _builder(directory).info.metadata
-  fields = dict(metadata["dataset"])
+def _stored_info(builder: tfds.core.DatasetBuilder) -> DatasetInfo:
+  """Facts about a data set as its builder stored them."""
+  fields = dict(builder.info.metadata["dataset"])
   fields["class_names"] = tuple(fields["class_names"])
   fields["colors"] = tuple(tuple(color) for color in fields["colors"])
   return DatasetInfo(**fields)
 
 
-def _builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+def _open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
   try:
     return tfds.builder_from_directory(directory)
   except Exception as error:  # whatever parsing damaged files ends in
     raise ValueError(_damaged(directory, error)) from error
 
 
-def _damaged(directory: pathlib.Path, error: Exception) -> str:
+def _damaged(directory: pathlib.Path | str, error: Exception) -> str:
   return (
     f"{directory} must be a whole data set, got one that cannot be read "
     f"({error}); delete this folder and prepare it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -10,8 +11,9 @@ import jax
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
-from deeplab_jax.data import segmentation
+from deeplab_jax.data import build, segmentation
 from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.doctor import (
   config_checks,
   file_checks,
@@ -111,13 +113,16 @@ def examine(
   survey, result = None, None
   try:
     if config_checks.has_masks(config):
-      survey = _survey(config, limit)
+      data = _Data(config.data)
+      survey = _survey(config, data.samples, limit)
       checks = CHECKS if _has_errors(findings) else CHECKS + FIT_CHECKS
       findings += itertools.chain(*(check(survey) for check in checks))
     if survey and not _has_errors(findings):
-      _read_batches(config)
+      _read_batches(data.dataset, config)
       if overfit_steps:
-        result = overfit.run(config, overfit_steps, overfit_seconds)
+        result = overfit.run(
+          config, data.dataset, overfit_steps, overfit_seconds
+        )
         findings += overfit.findings(result, config)
   except BadExample as fault:
     mention = Mention(fault.file, fault.problem)
@@ -130,14 +135,31 @@ def examine(
   return Checkup(tuple(findings), survey, result)
 
 
-def _survey(config: ConfigDict, limit: int) -> Survey:
-  return survey_lib.take(config, _open(config), _logits_stride(config), limit)
+class _Data:
+  """The data set: its examples, and the same as training opens it.
+
+  A user's folder is walked here; it is opened, and so built, only when asked
+  for, after its files have been found sound.
+  """
+
+  def __init__(self, data_config: ConfigDict):
+    self._config = data_config
+    is_folder = data_config.name == "folder"
+    self._files = build.user_files(data_config.path) if is_folder else None
+
+  @functools.cached_property
+  def dataset(self) -> Dataset:
+    return open_dataset(self._config, files=self._files)
+
+  @functools.cached_property
+  def samples(self) -> Samples:
+    if self._files is not None:
+      return FolderSamples(self._files)
+    return RecordSamples(self.dataset)
 
 
-def _open(config: ConfigDict) -> Samples:
-  if config.data.name == "folder":
-    return FolderSamples(config.data)
-  return RecordSamples(config.data)
+def _survey(config: ConfigDict, samples: Samples, limit: int) -> Survey:
+  return survey_lib.take(config, samples, _logits_stride(config), limit)
 
 
 def _logits_stride(config: ConfigDict) -> int:
@@ -151,8 +173,8 @@ def _has_errors(findings: list[Finding]) -> bool:
   return any(finding.severity is Severity.ERROR for finding in findings)
 
 
-def _read_batches(config: ConfigDict) -> None:
-  """Builds what is not built yet, and reads one batch of each kind.
+def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
+  """Reads one batch of each kind.
 
   Raises:
     ValueError: training or evaluating would be refused.
@@ -160,13 +182,17 @@ def _read_batches(config: ConfigDict) -> None:
   colour = padding_value(config.model.backbone)
   for batches in (
     segmentation.train_batches(
+      dataset,
       config.data,
       batch_size=config.batch_size,
       seed=config.seed,
       padding_value=colour,
     ),
     segmentation.eval_batches(
-      config.data, batch_size=config.eval.batch_size, padding_value=colour
+      dataset,
+      config.data,
+      batch_size=config.eval.batch_size,
+      padding_value=colour,
     ),
   ):
     next(iter(batches))

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import sharding
-from deeplab_jax.data import datasets, segmentation
+from deeplab_jax.data import segmentation
 from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.data.source import Dataset
 from deeplab_jax.doctor import config_checks
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.models import padding_value
@@ -68,7 +69,9 @@ class Overfit:
     )
 
 
-def run(config: ConfigDict, steps: int, seconds: float) -> Overfit:
+def run(
+  config: ConfigDict, dataset: Dataset, steps: int, seconds: float
+) -> Overfit:
   """Trains the config's network on one batch, again and again.
 
   The learning rate is the config's first one, without slow start; dropout and
@@ -77,6 +80,7 @@ def run(config: ConfigDict, steps: int, seconds: float) -> Overfit:
 
   Args:
     config: the experiment's.
+    dataset: what `config.data` describes.
     steps: at most so many.
     seconds: no step begins later than this after the first one ended.
 
@@ -85,15 +89,14 @@ def run(config: ConfigDict, steps: int, seconds: float) -> Overfit:
   """
   began = time.monotonic()
   config = _settings(config, steps)
-  dataset = datasets.dataset_info(config.data)
-  model = config_lib.make_model(config, dataset.num_classes)
+  model = config_lib.make_model(config, dataset.info.num_classes)
   optimizer = make_optimizer(config)
   mesh = sharding.make_mesh()
   crop_size = tuple(config.data.crop_size)
   state = init_state(model, optimizer, crop_size, config.seed, mesh)
   if config.init_from:
     state, _ = initialize_from(state, config.init_from, config.init_parts)
-  batch = _batch(config)
+  batch = _batch(config, dataset)
   names = tuple(batch.pop("name"))
   placed = sharding.global_batch(batch, mesh)
   train_step = make_train_step(model, optimizer, config, mesh)
@@ -160,9 +163,10 @@ def _settings(config: ConfigDict, steps: int) -> ConfigDict:
   return config
 
 
-def _batch(config: ConfigDict) -> dict[str, np.ndarray]:
+def _batch(config: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
   """The first batch of training, or the first that has labels."""
   batches = segmentation.train_batches(
+    dataset,
     config.data,
     batch_size=config.batch_size,
     seed=config.seed,

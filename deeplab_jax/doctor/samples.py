@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import ml_collections
 import numpy as np
 import PIL.Image
 
-from deeplab_jax.data import build, datasets, preprocess
+from deeplab_jax.data import datasets, preprocess
 from deeplab_jax.data.builders import checks, folder_classes, folder_layout
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.source import Dataset
 
 SPLITS = ("train", "val")
 
@@ -88,16 +87,14 @@ class FolderSamples:
     listed: whether the user lists the classes.
   """
 
-  def __init__(self, data_config: ml_collections.ConfigDict):
-    """Opens the folder `data_config.path`.
+  def __init__(self, files: Tree):
+    """Looks at the user's `files`.
 
     Raises:
-      ValueError: it is not there, or has no images, or no masks.
+      ValueError: there are no images, or no masks.
     """
-    path = data_config.path
-    build.directory("folder", data_config.data_dir, path)  # or refuses it
     self.faults: list[BadExample] = []
-    self._tree = Tree.open(pathlib.Path(path).expanduser())
+    self._tree = files
     self.layout = folder_layout.find(self._tree, self.faults.append)
     self.listed = any(name in self._tree for name in folder_classes.FILES)
     self.unread = self._unread()
@@ -178,20 +175,15 @@ class FolderSamples:
 class RecordSamples:
   """The records of a prepared data set."""
 
-  def __init__(self, data_config: ml_collections.ConfigDict):
-    """Opens both splits that `data_config` names.
+  def __init__(self, dataset: Dataset):
+    """Opens both splits of `dataset`, which has masks.
 
     Raises:
-      ValueError: the data set or a split is not there.
+      ValueError: a split is not there.
     """
-    self.info = datasets.dataset_info(data_config)
+    self.info = dataset.info
     self.faults: list[BadExample] = []
-    self._sources = {
-      split: datasets.open_source(
-        data_config, datasets.split_name(data_config, field)
-      )
-      for split, field in zip(SPLITS, ("train_split", "eval_split"))
-    }
+    self._sources = dict(zip(SPLITS, (dataset.train, dataset.eval)))
 
   def names(self, split: str) -> range:
     return range(len(self._sources[split]))

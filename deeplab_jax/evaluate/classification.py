@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import load_variables, write_json
 from deeplab_jax.data import classification
+from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, preprocess
 
 
@@ -23,6 +24,7 @@ def evaluate(
   variables: Any,
   config: ConfigDict,
   *,
+  dataset: Dataset,
   mesh: Mesh,
   should_stop: Callable[[], bool] = lambda: False,
   picture: pathlib.Path | None = None,
@@ -33,6 +35,7 @@ def evaluate(
     model: the network.
     variables: {"params", "batch_stats"}, replicated over `mesh`.
     config: `data` and `eval.batch_size` are read.
+    dataset: what has the split.
     mesh: all devices of all processes.
     should_stop: asked before each batch.
     picture: not written: there is nothing to draw.
@@ -44,7 +47,7 @@ def evaluate(
   began = time.monotonic()
   step = _make_step(model, mesh)
   totals = collections.Counter()
-  for batch in _eval_batches(config, mesh):
+  for batch in _eval_batches(dataset, config, mesh):
     if should_stop():
       return None
     arrays = {name: batch[name] for name in ("image", "label")}
@@ -74,10 +77,11 @@ def report(
     raise ValueError(
       f"--compare is of segmentation: classifiers have none, got {compare}"
     )
+  dataset = open_dataset(config.data, testing=True)
   model, variables, _ = load_variables(checkpoint, kind="classifier")
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
-  figures = evaluate(model, variables, config, mesh=mesh)
+  figures = evaluate(model, variables, config, dataset=dataset, mesh=mesh)
   if jax.process_index() == 0:
     print(f"top-1 {figures['eval/top1']:.2%}, top-5 {figures['eval/top5']:.2%}")
     if workdir is not None:
@@ -87,10 +91,13 @@ def report(
   return figures
 
 
-def _eval_batches(config: ConfigDict, mesh: Mesh) -> Iterator[dict[str, Any]]:
+def _eval_batches(
+  dataset: Dataset, config: ConfigDict, mesh: Mesh
+) -> Iterator[dict[str, Any]]:
   """This process's rows of all batches, their number raised to the devices."""
   devices = mesh.devices.size
   return classification.eval_batches(
+    dataset,
     config.data,
     batch_size=-(-config.eval.batch_size // devices) * devices,
     process_index=jax.process_index(),

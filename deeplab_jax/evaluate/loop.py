@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import metrics, sharding
-from deeplab_jax.data import datasets, segmentation
+from deeplab_jax.data import segmentation
 from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.evaluate.results import Detail, Evaluation, Example
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.models import DeepLab, padding_value
@@ -33,12 +34,13 @@ def evaluate(
   variables: Any,
   config: ConfigDict,
   *,
+  dataset: Dataset | None = None,
   mesh: Mesh | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   detailed: bool = False,
   show_progress: bool = False,
 ) -> Evaluation | None:
-  """Evaluates `model` on the evaluation split of `config.data`.
+  """Evaluates `model` on the evaluation split of a data set.
 
   Every process of a run calls this; all get the same figures.
 
@@ -46,6 +48,8 @@ def evaluate(
     model: the network; `config.eval.output_stride` may replace its own.
     variables: `{"params", "batch_stats"}`, replicated over `mesh`.
     config: `data` and `eval` are read.
+    dataset: opened from `config.data` by default; one who evaluates several
+      times opens it once.
     mesh: all devices of all processes by default.
     should_stop: asked before each batch.
     detailed: whether to count what `Detail` holds, too.
@@ -60,22 +64,24 @@ def evaluate(
   """
   began = time.monotonic()
   mesh = mesh or sharding.make_mesh()
-  dataset = datasets.dataset_info(config.data)
-  if model.num_classes != dataset.num_classes:
+  dataset = dataset or open_dataset(config.data)
+  info = dataset.info
+  if model.num_classes != info.num_classes:
     raise ValueError(
-      f"data.name {dataset.name!r} has {dataset.num_classes} classes, the "
+      f"data.name {info.name!r} has {info.num_classes} classes, the "
       f"model {model.num_classes}: evaluate it on what it was trained on"
     )
   if config.eval.output_stride:
     model = model.clone(output_stride=config.eval.output_stride)
   scales, flip = tuple(config.eval.scales), config.eval.flip
   step = _make_step(model, scales, flip, mesh, detailed)
-  count = _num_images(config.data)
+  count = len(dataset.eval)
+  count = min(count, config.data.eval_limit or count)
   # The first process, which draws them, has so many images at least.
   own = -(-count // jax.process_count())
   shown = _spread(own, config.eval.pictures)
-  tally = _Tally(dataset.num_classes, shown, detailed)
-  batches = _batches(config, model, mesh, count, show_progress)
+  tally = _Tally(info.num_classes, shown, detailed)
+  batches = _batches(dataset, config, model, mesh, count, show_progress)
   for batch in batches:
     if _any_process(should_stop()):
       return None
@@ -83,10 +89,12 @@ def evaluate(
     arrays = sharding.global_batch(arrays, mesh)
     # The step runs on while the host counts the batch before.
     tally.add(batch, *step(variables, **arrays))
-  return tally.result(dataset, _settings(model, config, tally.crop), began)
+  settings = _settings(dataset.eval_split, model, config, tally.crop)
+  return tally.result(info, settings, began)
 
 
 def _batches(
+  dataset: Dataset,
   config: ConfigDict,
   model: DeepLab,
   mesh: Mesh,
@@ -97,6 +105,7 @@ def _batches(
   devices = mesh.devices.size
   batch_size = -(-config.eval.batch_size // devices) * devices
   batches = segmentation.eval_batches(
+    dataset,
     config.data,
     batch_size=batch_size,
     process_index=jax.process_index(),
@@ -110,13 +119,6 @@ def _batches(
     total=-(-count // batch_size),
     disable=not show_progress,
   )
-
-
-def _num_images(data_config: ConfigDict) -> int:
-  info = datasets.dataset_info(data_config)
-  split = data_config.eval_split or info.eval_split
-  count = len(datasets.open_source(data_config, split))
-  return min(count, data_config.eval_limit or count)
 
 
 def _spread(count: int, number: int) -> frozenset[int]:
@@ -212,7 +214,7 @@ class _Tally:
       del self._scored[_EXTREMES:-_EXTREMES]
 
   def result(
-    self, dataset: DatasetInfo, settings: dict[str, Any], began: float
+    self, info: DatasetInfo, settings: dict[str, Any], began: float
   ) -> Evaluation:
     """The evaluation since `began`, summed over all processes."""
     self._count_pending()
@@ -228,7 +230,7 @@ class _Tally:
         best=self._scored[::-1][:_EXTREMES],
       )
     return Evaluation(
-      dataset=dataset,
+      dataset=info,
       settings=settings,
       confusion=self._totals["confusion"],
       num_images=int(_sum_over_processes(np.array(self._num_images))),
@@ -281,12 +283,11 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
 
 
 def _settings(
-  model: DeepLab, config: ConfigDict, crop: tuple[int, int]
+  split: str, model: DeepLab, config: ConfigDict, crop: tuple[int, int]
 ) -> dict[str, Any]:
   """What a reader of the figures must know."""
-  info = datasets.dataset_info(config.data)
   return {
-    "split": config.data.eval_split or info.eval_split,
+    "split": split,
     "backbone": model.backbone,
     "output_stride": model.output_stride,
     "crop_size": list(crop),

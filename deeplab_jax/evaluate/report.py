@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import load_variables, write_json
-from deeplab_jax.data import datasets
+from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.source import open_dataset
 from deeplab_jax.evaluate import page
 from deeplab_jax.evaluate.loop import evaluate
 from deeplab_jax.evaluate.results import Evaluation
@@ -45,14 +46,20 @@ def report(
   Raises:
     ValueError: nothing to compare with, or of other classes; a wrong field.
   """
-  config = _of_test_split(config)
-  other = compare and _read_other(pathlib.Path(compare), config)
+  dataset = open_dataset(config.data, testing=True)
+  other = compare and _read_other(pathlib.Path(compare), dataset.info)
   model, variables, _ = load_variables(checkpoint)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0
   evaluation = evaluate(
-    model, variables, config, mesh=mesh, detailed=True, show_progress=first
+    model,
+    variables,
+    config,
+    dataset=dataset,
+    mesh=mesh,
+    detailed=True,
+    show_progress=first,
   )
   if first:
     rich.print(evaluation.table())
@@ -61,13 +68,6 @@ def report(
     _write(evaluation, folder, other)
     print(f"report: {folder / 'report.html'}")
   return evaluation
-
-
-def _of_test_split(config: ConfigDict) -> ConfigDict:
-  info = datasets.dataset_info(config.data)
-  config = config.copy_and_resolve_references()
-  config.data.eval_split = config.data.eval_split or info.test_split
-  return config
 
 
 def _write(
@@ -83,7 +83,7 @@ def _write(
   (folder / "report.html").write_text(text, encoding="utf-8")
 
 
-def _read_other(path: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
+def _read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:
   """The `results.json` to compare with, checked."""
   if path.is_dir():
     path = path / "evaluation" / "results.json"
@@ -93,11 +93,10 @@ def _read_other(path: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
       "--mode eval, or its evaluation/results.json"
     )
   content = json.loads(path.read_text())
-  names = list(datasets.dataset_info(config.data).class_names)
-  if content["class_names"] != names:
+  if content["class_names"] != list(info.class_names):
     raise ValueError(
       f"{path} is of {content['dataset']!r}, whose classes are not those of "
-      f"{config.data.name!r}"
+      f"{info.name!r}"
     )
   return content
 

@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from deeplab_jax import config as config_lib
+from deeplab_jax.data.source import dataset_info
+from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.plan.machines import (
   TOPOLOGIES,
   Chip,
@@ -23,7 +26,6 @@ from deeplab_jax.plan.program import (
   Memory,
   Program,
   compile_step,
-  make_model,
 )
 from deeplab_jax.summary import Summary, multiply_adds
 
@@ -76,12 +78,14 @@ class Plan:
 
   Attributes:
     config: what is trained.
+    model: its network.
     machine: where.
     program: what the compiler says; None if the step does not fit into memory.
     network: the exact count of what one image costs.
   """
 
   config: ConfigDict
+  model: DeepLab | Classifier
   machine: Machine
   program: Program | None
   network: Summary
@@ -141,9 +145,12 @@ def make_plan(
   Raises:
     ValueError: a wrong field, or a batch that the devices cannot share.
   """
-  program = compile_step(config, machine, effort)
-  network = multiply_adds(make_model(config), config.data.crop_size)
-  return Plan(config, machine, program, network)
+  config_lib.check(config, len(machine.devices))
+  num_classes = dataset_info(config.data).num_classes
+  model = config_lib.make_model(config, num_classes)
+  program = compile_step(config, model, machine, effort)
+  network = multiply_adds(model, config.data.crop_size)
+  return Plan(config, model, machine, program, network)
 
 
 def largest_batch(plan: Plan, effort: float = QUICK) -> int:
@@ -165,7 +172,7 @@ def largest_batch(plan: Plan, effort: float = QUICK) -> int:
       return plan.program is not None
     config = plan.config.copy_and_resolve_references()
     config.batch_size = units * unit
-    return compile_step(config, machine, effort) is not None
+    return compile_step(config, plan.model, machine, effort) is not None
 
   return unit * largest_that_fits(fits, planned // unit)
 

@@ -10,9 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import config as config_lib
 from deeplab_jax import sharding
-from deeplab_jax.data import datasets
 from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import hlo
@@ -79,19 +77,17 @@ class Program:
   text: str = dataclasses.field(repr=False)
 
 
-def make_model(config: ConfigDict) -> DeepLab | Classifier:
-  """The network that `config` trains."""
-  dataset = datasets.dataset_info(config.data)
-  return config_lib.make_model(config, dataset.num_classes)
-
-
 def compile_step(
-  config: ConfigDict, machine: Machine, effort: float = QUICK
+  config: ConfigDict,
+  model: DeepLab | Classifier,
+  machine: Machine,
+  effort: float = QUICK,
 ) -> Program | None:
   """Compiles the step that training would run.
 
   Args:
-    config: see `config.base_config`.
+    config: see `config.base_config`; checked.
+    model: the network that `config` describes, for the classes of its data set.
     machine: with devices that need not exist.
     effort: XLA's `exec_time_optimization_effort`, from `QUICK` to 1; 0 is what
       training compiles with.
@@ -99,9 +95,8 @@ def compile_step(
   Returns:
     What the compiler says, or None if the step does not fit into memory.
   """
-  config_lib.check(config, len(machine.devices))
   mesh = Mesh(np.asarray(machine.devices), (sharding.BATCH_AXIS,))
-  model, optimizer = make_model(config), make_optimizer(config)
+  optimizer = make_optimizer(config)
   create = functools.partial(
     create_state, model, optimizer, config.data.crop_size, config.seed
   )

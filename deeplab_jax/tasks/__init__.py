@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.data.source import Dataset
 from deeplab_jax.tasks import classification, segmentation
 
 __all__ = ["TASKS", "Task", "find_task"]
@@ -18,22 +19,24 @@ class Task(NamedTuple):
   Attributes:
     score: the figure by which a checkpoint is the best, such as "eval/miou".
     title: what readers call it.
-    train_batches: (config, step) -> this process's rows of the global batches
-      from `step` on: {"image", "label", "name"}.
+    train_batches: (dataset, config, step) -> this process's rows of the global
+      batches from `step` on: {"image", "label", "name"}.
     abstract_batch: config -> the global batch without names, as
       `jax.ShapeDtypeStruct`s.
-    evaluation_size: config -> height and width that images are evaluated at.
-    evaluate: (model, variables, config, mesh=, should_stop=, picture=) -> named
-      figures of the evaluation split, `score` among them; None if told to stop.
-      Draws examples, if the task has any to draw, to the path `picture`.
+    evaluation_size: (dataset, config) -> height and width that images are
+      evaluated at.
+    evaluate: (model, variables, config, dataset=, mesh=, should_stop=,
+      picture=) -> named figures of the evaluation split, `score` among them;
+      None if told to stop. Draws examples, if the task has any to draw, to the
+      path `picture`.
     report: (checkpoint, config, workdir, compare=), what `--mode eval` does.
   """
 
   score: str
   title: str
-  train_batches: Callable[[ConfigDict, int], Iterator[dict[str, Any]]]
+  train_batches: Callable[[Dataset, ConfigDict, int], Iterator[dict[str, Any]]]
   abstract_batch: Callable[[ConfigDict], dict[str, jax.ShapeDtypeStruct]]
-  evaluation_size: Callable[[ConfigDict], tuple[int, int]]
+  evaluation_size: Callable[[Dataset, ConfigDict], tuple[int, int]]
   evaluate: Callable[..., dict[str, float] | None]
   report: Callable[..., Any]
 

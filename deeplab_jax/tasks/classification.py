@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from deeplab_jax.data import classification
+from deeplab_jax.data.source import Dataset
 from deeplab_jax.evaluate.classification import evaluate, report
 
 __all__ = [
@@ -19,9 +20,12 @@ __all__ = [
 ]
 
 
-def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
+def train_batches(
+  dataset: Dataset, config: ConfigDict, step: int
+) -> Iterator[dict[str, Any]]:
   """This process's rows of the global batches from `step` on."""
   return classification.train_batches(
+    dataset,
     config.data,
     batch_size=config.batch_size,
     seed=config.seed,
@@ -40,6 +44,7 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def evaluation_size(config: ConfigDict) -> tuple[int, int]:
-  """Height and width that images are evaluated at."""
+def evaluation_size(dataset: Dataset, config: ConfigDict) -> tuple[int, int]:
+  """Height and width that images are evaluated at, of any data set."""
+  del dataset
   return tuple(config.data.crop_size)

@@ -11,14 +11,18 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import evaluate as evaluation_lib
 from deeplab_jax.data import segmentation
+from deeplab_jax.data.source import Dataset
 from deeplab_jax.models import DeepLab, padding_value
 
 report = evaluation_lib.report
 
 
-def train_batches(config: ConfigDict, step: int) -> Iterator[dict[str, Any]]:
+def train_batches(
+  dataset: Dataset, config: ConfigDict, step: int
+) -> Iterator[dict[str, Any]]:
   """This process's rows of the global batches from `step` on."""
   return segmentation.train_batches(
+    dataset,
     config.data,
     batch_size=config.batch_size,
     seed=config.seed,
@@ -38,9 +42,9 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def evaluation_size(config: ConfigDict) -> tuple[int, int]:
+def evaluation_size(dataset: Dataset, config: ConfigDict) -> tuple[int, int]:
   """Height and width that images are evaluated at."""
-  return segmentation.evaluation_size(config.data)
+  return segmentation.evaluation_size(dataset, config.data)
 
 
 def evaluate(
@@ -48,13 +52,19 @@ def evaluate(
   variables: Any,
   config: ConfigDict,
   *,
+  dataset: Dataset,
   mesh: Mesh,
   should_stop: Callable[[], bool],
   picture: pathlib.Path,
 ) -> dict[str, float] | None:
   """Named figures of the evaluation split; examples are drawn to `picture`."""
   evaluation = evaluation_lib.evaluate(
-    model, variables, config, mesh=mesh, should_stop=should_stop
+    model,
+    variables,
+    config,
+    dataset=dataset,
+    mesh=mesh,
+    should_stop=should_stop,
   )
   if evaluation is None:
     return None

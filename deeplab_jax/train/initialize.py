@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import items
 from deeplab_jax.checkpoints.model_directory import find_step
+from deeplab_jax.data.source import Dataset
 from deeplab_jax.import_weights.fit import Report
 from deeplab_jax.models import Classifier, DeepLab, preprocess
 from deeplab_jax.tasks import Task
@@ -24,6 +25,7 @@ def starting_point(
   checkpoints: Checkpoints,
   config: ConfigDict,
   task: Task,
+  dataset: Dataset,
   model: DeepLab | Classifier,
   mesh: Mesh,
 ) -> tuple[TrainState, str]:
@@ -37,7 +39,7 @@ def starting_point(
   origin = f"starting from {config.init_from}\n{report}"
   folded = folded_layers(state.variables)
   if folded and config.train_batch_norm:
-    images = next(task.train_batches(config, 0))["image"]
+    images = next(task.train_batches(dataset, config, 0))["image"]
     state = _calibrated(state, folded, images, model, mesh)
     origin += (
       f"\n{len(folded)} folded batch norms calibrated on the first batch"

@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
 from deeplab_jax import runtime, sharding
-from deeplab_jax.data import datasets, source
-from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.runtime import StopRequest
@@ -52,8 +51,8 @@ def train_and_evaluate(
   task = find_task(config)
   workdir = checkpoints_lib.local_path(workdir)
   mesh = sharding.make_mesh()
-  dataset = datasets.dataset_info(config.data)
-  model = config_lib.make_model(config, dataset.num_classes)
+  dataset = open_dataset(config.data)
+  model = config_lib.make_model(config, dataset.info.num_classes)
   optimizer = make_optimizer(config)
   state = init_state(model, optimizer, config.data.crop_size, config.seed, mesh)
   with contextlib.ExitStack() as stack:
@@ -61,7 +60,7 @@ def train_and_evaluate(
       contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
     )
     state, origin = starting_point(
-      state, checkpoints, config, task, model, mesh
+      state, checkpoints, config, task, dataset, model, mesh
     )
     step, first = int(state.step), jax.process_index() == 0
     records = stack.enter_context(
@@ -101,7 +100,7 @@ class _Run:
   workdir: pathlib.Path
   evaluating: bool
   mesh: Mesh
-  dataset: DatasetInfo
+  dataset: Dataset
   model: DeepLab | Classifier
   checkpoints: Checkpoints
   records: Records
@@ -125,15 +124,15 @@ def _write_descriptions(run: _Run) -> None:
     return
   config = json.loads(run.config.to_json_best_effort())
   checkpoints_lib.write_json(run.workdir / "config.json", config)
-  facts = dataclasses.asdict(run.dataset)
+  facts = dataclasses.asdict(run.dataset.info)
   names = ("name", "class_names", "colors", "ignore_label")
-  crop_size = list(run.task.evaluation_size(run.config))
+  crop_size = list(run.task.evaluation_size(run.dataset, run.config))
   checkpoints_lib.write_model_json(
     run.workdir,
     run.model,
     dataset={name: facts[name] for name in names},
     source=f"trained by deeplab_jax, init_from={run.config.init_from!r}",
-    license=run.dataset.license,
+    license=run.dataset.info.license,
     evaluation={"crop_size": crop_size, **run.records.last_evaluation()},
   )
 
@@ -142,17 +141,12 @@ def _summary(run: _Run, state: TrainState) -> str:
   """What is trained on what, and where."""
   devices = run.mesh.devices.ravel()
   millions = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
-  data = run.config.data
-  folder = source.prepared(data)
-  splits = [
-    source.Source(folder, datasets.split_name(data, field), run.dataset)
-    for field in ("train_split", "eval_split")
-  ]
-  sizes = [f"{len(split)} images in {split.split}" for split in splits]
+  sources = run.dataset.train, run.dataset.eval
+  sizes = [f"{len(source)} images in {source.split}" for source in sources]
   return (
     f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process"
     f"(es); {run.model.backbone}, {millions:.2f} M parameters; "
-    f"{run.dataset.name}: {', '.join(sizes)}"
+    f"{run.dataset.info.name}: {', '.join(sizes)}"
   )
 
 
@@ -160,7 +154,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   """Trains to the last step or until told to stop; saves either way."""
   config = run.config
   step = int(state.step)
-  batches = run.task.train_batches(config, step)
+  batches = run.task.train_batches(run.dataset, config, step)
   window = _Window(run, step)
   evaluating = _owes_evaluation(run, step)
   while True:
@@ -203,6 +197,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
     run.model,
     state.variables,
     run.config,
+    dataset=run.dataset,
     mesh=run.mesh,
     should_stop=lambda: run.stop.received,
     picture=run.workdir / "pictures" / f"step_{step}.png",
