@@ -45,9 +45,7 @@ def jpeg():
 def test_data_set_without_masks_is_refused_for_segmentation(config):
   dataset = open_dataset(config)
   with pytest.raises(ValueError, match=r"with masks, got imagenet2012"):
-    segmentation.eval_batches(
-      dataset, config, batch_size=1, padding_value=(127.5,) * 3
-    )
+    segmentation.eval_sizes(dataset, config)
 
 
 def test_labels_are_those_of_the_folder(config):

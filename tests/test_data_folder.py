@@ -207,8 +207,16 @@ def test_ignore_label_of_the_user(root, ignore):
   config = _config(root, eval_split="train")
   expected_ignore = None if ignore == "null" else 0
   assert open_dataset(config).info.ignore_label == expected_ignore
+  dataset = open_dataset(config)
+  sizes = segmentation.eval_sizes(dataset, config)
   batches = segmentation.eval_batches(
-    open_dataset(config), config, batch_size=1, padding_value=(127.5,) * 3
+    dataset,
+    config,
+    [
+      segmentation.Views(size, (segmentation.whole(i, size),))
+      for i, size in enumerate(sizes)
+    ],
+    padding_value=(127.5,) * 3,
   )
   for batch in batches:
     mask = masks[batch["name"][0]]

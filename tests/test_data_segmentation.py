@@ -34,13 +34,6 @@ def _train(config, count, **kwargs):
   return [next(batches) for _ in range(count)]
 
 
-def _evaluate(config, **kwargs):
-  arguments = {"batch_size": 4, "padding_value": _GREY} | kwargs
-  return list(
-    segmentation.eval_batches(open_dataset(config), config, **arguments)
-  )
-
-
 def _assert_equal(batch, other):
   assert batch.keys() == other.keys()
   assert batch["name"] == other["name"]
@@ -132,86 +125,74 @@ def test_batch_larger_than_the_data_set(config):
   assert set(batch["name"]) == {f"train_{i:04d}" for i in range(3)}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_evaluation_sees_every_image_once(config, count):
-  config.eval_split = "val[:13]"
-  parts = [
-    _evaluate(config, batch_size=6, process_index=i, process_count=count)
-    for i in range(count)
+def test_evaluation_shows_whole_pictures_and_parts_of_them(config):
+  config.eval_split = "val[:2]"
+  dataset = open_dataset(config)
+  examples = [dataset.eval[i] for i in range(2)]
+  sizes = segmentation.eval_sizes(dataset, config)
+  assert sizes == [example["label"].shape for example in examples]
+  part = segmentation.View(1, (8, 40), (16, 400), (4, 20), (0, 30), (33, 129))
+  batches = [
+    segmentation.Views((145, 161), (segmentation.whole(0, sizes[0]), None)),
+    segmentation.Views((33, 129), (part,)),
   ]
-  assert [len(part) for part in parts] == [3] * count
-  batches = [_joined(rows) for rows in zip(*parts)]
-  valid = np.concatenate([batch["valid"] for batch in batches])
-  names = [name for batch in batches for name in batch["name"]]
-  np.testing.assert_array_equal(valid, np.arange(18) < 13)
-  assert names == [f"val_{i:04d}" for i in range(13)] + [""] * 5
-
-
-def test_evaluation_pads_whole_images_with_ignore(config):
-  config.eval_split = "val[:5]"
-  source = open_dataset(config).source("val[:5]")
-  batches = _evaluate(config)
-  assert batches[0]["image"].shape == (4, 129, 129, 3)  # the largest is 128
-  rows = [
-    {key: batch[key][i] for key in batch} for batch in batches for i in range(4)
-  ]
-  for i, row in enumerate(rows):
-    height, width = row["size"]
-    if i < 5:
-      assert (height, width) == source[i]["label"].shape
-      np.testing.assert_array_equal(
-        row["image"][:height, :width], source[i]["image"]
-      )
-      np.testing.assert_array_equal(
-        row["label"][:height, :width], source[i]["label"]
-      )
-    else:
-      assert (height, width) == (0, 0)
-    assert (row["label"][height:] == 255).all()
-    assert (row["label"][:, width:] == 255).all()
-    assert row["size"].dtype == np.int32
-
-
-def test_evaluation_limit_and_size(config):
-  config.eval_size = (145, 161)
-  batches = _evaluate(config, limit=6)
-  assert sum(batch["valid"].sum() for batch in batches) == 6
-  assert batches[0]["image"].shape == (4, 145, 161, 3)
-  assert sum(b["valid"].sum() for b in _evaluate(config, limit=1000)) == 100
-
-
-def test_evaluation_resizes_to_the_range(config):
-  config.update(
-    resize_min=65, resize_max=97, resize_factor=16, eval_size=(97, 97)
+  first, second = segmentation.eval_batches(
+    dataset, config, batches, padding_value=_GREY
   )
-  (batch,) = _evaluate(config, limit=4)
+  height, width = sizes[0]
+  assert first["image"].shape == (2, 145, 161, 3)
+  assert first["size"].tolist() == [[height, width], [0, 0]]
+  assert first["size"].dtype == first["crop"].dtype == np.int32
+  assert first["name"] == [examples[0]["name"], ""]
+  for key, padding in (("image", 128), ("label", 255)):
+    found = first[key][0]
+    shown = found[:height, :width]
+    np.testing.assert_array_equal(shown, examples[0][key])
+    assert (found[height:] == padding).all()
+    assert (found[:, width:] == padding).all()
+  assert (first["label"][1] == 255).all()
+  # Only what the part decides counts.
+  shown = examples[1]["label"][8:40, 16:]
+  assert second["size"].tolist() == [list(shown.shape)]
+  assert second["crop"].tolist() == [[33, 129]]
+  label = second["label"][0]
+  np.testing.assert_array_equal(label[4:20, :30], shown[4:20, :30])
+  label[4:20, :30] = 255
+  assert (label == 255).all()
+
+
+def test_evaluation_is_limited_and_resized_to_the_range(config):
+  config.update(resize_min=65, resize_max=97, resize_factor=16, eval_limit=4)
+  dataset = open_dataset(config)
+  sizes = segmentation.eval_sizes(dataset, config)
+  assert len(sizes) == 4
+  views = [segmentation.whole(i, size) for i, size in enumerate(sizes)]
+  batches = [segmentation.Views((97, 97), tuple(views))]
+  (batch,) = segmentation.eval_batches(
+    dataset, config, batches, padding_value=_GREY
+  )
+  assert batch["size"].tolist() == [list(size) for size in sizes]
   assert (batch["size"] % 16 == 1).all() and (batch["size"].min(1) == 65).all()
 
 
 def test_evaluation_in_worker_processes(config):
   config.eval_split = "val[:7]"
-  threads = _evaluate(config)
+  dataset = open_dataset(config)
+  sizes = segmentation.eval_sizes(dataset, config)
+  batches = [
+    segmentation.Views((129, 129), (segmentation.whole(i, sizes[i]),))
+    for i in (0, 1, 5, 6)
+  ]
+
+  def read():
+    return list(
+      segmentation.eval_batches(dataset, config, batches, padding_value=_GREY)
+    )
+
+  threads = read()
   config.workers = 2
-  workers = _evaluate(config)
-  assert len(workers) == len(threads) == 2
-  for batch, other in zip(threads, workers):
+  for batch, other in zip(threads, read(), strict=True):
     _assert_equal(batch, other)
-
-
-def test_eval_size_that_is_too_small_is_refused_at_once(config):
-  config.eval_size = (129, 97)
-  with pytest.raises(ValueError, match=r"data\.eval_size .* \(128, 128\)"):
-    segmentation.eval_batches(
-      open_dataset(config), config, batch_size=4, padding_value=_GREY
-    )
-
-
-def test_eval_size_is_needed_with_a_resize_range(config):
-  config.resize_min = 65
-  with pytest.raises(ValueError, match=r"data\.eval_size must be given"):
-    segmentation.eval_batches(
-      open_dataset(config), config, batch_size=4, padding_value=_GREY
-    )
 
 
 def test_batch_size_must_fit_the_processes(config):

@@ -55,10 +55,6 @@ CONFIGS = {
     {"loss__class_weights": (1.0, 0.0, 1.0, 1.0)},
     ("class-weight-zero", Severity.WARNING, "class_1 (1)"),
   ),
-  "eval size": (
-    {"data__eval_size": (65, 65)},
-    ("eval-size", Severity.ERROR, "data.eval_size='(72, 96)'"),
-  ),
   "batch larger than the split": (
     {"batch_size": 9},
     ("batch-exceeds-split", Severity.WARNING, "--config.batch_size=8"),
@@ -86,10 +82,6 @@ CONFIGS = {
   "crop larger than the images": (
     {"data__crop_size": (257, 257)},
     ("crop-exceeds-images", Severity.WARNING, "is 96x72"),
-  ),
-  "resizing without an eval size": (
-    {"data__resize_min": 65},
-    ("refused", Severity.ERROR, "data.eval_size must be given"),
   ),
   "no path": (
     {"data__path": ""},

@@ -100,7 +100,7 @@ def expected_confusion(folder, predictions) -> np.ndarray:
 
 def test_every_image_counts_once(evaluation, expected_confusion):
   assert evaluation.num_images == NUM_IMAGES
-  assert evaluation.settings["crop_size"] == list(SIZE)
+  assert evaluation.settings["least_crop"] == list(SIZE)
   assert evaluation.confusion.sum() == expected_confusion.sum()
   # Rounding may turn single pixels where two logits are equal.
   difference = np.abs(evaluation.confusion - expected_confusion).sum()

@@ -102,8 +102,9 @@ def _check_ranges(config: ConfigDict) -> None:
   strengths = len(jitter) == 3 and all(0 <= s <= 1 for s in jitter)
   _require("data.color_jitter", strengths, "three numbers in 0..1", jitter)
   scales = config.eval.scales
-  wanted = "one or more factors above 0"
-  _require("eval.scales", scales and min(scales) > 0, wanted, scales)
+  wanted = "one or more positive multiples of 1/4"
+  fine = scales and all(s > 0 and s * 4 % 1 == 0 for s in scales)
+  _require("eval.scales", fine, wanted, scales)
 
 
 def _check_crop(config: ConfigDict) -> None:

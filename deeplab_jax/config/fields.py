@@ -83,6 +83,10 @@ def base_config() -> ConfigDict:
         # Scales whose probabilities are averaged, each also flipped or not.
         "scales": (1.0,),
         "flip": False,
+        # Crops of more pixels are cut into windows of `tile` pixels a side; 0
+        # is what prediction takes, 2049 x 2049 and 1025.
+        "max_pixels": 0,
+        "tile": 0,
         # Images drawn into WORKDIR/pictures at each evaluation.
         "pictures": 8,
       },
@@ -106,7 +110,9 @@ def _data_fields() -> dict[str, Any]:
     "eval_split": "",
     # Height and width of a training crop: k * output_stride + 1.
     "crop_size": (513, 513),
-    # Size evaluated images are padded to; (0, 0) is the largest's.
+    # Size that images are padded to in evaluation, at least, where an official
+    # protocol asks for it; (0, 0) pads no more than the strides need. The model
+    # stores it and is served so.
     "eval_size": (0, 0),
     # Random scales: min_scale, min_scale + scale_step, ..., max_scale.
     "min_scale": 0.5,

@@ -78,6 +78,11 @@ def once_through(
   return _read(batches[process_index::process_count], workers)
 
 
+def read(batches: Sequence[Batch], workers: int) -> Iterator[Batch]:
+  """Batches in their order, read ahead; see `endless_batches`."""
+  return _read(grain.MapDataset.source(batches), workers)
+
+
 class FilledUp:
   """The first examples of a source, then blank ones up to whole batches.
 

@@ -6,6 +6,7 @@ an image.
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -62,58 +63,80 @@ def train_batches(
   )
 
 
+class View(NamedTuple):
+  """What one row of an evaluation batch shows: a picture, or a part of one.
+
+  Attributes:
+    index: of the picture in its split.
+    rows: first and end of the rows shown.
+    columns: the same across.
+    decided_rows: first and end, counted from the first row shown, of those
+      whose labels count.
+    decided_columns: the same across.
+    crop: height and width that it is evaluated at, in the top left corner.
+  """
+
+  index: int
+  rows: tuple[int, int]
+  columns: tuple[int, int]
+  decided_rows: tuple[int, int]
+  decided_columns: tuple[int, int]
+  crop: Size
+
+
+def whole(index: int, size: Size, crop: Size | None = None) -> View:
+  """The view of all of a picture of `size`, at `crop` or as it is."""
+  rows, columns = ((0, side) for side in size)
+  return View(index, rows, columns, rows, columns, crop or size)
+
+
+class Views(NamedTuple):
+  """The rows of one evaluation batch.
+
+  Attributes:
+    canvas: height and width of its arrays.
+    rows: what each row shows; None fills the batch up.
+  """
+
+  canvas: Size
+  rows: tuple[View | None, ...]
+
+
+def eval_sizes(
+  dataset: Dataset, data_config: ml_collections.ConfigDict
+) -> list[Size]:
+  """Heights and widths of the pictures that are evaluated, in their order."""
+  source = _with_masks(dataset.eval)
+  sizes = source.sizes(data_config.eval_limit or len(source))
+  if not data_config.resize_min:
+    return sizes
+  return [preprocess.range_size(size, *_range(data_config)) for size in sizes]
+
+
 def eval_batches(
   dataset: Dataset,
   data_config: ml_collections.ConfigDict,
+  batches: Sequence[Views],
   *,
-  batch_size: int,
-  process_index: int = 0,
-  process_count: int = 1,
   padding_value: Color,
-  limit: int = 0,
 ) -> Iterator[Batch]:
-  """Whole images of the evaluation split, each exactly once.
-
-  Images are padded to one size: `data_config.eval_size`, or, if that is (0, 0),
-  the size that holds the split's largest image, rounded up to k * 16 + 1.
+  """Pictures of the evaluation split, and parts of them.
 
   Args:
     dataset: one with masks.
     data_config: `config.data`, which says how its images are read.
-    batch_size: rows of the global batch, over all processes.
-    process_index: which rows of each global batch are ours.
-    process_count: how many processes there are; divides `batch_size`.
+    batches: what they show.
     padding_value: colour right of and below each image.
-    limit: only so many images; 0 = all.
 
   Returns:
-    iterator of as many batches on every process: {"image": uint8
-    (b, h, w, 3), "label": uint8 (b, h, w), "name": list of b str, "size": int32
-    (b, 2) true height and width, "valid": bool (b,)}. The last batch is filled
-    up with rows that are not valid, size (0, 0), all ignored.
+    iterator of {"image": uint8 (b, h, w, 3), "label": uint8 (b, h, w), 255
+    where it does not count, "name": list of b str, "size": int32 (b, 2) height
+    and width of what is shown, (0, 0) in rows that fill up, "crop": int32
+    (b, 2)}.
   """
-  source = _with_masks(dataset.eval)
-  size = _eval_size(data_config, source)
-  examples = loading.FilledUp(
-    _Padded(_Standard(source, data_config), size, padding_value),
-    functools.partial(_blank, size, padding_value),
-    batch_size=batch_size,
-    limit=limit,
-  )
-  return loading.once_through(
-    examples,
-    batch_size=batch_size,
-    process_index=process_index,
-    process_count=process_count,
-    workers=data_config.workers,
-  )
-
-
-def evaluation_size(
-  dataset: Dataset, data_config: ml_collections.ConfigDict
-) -> Size:
-  """Height and width that `eval_batches` pads images to."""
-  return _eval_size(data_config, _with_masks(dataset.eval))
+  source = _Standard(_with_masks(dataset.eval), data_config)
+  shown = _Shown(source, batches, padding_value)
+  return loading.read(shown, data_config.workers)
 
 
 def _with_masks(source: Source) -> SegmentationSource:
@@ -133,7 +156,7 @@ class _Standard:
     self, source: SegmentationSource, config: ml_collections.ConfigDict
   ):
     self._source = source
-    self._range = config.resize_min, config.resize_max, config.resize_factor
+    self._range = _range(config)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -149,41 +172,75 @@ class _Standard:
     return {"image": image, "label": label, "name": example["name"]}
 
 
-class _Padded:
-  """Examples padded to one size, with their true "size"."""
+def _range(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+  return config.resize_min, config.resize_max, config.resize_factor
+
+
+class _Shown:
+  """The batches of an evaluation, each made when it is asked for."""
 
   def __init__(
-    self, source: Sequence[Example], size: Size, padding_value: Color
+    self,
+    source: Sequence[Example],
+    batches: Sequence[Views],
+    padding_value: Color,
   ):
     self._source = source
-    self._size = size
+    self._batches = batches
     self._padding_value = padding_value
+    self._latest: tuple[int, Example | None] = (-1, None)
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self._batches)
 
-  def __getitem__(self, index: int) -> Example:
-    example = self._source[index]
-    size = example["label"].shape
-    _check_fits(example["name"], size, self._size)
-    image, label = preprocess.pad(
-      example["image"], example["label"], self._size, self._padding_value
+  def __getitem__(self, index: int) -> Batch:
+    canvas, views = self._batches[index]
+    return loading.stack(
+      [
+        _blank(canvas, self._padding_value)
+        if view is None
+        else _part(self._read(view.index), view, canvas, self._padding_value)
+        for view in views
+      ]
     )
-    return {
-      "image": image,
-      "label": label,
-      "name": example["name"],
-      "size": np.array(size, np.int32),
-    }
+
+  def _read(self, index: int) -> Example:
+    """An example; the latest is kept, as windows of one follow one another."""
+    latest, example = self._latest
+    if latest != index:
+      example = self._source[index]
+      self._latest = index, example
+    return example
 
 
-def _blank(size: Size, padding_value: Color) -> Example:
-  image, label = preprocess.blank(size, padding_value)
+def _part(
+  example: Example, view: View, canvas: Size, padding_value: Color
+) -> Example:
+  """What `view` shows of an example."""
+  part = slice(*view.rows), slice(*view.columns)
+  image, whole = example["image"][part], example["label"][part]
+  label = np.full_like(whole, IGNORE)
+  decided = slice(*view.decided_rows), slice(*view.decided_columns)
+  label[decided] = whole[decided]
+  size = label.shape
+  image, label = preprocess.pad(image, label, canvas, padding_value)
+  return {
+    "image": image,
+    "label": label,
+    "name": example["name"],
+    "size": np.array(size, np.int32),
+    "crop": np.array(view.crop, np.int32),
+  }
+
+
+def _blank(canvas: Size, padding_value: Color) -> Example:
+  image, label = preprocess.blank(canvas, padding_value)
   return {
     "image": image,
     "label": label,
     "name": "",
     "size": np.zeros(2, np.int32),
+    "crop": np.array(canvas, np.int32),
   }
 
 
@@ -209,28 +266,3 @@ def _augment(
     image, example["label"], crop, config.crop_size, padding_value
   )
   return {"image": image, "label": label, "name": example["name"]}
-
-
-def _eval_size(
-  config: ml_collections.ConfigDict, source: SegmentationSource
-) -> Size:
-  """The size that every image of the split is padded to."""
-  if tuple(config.eval_size) != (0, 0):
-    if not config.resize_min:
-      _check_fits(source.split, source.largest, config.eval_size)
-    return tuple(config.eval_size)
-  if config.resize_min:
-    raise ValueError(
-      "data.eval_size must be given where data.resize_min is, got (0, 0); it "
-      "is the largest size after resizing"
-    )
-  height, width = (-(-(side - 1) // 16) * 16 + 1 for side in source.largest)
-  return height, width
-
-
-def _check_fits(name: str, size: Size, eval_size: Size) -> None:
-  if size[0] > eval_size[0] or size[1] > eval_size[1]:
-    raise ValueError(
-      f"data.eval_size must hold the images, got {tuple(eval_size)} and an "
-      f"image of {tuple(size)} in {name}; raise it, or set (0, 0)"
-    )

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import struct
 import typing
+from concurrent import futures
 from typing import Any
 
 import cv2
@@ -24,6 +26,8 @@ from deeplab_jax.data.preprocess import decode_image
 
 if typing.TYPE_CHECKING:
   import ml_collections
+
+_THREADS = 4  # that read headers
 
 
 class Source:
@@ -86,6 +90,17 @@ class SegmentationSource(Source):
 
   `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
   """
+
+  def sizes(self, count: int) -> list[tuple[int, int]]:
+    """Heights and widths of the first `count` examples, or of all."""
+    indices = range(min(count, len(self)))
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      return list(pool.map(self._size, indices))
+
+  def _size(self, index: int) -> tuple[int, int]:
+    """As the header of the label's PNG file says."""
+    width, height = struct.unpack(">II", self.encoded(index)["label"][16:24])
+    return height, width
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
     record = self.encoded(index)

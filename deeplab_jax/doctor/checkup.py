@@ -59,7 +59,6 @@ FIT_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   split_checks.normalisation,
   split_checks.crop_size,
   split_checks.atrous_rates,
-  split_checks.eval_size,
   split_checks.batch_size,
   config_checks.class_weights,
 )
@@ -180,6 +179,8 @@ def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
     ValueError: training or evaluating would be refused.
   """
   colour = padding_value(config.model.backbone)
+  sizes = segmentation.eval_sizes(dataset, config.data)
+  first = segmentation.Views(sizes[0], (segmentation.whole(0, sizes[0]),))
   for batches in (
     segmentation.train_batches(
       dataset,
@@ -189,10 +190,7 @@ def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
       padding_value=colour,
     ),
     segmentation.eval_batches(
-      dataset,
-      config.data,
-      batch_size=config.eval.batch_size,
-      padding_value=colour,
+      dataset, config.data, [first], padding_value=colour
     ),
   ):
     next(iter(batches))

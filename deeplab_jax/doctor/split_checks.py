@@ -228,26 +228,6 @@ def _rates_within(crop: np.ndarray, rates: tuple[int, ...]) -> tuple[int, ...]:
   return tuple(max(1, round(rate * factor)) for rate in rates)
 
 
-def eval_size(survey: Survey) -> Iterator[Finding]:
-  """Images that do not fit the size evaluated."""
-  wanted = tuple(survey.config.data.eval_size)
-  if wanted == (0, 0):
-    return
-  large = [
-    (f, size)
-    for f in survey.of("val")
-    if f.image and (np.array(size := _resized(f, survey)) > wanted).any()
-  ]
-  if large:
-    height, width = np.max([size for _, size in large], axis=0).tolist()
-    yield error(
-      "eval-size",
-      f"images of val do not fit data.eval_size {wanted}",
-      f"set --config.data.eval_size='({height}, {width})' or more, or (0, 0)",
-      (mention_image(f, f"{w}x{h}") for f, (h, w) in large),
-    )
-
-
 def normalisation(survey: Survey) -> Iterator[Finding]:
   """Images unlike the photographs that the backbone was made for."""
   mean, deviation = pixel_statistics(survey)

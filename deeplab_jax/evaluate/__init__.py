@@ -1,7 +1,14 @@
 """A checkpoint on a split: exact counts, figures, pictures, a report."""
 
-from deeplab_jax.evaluate.loop import evaluate
+from deeplab_jax.evaluate.loop import evaluate, make_protocol
 from deeplab_jax.evaluate.report import report
 from deeplab_jax.evaluate.results import Detail, Evaluation, Example
 
-__all__ = ["Detail", "Evaluation", "Example", "evaluate", "report"]
+__all__ = [
+  "Detail",
+  "Evaluation",
+  "Example",
+  "evaluate",
+  "make_protocol",
+  "report",
+]

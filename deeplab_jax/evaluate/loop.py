@@ -5,10 +5,11 @@ at whole images (trimap, Boundary IoU) is counted on the host of the process
 that read them, while the devices work on the next batch.
 """
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,9 +21,13 @@ from ml_collections import ConfigDict
 from deeplab_jax import metrics, sharding
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.segmentation import View, Views
 from deeplab_jax.data.source import Dataset, open_dataset
+from deeplab_jax.evaluate.batches import Group, groups, plan
 from deeplab_jax.evaluate.results import Detail, Evaluation, Example
 from deeplab_jax.inference import predict_fn
+from deeplab_jax.inference.crops import why_not_confinable
+from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import DeepLab, padding_value
 
 _EXTREMES = 6  # worst and best images kept
@@ -35,6 +40,7 @@ def evaluate(
   config: ConfigDict,
   *,
   dataset: Dataset | None = None,
+  least_crop: tuple[int, int] | None = None,
   mesh: Mesh | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   detailed: bool = False,
@@ -50,6 +56,8 @@ def evaluate(
     config: `data` and `eval` are read.
     dataset: opened from `config.data` by default; one who evaluates several
       times opens it once.
+    least_crop: height and width that pictures are padded to at least, as a
+      stored model has it; None takes `config.data.eval_size`.
     mesh: all devices of all processes by default.
     should_stop: asked before each batch.
     detailed: whether to count what `Detail` holds, too.
@@ -73,52 +81,87 @@ def evaluate(
     )
   if config.eval.output_stride:
     model = model.clone(output_stride=config.eval.output_stride)
-  scales, flip = tuple(config.eval.scales), config.eval.flip
-  step = _make_step(model, scales, flip, mesh, detailed)
-  count = len(dataset.eval)
-  count = min(count, config.data.eval_limit or count)
-  # The first process, which draws them, has so many images at least.
-  own = -(-count // jax.process_count())
-  shown = _spread(own, config.eval.pictures)
-  tally = _Tally(info.num_classes, shown, detailed)
-  batches = _batches(dataset, config, model, mesh, count, show_progress)
-  for batch in batches:
+  protocol = make_protocol(config, least_crop)
+  step = _make_step(model, protocol.scales, protocol.flip, mesh, detailed)
+  sizes = segmentation.eval_sizes(dataset, config.data)
+  found = groups(
+    sizes,
+    protocol,
+    model.output_stride,
+    lambda: why_not_confinable(model, variables) is None,
+  )
+  work = _work(found, config.eval.batch_size, mesh)
+  tally = _Tally(info.num_classes, sizes, work, config.eval.pictures, detailed)
+  for views, shared, batch in _batches(
+    dataset, config, model, work, show_progress
+  ):
     if _any_process(should_stop()):
       return None
-    arrays = {name: batch[name] for name in ("image", "label", "size")}
-    arrays = sharding.global_batch(arrays, mesh)
+    names = ["image", "label", "size", *(["crop"] if shared else [])]
+    arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
     # The step runs on while the host counts the batch before.
-    tally.add(batch, *step(variables, **arrays))
-  settings = _settings(dataset.eval_split, model, config, tally.crop)
+    tally.add(views, batch, *step(variables, **arrays))
+  settings = _settings(dataset, model, protocol, found)
   return tally.result(info, settings, began)
+
+
+def make_protocol(
+  config: ConfigDict, least_crop: tuple[int, int] | None = None
+) -> Protocol:
+  """The protocol of `config.eval`.
+
+  Args:
+    config: `eval` is read, and `data.eval_size`.
+    least_crop: that of a stored model; None takes `data.eval_size`.
+  """
+  size = tuple(least_crop or config.data.eval_size)
+  limits = {name: config.eval[name] for name in ("max_pixels", "tile")}
+  return Protocol(
+    scales=tuple(config.eval.scales),
+    flip=config.eval.flip,
+    least_crop=(1, 1) if size == (0, 0) else size,
+    **{name: value for name, value in limits.items() if value},
+  )
+
+
+def _work(
+  found: list[Group], batch_size: int, mesh: Mesh
+) -> list[tuple[Views, bool]]:
+  """This process's rows of all batches, and whether crops share a canvas.
+
+  The rows of a batch are raised to the number of devices.
+  """
+  rows = -(-batch_size // mesh.devices.size) * mesh.devices.size
+  place = jax.process_index(), jax.process_count()
+  return [
+    (views, group.shared)
+    for group in found
+    for views in plan(group, rows // jax.process_count(), *place)
+  ]
 
 
 def _batches(
   dataset: Dataset,
   config: ConfigDict,
   model: DeepLab,
-  mesh: Mesh,
-  count: int,
+  work: list[tuple[Views, bool]],
   show_progress: bool,
-) -> Iterator[dict[str, Any]]:
-  """This process's rows of all batches, their number raised to the devices."""
-  devices = mesh.devices.size
-  batch_size = -(-config.eval.batch_size // devices) * devices
+) -> Iterator[tuple[Views, bool, dict[str, Any]]]:
+  """`work`, and the arrays that it stands for."""
   batches = segmentation.eval_batches(
     dataset,
     config.data,
-    batch_size=batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    [views for views, _ in work],
     padding_value=padding_value(model.backbone),
-    limit=config.data.eval_limit,
   )
-  return rich.progress.track(
-    batches,
+  tracked = rich.progress.track(
+    zip(work, batches),
     "evaluating",
-    total=-(-count // batch_size),
+    total=len(work),
     disable=not show_progress,
   )
+  for (views, shared), batch in tracked:
+    yield views, shared, batch
 
 
 def _spread(count: int, number: int) -> frozenset[int]:
@@ -138,8 +181,8 @@ def _make_step(
   """The compiled step, kept from one evaluation of a run to the next."""
   predict = predict_fn(model, scales, flip)
 
-  def step(variables, image, label, size):
-    labels, probabilities = predict(variables, image, size)
+  def step(variables, image, label, size, crop=None):
+    labels, probabilities = predict(variables, image, size, crop)
     classes = model.num_classes
     counts = {"confusion": metrics.confusion_matrix(label, labels, classes)}
     if detailed:
@@ -153,62 +196,100 @@ def _make_step(
 
 
 class _Tally:
-  """Adds up the counts of the batches, one behind the device.
+  """Adds up the counts of the batches, one behind the device."""
 
-  Attributes:
-    crop: height and width that the images are padded to.
-  """
-
-  def __init__(self, num_classes: int, shown: frozenset[int], detailed: bool):
-    """`shown` are the indices, in this process's images, of the examples."""
+  def __init__(
+    self,
+    num_classes: int,
+    sizes: list[tuple[int, int]],
+    work: list[tuple[Views, bool]],
+    pictures: int,
+    detailed: bool,
+  ):
+    """For pictures of `sizes`; `pictures` of this process's are kept."""
     self._num_classes = num_classes
-    self._shown = shown
+    self._sizes = sizes
+    self._missing = collections.Counter(
+      view.index for views, _ in work for view in views.rows if view
+    )
+    own = sorted(self._missing)
+    self._shown = {own[i] for i in _spread(len(own), pictures)}
     self._detailed = detailed
-    self.crop: tuple[int, int] | None = None
     self._pending: tuple | None = None
     self._totals: dict[str, np.ndarray] = {}
-    self._examples: list[Example] = []
+    self._parts: dict[int, _Whole] = {}
+    self._examples: dict[int, Example] = {}
     self._scored: list[Example] = []
-    self._mious: dict[str, float | None] = {}
+    self._mious: dict[int, tuple[str, float | None]] = {}
     self._num_images = 0
 
-  def add(self, batch: dict, counts: dict, labels: jax.Array) -> None:
+  def add(
+    self, views: Views, batch: dict, counts: dict, labels: jax.Array
+  ) -> None:
     """Takes a batch just begun and counts the one before."""
     self._count_pending()
-    self._pending = batch, counts, labels
-    self.crop = batch["label"].shape[1:]
+    self._pending = views, batch, counts, labels
 
   def _count_pending(self) -> None:
     if self._pending is None:
       return
-    batch, counts, labels = self._pending
+    views, batch, counts, labels = self._pending
     self._pending = None
     for name, value in counts.items():
       self._increase(name, np.asarray(value).astype(np.int64))
-    end = self._num_images + int(batch["valid"].sum())
-    indices = range(self._num_images, end)
-    self._num_images = end
-    if self._detailed or not self._shown.isdisjoint(indices):
-      examples = _examples(batch, _local_rows(labels), self._num_classes)
-      for index, example in zip(indices, examples):
-        self._look_at(index, example)
+    shown = {view.index for view in views.rows if view} & self._shown
+    predictions = None
+    if self._detailed or shown:
+      predictions = _local_rows(labels)
+    for row, view in enumerate(views.rows):
+      if view is None:
+        continue
+      if self._detailed or view.index in self._shown:
+        self._put(view, batch, row, predictions[row])
+      self._missing[view.index] -= 1
+      if not self._missing[view.index]:
+        self._num_images += 1
+        if whole := self._parts.pop(view.index, None):
+          self._look_at(view.index, whole)
+
+  def _put(self, view: View, batch: dict, row: int, predicted) -> None:
+    """Puts what a row decides where it belongs in its picture."""
+    if view.index not in self._parts:
+      size = self._sizes[view.index]
+      self._parts[view.index] = _Whole(
+        name=batch["name"][row],
+        image=np.empty((*size, 3), np.uint8),
+        labels=np.empty(size, np.uint8),
+        predictions=np.empty(size, predicted.dtype),
+      )
+    whole = self._parts[view.index]
+    here = slice(*view.decided_rows), slice(*view.decided_columns)
+    there = tuple(
+      slice(first + part.start, first + part.stop)
+      for (first, _), part in zip((view.rows, view.columns), here)
+    )
+    whole.image[there] = batch["image"][row][here]
+    whole.labels[there] = batch["label"][row][here]
+    whole.predictions[there] = predicted[here]
 
   def _increase(self, name, value):
     self._totals[name] = self._totals.get(name, 0) + value
 
-  def _look_at(self, index: int, example: Example) -> None:
+  def _look_at(self, index: int, whole: "_Whole") -> None:
     """Counts and keeps what needs the whole image."""
+    maps = whole.labels, whole.predictions, self._num_classes
+    confusion = metrics.confusion_matrix_numpy(*maps)
+    example = Example(**whole._asdict(), miou=metrics.mean_iou(confusion))
     if index in self._shown:
-      self._examples.append(example)
+      self._examples[index] = example
     if not self._detailed:
       return
-    maps = example.labels, example.predictions, self._num_classes
     self._increase("trimap", metrics.trimap_counts(*maps))
     borders = metrics.trimap_counts(*maps, bands=metrics.border_bands)
     self._increase("borders", borders)
     self._increase("boundary", metrics.boundary_counts(*maps))
     scored = not np.isnan(example.miou)
-    self._mious[example.name] = example.miou if scored else None
+    self._mious[index] = example.name, example.miou if scored else None
     if scored:
       self._scored = sorted([*self._scored, example], key=lambda e: e.miou)
       del self._scored[_EXTREMES:-_EXTREMES]
@@ -225,7 +306,7 @@ class _Tally:
         borders=_sum_over_processes(self._totals["borders"]),
         boundary=_sum_over_processes(self._totals["boundary"]),
         calibration=self._totals["calibration"],
-        image_mious=self._mious,
+        image_mious=dict(v for _, v in sorted(self._mious.items())),
         worst=self._scored[:_EXTREMES],
         best=self._scored[::-1][:_EXTREMES],
       )
@@ -235,27 +316,18 @@ class _Tally:
       confusion=self._totals["confusion"],
       num_images=int(_sum_over_processes(np.array(self._num_images))),
       seconds=time.monotonic() - began,
-      examples=self._examples,
+      examples=[v for _, v in sorted(self._examples.items())],
       detail=detail,
     )
 
 
-def _examples(
-  batch: dict, predictions: np.ndarray, num_classes: int
-) -> Iterator[Example]:
-  """The true images of a batch, cut to their sizes."""
-  for row in np.flatnonzero(batch["valid"]):
-    height, width = batch["size"][row]
-    labels = batch["label"][row, :height, :width]
-    predicted = predictions[row, :height, :width]
-    confusion = metrics.confusion_matrix_numpy(labels, predicted, num_classes)
-    yield Example(
-      name=batch["name"][row],
-      image=batch["image"][row, :height, :width],
-      labels=labels,
-      predictions=predicted,
-      miou=metrics.mean_iou(confusion),
-    )
+class _Whole(NamedTuple):
+  """A picture that is put together: see `Example`."""
+
+  name: str
+  image: np.ndarray
+  labels: np.ndarray
+  predictions: np.ndarray
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
@@ -283,16 +355,18 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
 
 
 def _settings(
-  split: str, model: DeepLab, config: ConfigDict, crop: tuple[int, int]
+  dataset: Dataset, model: DeepLab, protocol: Protocol, found: list[Group]
 ) -> dict[str, Any]:
   """What a reader of the figures must know."""
+  crops = [window.crop for group in found for _, window in group.members]
   return {
-    "split": split,
+    "split": dataset.eval_split,
     "backbone": model.backbone,
     "output_stride": model.output_stride,
-    "crop_size": list(crop),
-    "scales": list(config.eval.scales),
-    "flip": config.eval.flip,
+    "least_crop": list(protocol.least_crop),
+    "crop_size": [max(sides) for sides in zip(*crops)],
+    "scales": list(protocol.scales),
+    "flip": protocol.flip,
     "devices": jax.device_count(),
     "device": jax.devices()[0].device_kind,
   }

@@ -17,6 +17,7 @@ from deeplab_jax.data.source import open_dataset
 from deeplab_jax.evaluate import page
 from deeplab_jax.evaluate.loop import evaluate
 from deeplab_jax.evaluate.results import Evaluation
+from deeplab_jax.inference.protocol import stored_least_crop
 
 
 def report(
@@ -48,7 +49,8 @@ def report(
   """
   dataset = open_dataset(config.data, testing=True)
   other = compare and _read_other(pathlib.Path(compare), dataset.info)
-  model, variables, _ = load_variables(checkpoint)
+  model, variables, facts = load_variables(checkpoint)
+  least_crop = stored_least_crop(facts)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0
@@ -57,17 +59,31 @@ def report(
     variables,
     config,
     dataset=dataset,
+    least_crop=least_crop,
     mesh=mesh,
     detailed=True,
     show_progress=first,
   )
   if first:
     rich.print(evaluation.table())
+    _say_least_crop(least_crop, config, checkpoint)
   if first and workdir is not None:
     folder = pathlib.Path(workdir) / "evaluation"
     _write(evaluation, folder, other)
     print(f"report: {folder / 'report.html'}")
   return evaluation
+
+
+def _say_least_crop(
+  least_crop: tuple[int, int], config: ConfigDict, checkpoint: str | os.PathLike
+) -> None:
+  """Where the config asks for another padding than the model is served with."""
+  wanted = tuple(config.data.eval_size)
+  if wanted not in ((0, 0), least_crop):
+    print(
+      f"pictures were padded to at least {least_crop}, as {checkpoint} holds "
+      f"it, not to data.eval_size {wanted}"
+    )
 
 
 def _write(

@@ -94,16 +94,18 @@ def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
 def _why_not(model, structure, shapes) -> str | None:
   variables = jax.tree.unflatten(structure, shapes)
   crops = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  size = model.output_stride * 4 + 1, model.output_stride * 6 + 1
+  stride = model.output_stride
   try:
     first, second = (
       _read(
         model,
         variables,
-        jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32),
+        jax.ShapeDtypeStruct(
+          (1, a * stride + 1, b * stride + 1, 3), jnp.float32
+        ),
         crops,
       )[1]
-      for sides in (size, size[::-1])
+      for a, b in ((4, 6), (7, 5))
     )
   except NotConfinable as reason:
     return str(reason)

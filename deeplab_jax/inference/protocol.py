@@ -6,7 +6,8 @@ alone. Prediction and evaluation lay pictures out here, and nowhere else.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from deeplab_jax.inference.tiles import Span, windows
 
@@ -25,12 +26,14 @@ class Window(NamedTuple):
     columns: the same across.
     crop: height and width that it is padded to at the bottom and right.
     canvas: what many such crops can share, where that is possible.
+    is_whole: whether the picture is seen in this one window.
   """
 
   rows: Span
   columns: Span
   crop: Size
   canvas: Size
+  is_whole: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Protocol:
           min(tile[1], crop[1] - columns.start),
         ),
         canvas,
+        tile == crop,
       )
       for rows, columns in cut
     ]
@@ -123,6 +127,12 @@ class Protocol:
       for n in _DENOMINATORS
       if all(scale * n % 1 == 0 for scale in self.scales)
     )
+
+
+def stored_least_crop(facts: Mapping[str, Any]) -> Size:
+  """The least crop that a `model.json` of content `facts` holds."""
+  size = (facts.get("evaluation") or {}).get("crop_size") or (1, 1)
+  return tuple(size)
 
 
 def _bucket(side: int) -> int:

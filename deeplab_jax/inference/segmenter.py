@@ -15,7 +15,11 @@ from deeplab_jax.inference import onednn
 from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.inference.fusion import predict_fn
-from deeplab_jax.inference.protocol import Protocol, Window
+from deeplab_jax.inference.protocol import (
+  Protocol,
+  Window,
+  stored_least_crop,
+)
 from deeplab_jax.models import DeepLab
 
 Size = tuple[int, int]
@@ -106,12 +110,11 @@ class Segmenter:
     """
     dataset = facts.get("dataset") or {}
     numbers = [f"class {i}" for i in range(model.num_classes)]
-    size = (facts.get("evaluation") or {}).get("crop_size") or (1, 1)
     settings = {
       "class_names": dataset.get("class_names") or numbers,
       "colors": dataset.get("colors")
       or visualize.voc_colormap(model.num_classes).tolist(),
-      "evaluation_size": tuple(size),
+      "evaluation_size": stored_least_crop(facts),
     }
     return cls(model, variables, **(settings | options))
 
@@ -172,7 +175,7 @@ class Segmenter:
     image = _checked(image)
     result = None
     for window in self._windows(image.shape[:2]):
-      rows, columns, crop, _ = window
+      rows, columns, crop = window[:3]
       top, left = rows.start, columns.start
       part = image[top : top + crop[0], left : left + crop[1]]
       part = self._run_window(part, window, want)

@@ -23,8 +23,8 @@ class Task(NamedTuple):
       batches from `step` on: {"image", "label", "name"}.
     abstract_batch: config -> the global batch without names, as
       `jax.ShapeDtypeStruct`s.
-    evaluation_size: (dataset, config) -> height and width that images are
-      evaluated at.
+    evaluation_size: config -> height and width that images are evaluated at,
+      at least.
     evaluate: (model, variables, config, dataset=, mesh=, should_stop=,
       picture=) -> named figures of the evaluation split, `score` among them;
       None if told to stop. Draws examples, if the task has any to draw, to the
@@ -36,7 +36,7 @@ class Task(NamedTuple):
   title: str
   train_batches: Callable[[Dataset, ConfigDict, int], Iterator[dict[str, Any]]]
   abstract_batch: Callable[[ConfigDict], dict[str, jax.ShapeDtypeStruct]]
-  evaluation_size: Callable[[Dataset, ConfigDict], tuple[int, int]]
+  evaluation_size: Callable[[ConfigDict], tuple[int, int]]
   evaluate: Callable[..., dict[str, float] | None]
   report: Callable[..., Any]
 

@@ -44,7 +44,6 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def evaluation_size(dataset: Dataset, config: ConfigDict) -> tuple[int, int]:
+def evaluation_size(config: ConfigDict) -> tuple[int, int]:
   """Height and width that images are evaluated at, of any data set."""
-  del dataset
   return tuple(config.data.crop_size)

@@ -42,9 +42,9 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def evaluation_size(dataset: Dataset, config: ConfigDict) -> tuple[int, int]:
-  """Height and width that images are evaluated at."""
-  return segmentation.evaluation_size(dataset, config.data)
+def evaluation_size(config: ConfigDict) -> tuple[int, int]:
+  """Height and width that images are padded to at least in evaluation."""
+  return evaluation_lib.make_protocol(config).least_crop
 
 
 def evaluate(

@@ -126,7 +126,7 @@ def _write_descriptions(run: _Run) -> None:
   checkpoints_lib.write_json(run.workdir / "config.json", config)
   facts = dataclasses.asdict(run.dataset.info)
   names = ("name", "class_names", "colors", "ignore_label")
-  crop_size = list(run.task.evaluation_size(run.dataset, run.config))
+  crop_size = list(run.task.evaluation_size(run.config))
   checkpoints_lib.write_model_json(
     run.workdir,
     run.model,

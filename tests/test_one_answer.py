@@ -1,0 +1,349 @@
+"""One picture, one answer: by definition, by `Segmenter`, by evaluation.
+
+The definition is the network applied to the picture alone, padded to its crop:
+no canvas, no batch, nothing folded. A network that is registered is in these
+tests by being registered.
+"""
+
+import itertools
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_jax import config as config_lib
+from deeplab_jax import evaluate, inference
+from deeplab_jax.data.source import open_dataset
+from deeplab_jax.inference import crops
+from deeplab_jax.inference.protocol import Protocol
+from deeplab_jax.models import BACKBONES, DeepLab, layers, preprocess
+from deeplab_jax.models.arguments import HEADS
+from deeplab_jax.models.aspp import ASPP
+from deeplab_jax.models.layers import BatchNorm, ConvNorm, Norm, SpatialMean
+from deeplab_jax.models.ops.resize import resize_bilinear
+from tests.random_variables import random_variables
+from tests.tiny_segmenter import COLORS, NAMES, random_image
+
+SIZES = ((40, 90), (65, 33), (97, 70))
+_NORM = Norm(0.9, 1e-3)
+
+
+class StripPooling(ASPP):
+  """ASPP with means over rows and over columns, written without a thought of
+  canvases."""
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    rows = ConvNorm(8, _NORM, name="rows")(x.mean(2, keepdims=True), False)
+    columns = ConvNorm(8, _NORM, name="columns")(
+      x.mean(1, keepdims=True), False
+    )
+    y = jax.nn.sigmoid(rows + columns)
+    y = ConvNorm(self.features, _NORM, name="mix")(y, False)
+    pooled = SpatialMean(name="mean")(x)
+    return y * ConvNorm(self.features, _NORM, name="gate")(pooled, False)
+
+
+class SizeOfInput(ASPP):
+  """A branch scaled by the size of the map, as attention scores are."""
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    y = ConvNorm(self.features, _NORM, name="conv")(x, False)
+    return y * (10 / (x.shape[1] * x.shape[2]) ** 0.5)
+
+
+class Coordinates(ASPP):
+  """The position within the map beside the features, as in CoordConv."""
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    place = jnp.linspace(0, 1, x.shape[1])[None, :, None, None]
+    place = jnp.broadcast_to(place, (*x.shape[:3], 1))
+    x = jnp.concatenate([x, place.astype(x.dtype)], axis=-1)
+    return ConvNorm(self.features, _NORM, name="conv")(x, False)
+
+
+class FixedGrid(ASPP):
+  """Features brought to a grid of fixed size and back."""
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    y = resize_bilinear(x, (9, 9))
+    y = ConvNorm(self.features, _NORM, kernel_size=3, name="conv")(y, False)
+    return resize_bilinear(y, x.shape[1:3])
+
+
+class PreActivation(ASPP):
+  """A normalisation that has no convolution before it, squeeze and excitation,
+  and an attention over channels: all of it looks at pixels or declares itself.
+  """
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    y = nn.relu(BatchNorm(0.9, 1e-3, name="first")(x, use_batch_stats))
+    y = ConvNorm(self.features, _NORM, kernel_size=3, name="conv")(y, False)
+    gate = SpatialMean(name="squeeze")(y).astype(y.dtype)
+    gate = layers.Conv(self.features, name="excite")(gate)
+    y = y * jax.nn.sigmoid(gate) * jax.nn.softmax(y, axis=-1)
+    return y / jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-3)
+
+
+class SpatialActivation(ASPP):
+  """An activation that looks around, hidden within a layer."""
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    def activation(y):
+      return y / (1 + jnp.abs(y).max((1, 2), keepdims=True))
+
+    conv = ConvNorm(self.features, _NORM, activation=activation, name="conv")
+    return conv(x, False)
+
+
+_CUSTOM = {
+  StripPooling: False,
+  SizeOfInput: False,
+  Coordinates: False,
+  FixedGrid: False,
+  PreActivation: True,
+  SpatialActivation: False,
+}
+
+
+def _network(**arguments) -> DeepLab:
+  return DeepLab(**{"num_classes": len(NAMES)} | arguments)
+
+
+def _small(**arguments) -> DeepLab:
+  settings = {"backbone": "mobilenet_v2", "width_multiplier": 0.25}
+  return _network(**settings | arguments)
+
+
+_VARIANTS = {
+  "no decoder": {"decoder": ()},
+  "two decoders": {"decoder": ("conv3", "conv2"), "decoder_separable": False},
+  "dense branches": {"aspp_separable": False, "output_stride": 8},
+  "no branches": {"atrous_rates": (), "output_stride": 32},
+  "no pooling": {"image_pooling": False, "decoder": ("conv4",)},
+  **{f"head {head}": {"head": head, "decoder": ("conv3",)} for head in HEADS},
+}
+
+
+def _variables(model):
+  return random_variables(model, np.zeros((1, 65, 65, 3), np.float32))
+
+
+def _definition(model, variables, image, protocol):
+  """Probabilities (h, w, classes), the plain way."""
+  height, width = image.shape[:2]
+  crop = protocol.crop((height, width), model.output_stride)
+  padded = np.zeros((1, *crop, 3), np.float32)
+  normal = preprocess(image[None], model.backbone)
+  padded[:, :height, :width] = normal
+  logits = jax.jit(model.apply)(variables, padded)
+  logits = resize_bilinear(logits, crop)[0, :height, :width]
+  return np.asarray(jax.nn.softmax(logits))
+
+
+def _check(found_labels, expected):
+  """Labels are those of `expected` where its two largest differ clearly."""
+  top = np.sort(expected, axis=-1)
+  clear = top[..., -1] - top[..., -2] > 1e-4
+  assert clear.mean() > 0.9
+  differs = found_labels != expected.argmax(-1)
+  assert not (differs & clear).any(), (differs & clear).sum()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """Pictures of all sizes, twice over, in mixed order."""
+  root = tmp_path_factory.mktemp("answer") / "pictures"
+  for kind in ("images", "masks"):
+    (root / kind).mkdir(parents=True)
+  for index, size in enumerate(SIZES + SIZES[::-1]):
+    image = random_image(*size, seed=index)
+    Image.fromarray(image).save(root / f"images/{index}.png")
+    mask = image[..., 0] % len(NAMES)
+    Image.fromarray(mask).save(root / f"masks/{index}.png")
+  (root / "classes.txt").write_text("\n".join(NAMES))
+  names = "".join(f"{index}\n" for index in range(2 * len(SIZES)))
+  for split in ("train", "val"):
+    (root / f"{split}.txt").write_text(names)
+  return root
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+  return open_dataset(_config(folder).data)
+
+
+def _config(folder, batch_size=1, tile=0, **settings):
+  config = config_lib.base_config()
+  config.data.update(
+    name="folder", path=str(folder), data_dir=f"{folder}_built"
+  )
+  limits = {"tile": tile, "max_pixels": tile and 1}
+  config.eval.update(
+    batch_size=batch_size, pictures=2 * len(SIZES), **limits, **settings
+  )
+  return config
+
+
+def _evaluated(model, variables, folder, dataset, **settings):
+  """Label maps by the name of the picture."""
+  evaluation = evaluate.evaluate(
+    model, variables, _config(folder, **settings), dataset=dataset
+  )
+  assert evaluation.num_images == 2 * len(SIZES)
+  return {
+    example.name: (example.image, example.predictions)
+    for example in evaluation.examples
+  }
+
+
+def _assert_one_answer(model, folder, dataset, batch_sizes=(1, 4)):
+  variables = _variables(model)
+  protocol = Protocol()
+  segmenter = inference.Segmenter(
+    model, variables, class_names=NAMES, colors=COLORS
+  )
+  results = [
+    _evaluated(model, variables, folder, dataset, batch_size=size)
+    for size in batch_sizes
+  ]
+  names = sorted(results[0])
+  assert len(names) == 2 * len(SIZES)
+  for name in names[: len(SIZES)]:
+    image = results[0][name][0]
+    expected = _definition(model, variables, image, protocol)
+    probabilities = segmenter.probabilities(image)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    _check(segmenter(image), expected)
+    for result in results:
+      _check(result[name][1], expected)
+
+
+@pytest.mark.parametrize("head", _CUSTOM, ids=lambda head: head.__name__)
+def test_heads_of_others_answer_as_defined(monkeypatch, folder, dataset, head):
+  monkeypatch.setattr("deeplab_jax.models.deeplab.ASPP", head)
+  crops._why_not.cache_clear()
+  model = _small(decoder=())
+  _assert_one_answer(model, folder, dataset, batch_sizes=(2,))
+  reason = crops.why_not_confinable(model, _variables(model))
+  assert (reason is None) == _CUSTOM[head], reason
+  crops._why_not.cache_clear()
+
+
+@pytest.mark.parametrize("variant", ["two decoders", "head lraspp"])
+def test_network_answers_as_defined(folder, dataset, variant):
+  model = _small(**_VARIANTS[variant])
+  _assert_one_answer(model, folder, dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", _VARIANTS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_network_answers_as_defined(folder, dataset, backbone, variant):
+  model = _network(backbone=backbone, **_VARIANTS[variant])
+  _assert_one_answer(model, folder, dataset)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_can_be_kept_to_a_crop(backbone):
+  model = _network(backbone=backbone)
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  assert crops.why_not_confinable(model, variables) is None
+
+
+@pytest.mark.parametrize("variant", _VARIANTS)
+def test_heads_and_decoders_can_be_kept_to_a_crop(variant):
+  model = _small(**_VARIANTS[variant])
+  reason = crops.why_not_confinable(model, _variables(model))
+  if model.head == "lraspp":  # its windows cover the canvas
+    assert "reduce_window" in reason
+  else:
+    assert reason is None
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"scales": (0.5, 1.25), "flip": True},
+    {"tile": 65},
+    {"output_stride": 8},
+  ],
+)
+def test_settings_mean_the_same_behind_every_door(folder, dataset, settings):
+  model = _small(decoder=())
+  variables = _variables(model)
+  options = dict(settings)
+  stride = options.pop("output_stride", 16)
+  if "tile" in options:
+    options["max_pixels"] = 1
+  segmenter = inference.Segmenter(
+    model.clone(output_stride=stride),
+    variables,
+    class_names=NAMES,
+    colors=COLORS,
+    **options,
+  )
+  result = _evaluated(
+    model, variables, folder, dataset, batch_size=3, **settings
+  )
+  for image, labels in result.values():
+    _check(labels, segmenter.probabilities(image))
+
+
+def _random_networks(count):
+  """Networks of random arguments, and random sizes of pictures."""
+  random = np.random.default_rng(0)
+  for index in range(count):
+    head = str(random.choice(HEADS, p=[0.7, 0.2, 0.1]))
+    stride = int(random.choice([8, 16, 32]))
+    backbone = str(random.choice(list(BACKBONES)))
+    decoders = [("conv2",), ("conv3",), ("conv3", "conv2"), ("conv4",), ()]
+    decoder = ("conv3",) if head == "lraspp" else decoders[random.integers(5)]
+    rates = random.integers(1, 10, random.integers(0, 4)) * 2
+    sizes = random.integers(1, 200, (3, 2))
+    width = float(random.choice([0.25, 0.5]))
+    yield (
+      index,
+      tuple(map(tuple, sizes.tolist())),
+      {
+        "backbone": backbone,
+        "head": head,
+        "output_stride": stride,
+        "decoder": decoder,
+        "atrous_rates": tuple(rates.tolist()),
+        "aspp_separable": bool(random.integers(2)),
+        "decoder_separable": bool(random.integers(2)),
+        "image_pooling": bool(random.integers(2)) or not len(rates),
+        "width_multiplier": width if BACKBONES[backbone].has_width else 1.0,
+      },
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "index, sizes, arguments",
+  list(itertools.islice(_random_networks(200), 200)),
+)
+def test_random_networks_answer_as_defined(index, sizes, arguments):
+  model = _network(**arguments)
+  variables = _variables(model)
+  segmenter = inference.Segmenter(
+    model, variables, class_names=NAMES, colors=COLORS
+  )
+  protocol = Protocol()
+  for number, size in enumerate(sizes):
+    image = random_image(*size, seed=number)
+    expected = _definition(model, variables, image, protocol)
+    probabilities = segmenter.probabilities(image)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    _check(segmenter(image), expected)
