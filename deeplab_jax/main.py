@@ -32,6 +32,9 @@ _CHECKPOINT = flags.DEFINE_string(
 _COMPARE = flags.DEFINE_string(
   "compare", None, "Another evaluation to show beside: its workdir."
 )
+_ALLOW_CHANGES = flags.DEFINE_bool(
+  "allow_changes", False, "Continue a run whose data now has other classes."
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -53,7 +56,12 @@ def main(arguments: list[str]) -> None:
     report(checkpoint, config, workdir, compare=_COMPARE.value)
   else:
     evaluating = _MODE.value == "train_and_eval"
-    train.train_and_evaluate(config, workdir, evaluating=evaluating)
+    train.train_and_evaluate(
+      config,
+      workdir,
+      evaluating=evaluating,
+      allow_changes=_ALLOW_CHANGES.value,
+    )
 
 
 def run() -> None:

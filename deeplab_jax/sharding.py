@@ -5,13 +5,32 @@ the batch axis is global, so batch statistics, losses and gradients are those
 of the whole batch whatever the number of devices.
 """
 
+import hashlib
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXIS = "batch"
+
+
+def require_same(text: str, subject: str) -> None:
+  """Refuses a `text` that is another one on another process; all call this.
+
+  Args:
+    text: of any length; only a digest of it is exchanged.
+    subject: what the text tells of, for the message.
+  """
+  if jax.process_count() == 1:
+    return
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  if (multihost_utils.process_allgather(digest) != digest).any():
+    raise ValueError(
+      f"{subject} must be the same on all {jax.process_count()} processes, got "
+      "another one on some; make it so, and start again"
+    )
 
 
 def make_mesh() -> Mesh:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_jax.data import build
+from deeplab_jax.data import build, manifest
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.preprocess import decode_image
@@ -171,6 +171,28 @@ class Dataset:
       kind = SegmentationSource if self.info.colors else Source
       self._sources[split] = kind(self._builder, split, self.info)
     return self._sources[split]
+
+  @property
+  def partial(self) -> bool:
+    """Whether it was prepared as a sample of what there is."""
+    return bool(self._builder.info.metadata["partial"])
+
+  def digests(self, split: str) -> dict[str, str] | None:
+    """What changes with each example of `split`, by name, in their order.
+
+    None for a data set prepared before builders stored this.
+    """
+    metadata = self._builder.info.metadata
+    parts = tfds.core.ReadInstruction.from_spec(
+      _expression(split, self.info, metadata)
+    )
+    digests = {}
+    for part in parts.to_absolute(self._builder.info.splits):
+      entries = manifest.read(self.directory, part.splitname)
+      if entries is None:
+        return None
+      digests.update(entries[part.from_ : part.to])
+    return digests
 
 
 def open_dataset(

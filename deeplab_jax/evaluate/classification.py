@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import os
 import pathlib
 import time
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import load_variables, write_json
 from deeplab_jax.data import classification
+from deeplab_jax.data.changes import describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, preprocess
 
@@ -77,8 +79,10 @@ def report(
     raise ValueError(
       f"--compare is of segmentation: classifiers have none, got {compare}"
     )
-  dataset = open_dataset(config.data, testing=True)
   model, variables, _ = load_variables(checkpoint, kind="classifier")
+  dataset = open_dataset(config.data, testing=True)
+  described = json.dumps(describe(dataset, ["eval"]))
+  sharding.require_same(described, f"the data in {dataset.directory}")
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   figures = evaluate(model, variables, config, dataset=dataset, mesh=mesh)

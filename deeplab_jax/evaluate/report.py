@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import load_variables, write_json
+from deeplab_jax.data.changes import describe
 from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.evaluate import page
@@ -47,10 +48,12 @@ def report(
   Raises:
     ValueError: nothing to compare with, or of other classes; a wrong field.
   """
-  dataset = open_dataset(config.data, testing=True)
-  other = compare and _read_other(pathlib.Path(compare), dataset.info)
   model, variables, facts = load_variables(checkpoint)
   least_crop = stored_least_crop(facts)
+  dataset = open_dataset(config.data, testing=True)
+  described = json.dumps(describe(dataset, ["eval"]))
+  sharding.require_same(described, f"the data in {dataset.directory}")
+  other = compare and _read_other(pathlib.Path(compare), dataset.info)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0

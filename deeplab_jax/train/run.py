@@ -16,11 +16,13 @@ from ml_collections import ConfigDict
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
 from deeplab_jax import runtime, sharding
+from deeplab_jax.data.changes import describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.runtime import StopRequest
 from deeplab_jax.tasks import Task, find_task
+from deeplab_jax.train import continuing
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.initialize import starting_point
 from deeplab_jax.train.progress import Progress
@@ -30,7 +32,11 @@ from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
 
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: pathlib.Path | str, *, evaluating: bool = True
+  config: ConfigDict,
+  workdir: pathlib.Path | str,
+  *,
+  evaluating: bool = True,
+  allow_changes: bool = False,
 ) -> float | None:
   """Trains what `config` describes, or continues what `workdir` holds.
 
@@ -38,13 +44,16 @@ def train_and_evaluate(
     config: see `config.base_config`; checked before anything else.
     workdir: a folder, created if missing; everything the run writes goes there.
     evaluating: False trains only.
+    allow_changes: go on with what changes the meaning of the run, such as
+      other classes.
 
   Returns:
     The held-out mIoU, or top-1 accuracy, in 0..1 after the last step; None if
     that was not evaluated, or the run was told to stop before.
 
   Raises:
-    ValueError: a wrong field, a missing file, weights of another architecture.
+    ValueError: a wrong field, a missing file, weights of another architecture,
+      or changes that are not allowed.
     FloatingPointError: the loss or the gradient is not finite.
   """
   config_lib.check(config, jax.device_count())
@@ -52,6 +61,10 @@ def train_and_evaluate(
   workdir = checkpoints_lib.local_path(workdir)
   mesh = sharding.make_mesh()
   dataset = open_dataset(config.data)
+  data = describe(dataset)
+  sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
+  found = continuing.data_changes(workdir, data)
+  changed = continuing.settle(workdir, found, allow_changes)
   model = config_lib.make_model(config, dataset.info.num_classes)
   optimizer = make_optimizer(config)
   state = init_state(model, optimizer, config.data.crop_size, config.seed, mesh)
@@ -81,7 +94,11 @@ def train_and_evaluate(
       stop=stop,
     )
     _write_descriptions(run)
+    if step < config.steps:
+      continuing.write_data(workdir, data)
     run.progress.say(f"{_summary(run, state)}\n{origin}")
+    if changed:
+      run.progress.say(changed)
     if advice := runtime.huge_pages_advice():
       run.progress.say(advice)
     with run.progress:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from deeplab_jax.data import manifest
 from deeplab_jax.data.builders import archives
 from deeplab_jax.data.builders.checks import BadExample
 from deeplab_jax.data.builders.trees import Tree
@@ -123,6 +124,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
 
   def _generate_examples(self, split: str, keys: list):
     largest = np.zeros(2, int)
+    entries = []
     results = tqdm.tqdm(
       in_order(functools.partial(self._try, split), keys),
       f"{self.name} {split}",
@@ -135,6 +137,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
       elif result is not None:
         record, size = result
         largest = np.maximum(largest, size)
+        entries.append(manifest.entry(record))
         yield index, record
     if not largest.any():
       raise ValueError(
@@ -142,6 +145,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         f"first of {len(self.skipped)} faults: {self.skipped[:1]}"
       )
     self.info.metadata["largest"][split] = largest.tolist()
+    manifest.write(pathlib.Path(self.data_dir), split, entries)
 
   def _try(self, split: str, key: Any):
     """`encode`, whose error is returned where bad examples are skipped."""
