@@ -58,12 +58,11 @@ class Source:
     self.info = info
     self.split = split
     self.largest = tuple(max(s) for s in zip(*(largest[n] for n in names)))
-    skip = tfds.decode.SkipDecoding()
     self._directory = builder.data_dir
+    self._features = builder.info.features
     try:
-      self._records = builder.as_data_source(
-        expression, decoders={"image": skip, "label": skip}
-      )
+      # Without TFDS's wrapper, which opens the data set anew when unpickled.
+      self._records = builder.as_data_source(expression).data_source
     except Exception as error:  # of TFDS, for a part it cannot take
       raise ValueError(
         f"split {split!r} must be a split or a part of one that has examples, "
@@ -79,9 +78,13 @@ class Source:
   def encoded(self, index: int) -> dict[str, Any]:
     """The record as it is stored, whatever `source[index]` makes of it."""
     try:
-      record = self._records[index]
+      encoded = self._records[index]
     except RuntimeError as error:  # ArrayRecord's, for any damage
       raise ValueError(_damaged(self._directory, error)) from error
+    skip = tfds.decode.SkipDecoding()
+    record = self._features.deserialize_example_np(
+      encoded, decoders={"image": skip, "label": skip}
+    )
     return record | {"name": record["name"].decode()}
 
 
