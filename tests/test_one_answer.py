@@ -18,6 +18,7 @@ from PIL import Image
 from deeplab_jax import config as config_lib
 from deeplab_jax import evaluate, inference
 from deeplab_jax.data.source import open_dataset
+from deeplab_jax.evaluate import loop
 from deeplab_jax.inference import crops
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import BACKBONES, DeepLab, layers, preprocess
@@ -26,6 +27,7 @@ from deeplab_jax.models.aspp import ASPP
 from deeplab_jax.models.layers import BatchNorm, ConvNorm, Norm, SpatialMean
 from deeplab_jax.models.ops.resize import resize_bilinear
 from tests.random_variables import random_variables
+from tests.tiny_backbone import TINY
 from tests.tiny_segmenter import COLORS, NAMES, random_image
 
 SIZES = ((40, 90), (65, 33), (97, 70))
@@ -120,8 +122,13 @@ def _network(**arguments) -> DeepLab:
 
 
 def _small(**arguments) -> DeepLab:
-  settings = {"backbone": "mobilenet_v2", "width_multiplier": 0.25}
-  return _network(**settings | arguments)
+  return _network(**{"backbone": "tiny"} | arguments)
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch) -> None:
+  """Registers the backbone of `_small`."""
+  monkeypatch.setitem(BACKBONES, "tiny", TINY)
 
 
 _VARIANTS = {
@@ -231,12 +238,15 @@ def _assert_one_answer(model, folder, dataset, batch_sizes=(1, 4)):
 @pytest.mark.parametrize("head", _CUSTOM, ids=lambda head: head.__name__)
 def test_heads_of_others_answer_as_defined(monkeypatch, folder, dataset, head):
   monkeypatch.setattr("deeplab_jax.models.deeplab.ASPP", head)
+  # The networks of these tests are equal but for what was put into them.
   crops._why_not.cache_clear()
+  loop._make_step.cache_clear()
   model = _small(decoder=())
   _assert_one_answer(model, folder, dataset, batch_sizes=(2,))
   reason = crops.why_not_confinable(model, _variables(model))
   assert (reason is None) == _CUSTOM[head], reason
   crops._why_not.cache_clear()
+  loop._make_step.cache_clear()
 
 
 @pytest.mark.parametrize("variant", ["two decoders", "head lraspp"])
