@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax.config import base_config, parse_arg, runlocal
 from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.models.backbones import find_backbone
 
 _EPOCHS = 120
 _EPOCHS_OF_A_RATE = 2
@@ -37,7 +38,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.steps = _EPOCHS * images // batch_size
   config.update(lr=0.05, lr_policy="step", lr_decay_factor=0.94)
   config.lr_decay_steps = _EPOCHS_OF_A_RATE * images // batch_size
-  config.update(momentum=0.9, nesterov=True, weight_decay=4e-5)
+  config.update(momentum=0.9, nesterov=True)
+  config.weight_decay = find_backbone(arg.backbone).weight_decay
   config.update(eval_every=5000, checkpoint_every=1000)
   config.data.update(name="imagenet2012", crop_size=(299, 299))
   config.eval.batch_size = 200

@@ -4,15 +4,14 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from deeplab_jax.import_weights.names import backbone_scope
-from deeplab_jax.models import BACKBONES
+from deeplab_jax.models.backbones import BACKBONES, build_backbone
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Channels of the low-level features conv2, conv3 and conv4; for MobileNetV2 the
-# blocks whose depthwise outputs they are.
-_LOW_LEVELS = {"xception": (256, 728, 1024), "resnet": (256, 512, 1024)}
-_MOBILENET_BLOCKS = (2, 5, 12)
 _PUBLISHED_RATES = (6, 12, 18)
 
 
@@ -33,20 +32,19 @@ def infer_arguments(shapes: Shapes) -> dict[str, Any]:
   """
   backbone = _backbone(shapes)
   arguments = {"backbone": backbone}
-  if backbone.startswith("mobilenet_v2"):
-    last = f"{backbone_scope(backbone)}/expanded_conv_16/project/weights"
-    if last in shapes:
-      arguments["width_multiplier"] = shapes[last][-1] / 320
+  last = f"{backbone_scope(backbone)}/expanded_conv_16/project/weights"
+  if BACKBONES[backbone].has_width and last in shapes:
+    arguments["width_multiplier"] = shapes[last][-1] / 320  # MobileNetV2's
   if is_classifier(shapes):
     return arguments
-  if backbone.startswith("mobilenet_v3"):
-    arguments |= {"head": "lraspp", "decoder": ("conv3",)}
+  if BACKBONES[backbone].head == "lraspp":
+    arguments |= {"head": "lraspp", "decoder": BACKBONES[backbone].decoder}
     return arguments | _classes(shapes, "decoder/decoder_conv0")
   return (
     arguments
     | _classes(shapes, "logits/semantic")
     | _head(shapes)
-    | _decoder(shapes, backbone)
+    | _decoder(shapes, arguments)
   )
 
 
@@ -64,13 +62,14 @@ def _backbone(shapes: Shapes) -> str:
       f"no known backbone among the variables: expected one of"
       f" {', '.join(known)}; found {', '.join(sorted(scopes)[:10]) or 'none'}"
     )
-  if found[0].startswith("mobilenet_v3"):
-    large = "MobilenetV3/expanded_conv_14/project/weights" in shapes
-    return f"mobilenet_v3_{'large' if large else 'small'}_seg"
-  if len(found) == 1:
-    return found[0]
-  beta = any("/conv1_1/" in name for name in shapes)
-  return next(b for b in found if b.endswith("_beta") == beta)
+  return max(found, key=lambda b: _is_told(BACKBONES[b].telltale, shapes))
+
+
+def _is_told(telltale: str, shapes: Shapes) -> int:
+  """1 if the telltale is there, 0 if a backbone has none, -1 if it is not."""
+  if not telltale:
+    return 0
+  return 1 if any(telltale in name for name in shapes) else -1
 
 
 def _classes(shapes: Shapes, layer: str) -> dict[str, Any]:
@@ -92,30 +91,28 @@ def _head(shapes: Shapes) -> dict[str, Any]:
   return arguments
 
 
-def _decoder(shapes: Shapes, backbone: str) -> dict[str, Any]:
+def _decoder(shapes: Shapes, encoder: dict[str, Any]) -> dict[str, Any]:
   names = [f"decoder/feature_projection0{s}/weights" for s in ("", "_1", "_2")]
   projections = [shapes[name] for name in names if name in shapes]
   if not projections:
     return {"decoder": ()}
   arguments = {"decoder_low_level_channels": projections[0][-1]}
-  levels = _low_levels(shapes, backbone)
+  levels = _low_levels(**encoder)
   if all(kernel[-2] in levels for kernel in projections):
     arguments["decoder"] = tuple(levels[kernel[-2]] for kernel in projections)
   return arguments | _decoder_convs(shapes)
 
 
-def _low_levels(shapes: Shapes, backbone: str) -> dict[int | None, str]:
+def _low_levels(backbone: str, width_multiplier: float = 1.0) -> dict[int, str]:
   """Channels to name of the low-level features."""
-  if backbone.startswith("mobilenet_v2"):
-    scope = backbone_scope(backbone)
-    kernels = [
-      f"{scope}/expanded_conv_{block}/depthwise/depthwise_weights"
-      for block in _MOBILENET_BLOCKS
-    ]
-    channels = [shapes.get(name, (None, None))[-2] for name in kernels]
-  else:
-    channels = _LOW_LEVELS[backbone.split("_")[0]]
-  return dict(zip(channels, ("conv2", "conv3", "conv4")))
+  network = build_backbone(
+    backbone, output_stride=16, width_multiplier=width_multiplier
+  )
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  (_, low_levels), _ = jax.eval_shape(
+    lambda x: network.init_with_output(jax.random.key(0), x, False), images
+  )
+  return {feature.shape[-1]: name for name, feature in low_levels.items()}
 
 
 def _decoder_convs(shapes: Shapes) -> dict[str, Any]:

@@ -7,6 +7,12 @@ an ImageNet classifier's last layers in the backbone's scope.
 
 import re
 
+from deeplab_jax.models.backbones import find_backbone
+from deeplab_jax.models.mobilenet import MobileNetV2
+from deeplab_jax.models.mobilenet_v3 import MobileNetV3
+from deeplab_jax.models.resnet import ResNet
+from deeplab_jax.models.xception import Xception
+
 _LEAVES = {
   "kernel": "weights",
   "depthwise_kernel": "depthwise_weights",
@@ -17,22 +23,27 @@ _LEAVES = {
   "bias": "biases",
 }
 _SEPARABLE = (r"/(depthwise|pointwise)$", r"_\1")
-# Patterns and replacements, applied in order to the module path of a leaf.
+# Patterns and replacements, applied in order to the module path of a leaf in a
+# backbone or in the last layers of its classifier. A backbone that is not here
+# has no official weights: its variables are called as its modules are.
+_MOBILENET = (
+  (r"^stem$", r"Conv"),
+  (r"^conv_1$", r"Conv_1"),
+  (r"^block_0", r"expanded_conv"),
+  (r"^block_(\d+)", r"expanded_conv_\1"),
+  (r"/squeeze$", r"/Conv"),
+  (r"/excite$", r"/Conv_1"),
+  (r"^logits$", r"Logits/Conv2d_1c_1x1"),
+)
 _BACKBONES = {
-  "xception": (
+  Xception: (
     (r"^(\w+_flow)_(block\d)_(unit_\d+)", r"\1/\2/\3/xception_module"),
     (r"^entry_flow_conv", r"entry_flow/conv"),
     _SEPARABLE,
   ),
-  "resnet": ((r"^(block\d)_(unit_\d+)", r"\1/\2/bottleneck_v1"),),
-  "mobilenet": (
-    (r"^stem$", r"Conv"),
-    (r"^conv_1$", r"Conv_1"),
-    (r"^block_0", r"expanded_conv"),
-    (r"^block_(\d+)", r"expanded_conv_\1"),
-    (r"/squeeze$", r"/Conv"),
-    (r"/excite$", r"/Conv_1"),
-  ),
+  ResNet: ((r"^(block\d)_(unit_\d+)", r"\1/\2/bottleneck_v1"),),
+  MobileNetV2: _MOBILENET,
+  MobileNetV3: _MOBILENET,
 }
 _HEAD = (
   (r"^logits$", r"logits/semantic"),
@@ -53,12 +64,7 @@ def backbone_scope(backbone: str) -> str:
   torch's variants of a network have scopes of their own: their weights fit the
   official network in shape only.
   """
-  if backbone.endswith("_torch"):
-    return backbone
-  match = re.match(r"mobilenet_v(\d)", backbone)
-  if match:
-    return f"MobilenetV{match[1]}"
-  return re.sub(r"^resnet_(\d+).*", r"resnet_v1_\1", backbone)
+  return find_backbone(backbone).scope or backbone
 
 
 def official_name(
@@ -78,24 +84,16 @@ def official_name(
   joined = "/".join(path)
   leaf = next(leaf for leaf in _LEAVES if f"/{joined}".endswith(f"/{leaf}"))
   module = joined.removesuffix(leaf).rstrip("/")
-  if path[0] == "backbone":
+  if path[0] == "backbone" or classifier:
     scope = _in_backbone(module.removeprefix("backbone/"), backbone)
-  elif classifier:
-    scope = _in_classifier(module, backbone)
   else:
     scope = _rewrite(module, _HEAD)
   return f"{scope}/{_LEAVES[leaf]}"
 
 
 def _in_backbone(module, backbone):
-  rules = _BACKBONES[backbone.split("_")[0]]
+  rules = _BACKBONES.get(find_backbone(backbone).module, ())
   return f"{backbone_scope(backbone)}/{_rewrite(module, rules)}"
-
-
-def _in_classifier(module, backbone):
-  if backbone.startswith("mobilenet") and module == "logits":
-    return f"{backbone_scope(backbone)}/Logits/Conv2d_1c_1x1"
-  return _in_backbone(module, backbone)
 
 
 def _rewrite(module, rules):

@@ -1,6 +1,11 @@
-"""Every backbone by name: how to build it, what input it was trained on."""
+"""Every backbone by name, and all that depends on which one a network has.
+
+A new backbone is a module and its entry in `BACKBONES`. Nothing elsewhere reads
+anything out of a backbone's name.
+"""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,27 +18,44 @@ from deeplab_jax.models.layers import Norm
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-  """A named backbone.
+  """A named backbone; the defaults suit a new one.
 
   Attributes:
-    module: its class.
+    module: its class. It takes `output_stride`, `norm` and `dtype` beside its
+      `settings`, and maps `(b, h, w, 3)` and whether to use batch statistics to
+      features and a dict of the low-level features "conv2", "conv3" and
+      "conv4" (strides 4, 8 and 16).
     norm: batch-norm settings of the official training.
-    settings: what the name says of the class's attributes.
+    settings: the attributes of the class that make it this backbone.
     multi_grid: published default, or None where there is none to set.
     has_width: whether it takes a width multiplier.
     mean: RGB (0..255) that the network's input takes for 0.
     scale: factor of what is left after the mean.
     weight_decay: of the official training.
+    head: of the published segmentation network, as `DeepLab` takes it.
+    decoder: the same of its decoder.
+    classifier_features: channels of the 1x1 convolution, at width 1, between
+      the features and the pooling of an ImageNet classifier; 0 for none.
+    classifier_dropout: share of the pooled features that its training drops.
+    scope: of the official TensorFlow variables; "" is the backbone's name.
+    telltale: part of the name of a variable that only this one has of the
+      backbones of the same scope; "" where there is none.
   """
 
   module: type[nn.Module]
   norm: Norm
-  settings: dict
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
   multi_grid: tuple[int, int, int] | None = None
   has_width: bool = False
   mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
   scale: tuple[float, float, float] = (2 / 255, 2 / 255, 2 / 255)
   weight_decay: float = 4e-5
+  head: str = "aspp"
+  decoder: tuple[str, ...] = ("conv2",)
+  classifier_features: int = 0
+  classifier_dropout: float = 0.0
+  scope: str = ""
+  telltale: str = ""
 
 
 _NO_GRID = (1, 1, 1)
@@ -43,57 +65,84 @@ _TORCHVISION = {
 }
 
 
-def _xception(name):
+def _xception(variant):
   return Backbone(
-    xception.Xception, xception.NORM, {"variant": name}, multi_grid=_NO_GRID
+    xception.Xception,
+    xception.NORM,
+    {"variant": variant},
+    multi_grid=_NO_GRID,
+    classifier_dropout=0.5,
   )
 
 
-def _resnet(variant, multi_grid=_NO_GRID, beta=False, torch=False, **inputs):
+def _resnet(variant, multi_grid=_NO_GRID, beta=False, torch=False, **facts):
   return Backbone(
     resnet.ResNet,
     resnet.NORM,
     {"variant": variant, "beta": beta, "torchvision": torch},
     multi_grid=multi_grid,
     weight_decay=1e-4,
-    **inputs,
+    **facts,
   )
 
 
-def _plain_resnet(variant):
-  return _resnet(variant, mean=(123.15, 115.90, 103.06), scale=(1.0, 1.0, 1.0))
+def _plain_resnet(variant, scope):
+  return _resnet(
+    variant,
+    mean=(123.15, 115.90, 103.06),
+    scale=(1.0, 1.0, 1.0),
+    scope=scope,
+  )
+
+
+def _beta_resnet(variant, scope):
+  return _resnet(
+    variant, (1, 2, 4), beta=True, scope=scope, telltale="/conv1_1/"
+  )
+
+
+def _mobilenet_v2(norm, **facts):
+  return Backbone(
+    mobilenet.MobileNetV2,
+    norm,
+    has_width=True,
+    classifier_features=1280,
+    classifier_dropout=0.2,
+    **facts,
+  )
+
+
+def _mobilenet_v3(variant, telltale=""):
+  return Backbone(
+    mobilenet_v3.MobileNetV3,
+    mobilenet.NORM,
+    {"variant": variant},
+    head="lraspp",
+    decoder=("conv3",),
+    classifier_dropout=0.2,
+    scope="MobilenetV3",
+    telltale=telltale,
+  )
 
 
 BACKBONES = {
   "xception_41": _xception("xception_41"),
   "xception_65": _xception("xception_65"),
   "xception_71": _xception("xception_71"),
-  "resnet_50": _plain_resnet("resnet_50"),
-  "resnet_101": _plain_resnet("resnet_101"),
-  "resnet_50_beta": _resnet("resnet_50", (1, 2, 4), beta=True),
-  "resnet_101_beta": _resnet("resnet_101", (1, 2, 4), beta=True),
+  "resnet_50": _plain_resnet("resnet_50", "resnet_v1_50"),
+  "resnet_101": _plain_resnet("resnet_101", "resnet_v1_101"),
+  "resnet_50_beta": _beta_resnet("resnet_50", "resnet_v1_50"),
+  "resnet_101_beta": _beta_resnet("resnet_101", "resnet_v1_101"),
   "resnet_50_torch": _resnet("resnet_50", torch=True, **_TORCHVISION),
   "resnet_101_torch": _resnet("resnet_101", torch=True, **_TORCHVISION),
-  "mobilenet_v2": Backbone(
-    mobilenet.MobileNetV2, mobilenet.NORM, {}, has_width=True
+  "mobilenet_v2": _mobilenet_v2(mobilenet.NORM, scope="MobilenetV2"),
+  "mobilenet_v2_torch": _mobilenet_v2(
+    mobilenet.TORCHVISION_NORM, settings={"torchvision": True}, **_TORCHVISION
   ),
-  "mobilenet_v2_torch": Backbone(
-    mobilenet.MobileNetV2,
-    mobilenet.TORCHVISION_NORM,
-    {"torchvision": True},
-    has_width=True,
-    **_TORCHVISION,
+  "mobilenet_v3_large_seg": _mobilenet_v3(
+    "mobilenet_v3_large_seg", "/expanded_conv_14/"
   ),
-  "mobilenet_v3_large_seg": Backbone(
-    mobilenet_v3.MobileNetV3,
-    mobilenet.NORM,
-    {"variant": "mobilenet_v3_large_seg"},
-  ),
-  "mobilenet_v3_small_seg": Backbone(
-    mobilenet_v3.MobileNetV3,
-    mobilenet.NORM,
-    {"variant": "mobilenet_v3_small_seg"},
-  ),
+  "mobilenet_v3_small_seg": _mobilenet_v3("mobilenet_v3_small_seg"),
 }
 
 

@@ -13,9 +13,6 @@ from deeplab_jax.models.layers import (
 )
 from deeplab_jax.models.mobilenet import KERNEL_INIT
 
-# Share of the pooled features that training drops.
-_DROPOUT = {"xception": 0.5, "mobilenet": 0.2, "resnet": 0.0}
-
 
 class Classifier(nn.Module):
   """A backbone, global average pooling and a linear layer.
@@ -58,8 +55,9 @@ class Classifier(nn.Module):
       `(b, num_classes)`.
     """
     use_batch_stats = train and not frozen_batch_norm
+    entry = find_backbone(self.backbone)
     # Multi-grid is for segmentation: the released classifiers have none.
-    multi_grid = None if "mobilenet" in self.backbone else (1, 1, 1)
+    multi_grid = None if entry.multi_grid is None else (1, 1, 1)
     backbone = build_backbone(
       self.backbone,
       output_stride=self.output_stride,
@@ -69,11 +67,10 @@ class Classifier(nn.Module):
       dtype=self.dtype,
     )
     x, _ = backbone(images.astype(self.dtype), use_batch_stats)
-    if self.backbone.startswith("mobilenet_v2"):
-      norm = find_backbone(self.backbone).norm
+    if entry.classifier_features:
       x = ConvNorm(
-        int(1280 * max(1, self.width_multiplier)),
-        norm.with_momentum(self.batch_norm_momentum),
+        int(entry.classifier_features * max(1, self.width_multiplier)),
+        entry.norm.with_momentum(self.batch_norm_momentum),
         activation=nn.relu6,
         kernel_init=KERNEL_INIT,
         dtype=self.dtype,
@@ -81,7 +78,7 @@ class Classifier(nn.Module):
       )(x, use_batch_stats)
     wide = jnp.promote_types(self.dtype, jnp.float32)
     x = SpatialMean(name="pooled")(x)
-    rate = _DROPOUT[self.backbone.split("_")[0]]
-    x = nn.Dropout(rate, deterministic=not train)(x)
+    dropout = nn.Dropout(entry.classifier_dropout, deterministic=not train)
+    x = dropout(x)
     logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")
     return logits(x)[:, 0, 0]

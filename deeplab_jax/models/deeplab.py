@@ -111,6 +111,11 @@ class DeepLab(nn.Module):
     )
     norm = HEAD_NORM.with_momentum(self.batch_norm_momentum)
     x, low_levels = backbone(images.astype(self.dtype), use_batch_stats)
+    if not set(self.decoder) <= set(low_levels):
+      raise ValueError(
+        f"decoder must be of the low-level features of {self.backbone}, "
+        f"{', '.join(low_levels) or 'none'}; got {self.decoder}"
+      )
     if self.head == "lraspp":
       head = LiteRASPP(
         self.num_classes, norm=norm, dtype=self.dtype, name="lraspp"

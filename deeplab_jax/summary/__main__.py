@@ -34,16 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _model(options):
-  lite = options.backbone.startswith("mobilenet_v3")
-  decoder = ("conv3",) if lite else ("conv2",)
+  published = BACKBONES[options.backbone]
   return DeepLab(
     options.num_classes,
     options.backbone,
     output_stride=options.output_stride,
     width_multiplier=options.width_multiplier,
-    head=options.head or ("lraspp" if lite else "aspp"),
+    head=options.head or published.head,
     atrous_rates=() if options.no_rates else (6, 12, 18),
-    decoder=() if options.no_decoder else decoder,
+    decoder=() if options.no_decoder else published.decoder,
     aspp_separable=not options.plain,
     decoder_separable=not options.plain,
   )
