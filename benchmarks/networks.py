@@ -15,6 +15,7 @@ from deeplab_jax import sharding
 from deeplab_jax.config import base_config, make_model
 from deeplab_jax.inference import logits_fn, onednn, predict_fn
 from deeplab_jax.inference.folding import fold, layers_in_onednn
+from deeplab_jax.losses import Loss, cross_entropy
 from deeplab_jax.models import DeepLab, preprocess
 from deeplab_jax.models.backbones import find_backbone
 from deeplab_jax.optimizer import make_optimizer
@@ -121,7 +122,7 @@ def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
 def start_training(
   case: Case, variables: Any, batch: dict[str, np.ndarray]
 ) -> Program:
-  """Compiles `state.make_train_step`'s step; the output is of two steps."""
+  """Compiles `make_train_step`'s step; the output is of two steps."""
   config = make_config(case)
   model = make_model(config, NUM_CLASSES)
   optimizer = make_optimizer(config)
@@ -132,7 +133,8 @@ def start_training(
   )
   state = jax.device_put(state, sharding.replicated(mesh))
   batch = sharding.global_batch(batch, mesh)
-  step = make_train_step(model, optimizer, config, mesh)
+  loss = Loss("cross_entropy", cross_entropy)
+  step = make_train_step(model, loss, optimizer, config, mesh)
   program = step.lower(state, batch).compile()
   held = [state]
   del state

@@ -1,18 +1,20 @@
-"""Cross-entropy of pixels and of whole images, as sums over what counts.
+"""The losses of training, as sums over what counts.
 
-That of pixels is masked, with class weights and hard-pixel mining, as
-`common_loss` of tensorflow/models `research/deeplab` computes it. Sums and
+A loss is a function of logits and labels that gives a sum and a count. Sums and
 counts of the parts of a batch add up to those of the whole; their quotient,
-`mean`, is the loss.
+`mean`, is the loss. `LOSSES` has those of segmentation by name.
+
+The cross-entropy of pixels is masked, with class weights and hard-pixel mining,
+as `common_loss` of tensorflow/models `research/deeplab` computes it.
 """
 
-import functools
+import inspect
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from deeplab_jax.data.preprocess import IGNORE
 from deeplab_jax.models import resize_bilinear
@@ -20,11 +22,17 @@ from deeplab_jax.models import resize_bilinear
 Sums = tuple[jax.Array, jax.Array]
 
 
-def make_loss(config: ConfigDict) -> Callable[..., Sums]:
-  """The loss of `config.task`, called with logits, labels and `step=`."""
-  if config.task == "classification":
-    return class_cross_entropy
-  return functools.partial(cross_entropy, **config.loss)
+class Loss(NamedTuple):
+  """What a training step minimises, beside the weight decay.
+
+  Attributes:
+    name: under which its values are logged, as "train/cross_entropy".
+    sums: (logits, labels, step=) -> sum and count; `step` is the number of
+      updates made so far.
+  """
+
+  name: str
+  sums: Callable[..., Sums]
 
 
 def mean(total: jax.Array, count: jax.Array) -> jax.Array:
@@ -35,7 +43,7 @@ def mean(total: jax.Array, count: jax.Array) -> jax.Array:
 def class_cross_entropy(
   logits: jax.Array, labels: jax.Array, *, step: jax.Array | int = 0
 ) -> Sums:
-  """Sum over the images of a batch, and their number.
+  """Cross-entropy of the images of a batch, and their number.
 
   Args:
     logits: (b, num_classes).
@@ -56,7 +64,7 @@ def cross_entropy(
   hard_pixel_steps: int = 0,
   step: jax.Array | int = 0,
 ) -> Sums:
-  """Sum over the pixels of a batch, at the resolution of its labels.
+  """Cross-entropy of the pixels of a batch, at the resolution of its labels.
 
   Args:
     logits: (b, h/s, w/s, num_classes), upsampled here to (h, w) with corners
@@ -146,3 +154,13 @@ def _hardest(losses: jax.Array, fraction: jax.Array | float) -> jax.Array:
   kept = jnp.asarray(fraction * losses.size, jnp.int32)
   hardest = jnp.sort(losses.ravel(), descending=True)
   return jnp.where(jnp.arange(losses.size) < kept, hardest, 0)
+
+
+LOSSES: dict[str, Callable[..., Sums]] = {"cross_entropy": cross_entropy}
+"""By the name that `config.loss.name` gives. What a loss takes besides logits,
+labels and step are the fields of `config.loss` of the same names."""
+
+
+def settings(loss: Callable[..., Sums]) -> set[str]:
+  """Names of what `loss` takes besides logits, labels and step."""
+  return set(inspect.signature(loss).parameters) - {"logits", "labels", "step"}

@@ -54,8 +54,9 @@ def test_every_config_traces_a_step_with_runlocal(path):
   rule = optimizer.make_optimizer(config)
   crop = tuple(config.data.crop_size)
   start = jax.eval_shape(lambda: create_state(model, rule, crop, 0))
-  step = make_train_step(model, rule, config, sharding.make_mesh())
-  batch = tasks.find_task(config).abstract_batch(config)
+  task, mesh = tasks.find_task(config), sharding.make_mesh()
+  loss, batch = task.make_loss(config), task.abstract_batch(config)
+  step = make_train_step(model, loss, rule, config, mesh)
   after, _ = jax.eval_shape(step, start, batch)
   assert jax.tree.structure(after) == jax.tree.structure(start)
 

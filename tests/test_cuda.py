@@ -77,8 +77,9 @@ def _training():
   )
   state = jax.eval_shape(create)
   mesh = Mesh(np.asarray(jax.devices()[:1]), (BATCH_AXIS,))
-  step = make_train_step(model, optimizer, config, mesh)
-  return step, state, find_task(config).abstract_batch(config)
+  task = find_task(config)
+  step = make_train_step(model, task.make_loss(config), optimizer, config, mesh)
+  return step, state, task.abstract_batch(config)
 
 
 def _inference():

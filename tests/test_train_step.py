@@ -11,6 +11,7 @@ import pytest
 from deeplab_jax import config as config_lib
 from deeplab_jax import losses, optimizer, sharding
 from deeplab_jax.models import preprocess
+from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.state import TrainState, init_state
 from deeplab_jax.train.step import make_train_step
 from tests.programs import train_tiny
@@ -24,7 +25,7 @@ def _tiny_step(seed=0, model=None, **changes):
   config.update(lr=0.1, steps=100, seed=seed, **changes)
   rule, mesh = optimizer.make_optimizer(config), sharding.make_mesh()
   model = model or train_tiny.Tiny()
-  return make_train_step(model, rule, config, mesh)
+  return make_train_step(model, make_loss(config), rule, config, mesh)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pytest
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import import_weights, optimizer, sharding
+from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.state import TrainState
 from deeplab_jax.train.step import make_train_step
 from tests.trees import by_name
@@ -112,7 +113,8 @@ def _golden_run(golden, settings, arrays) -> dict:
     opt_state=rule.init(variables["params"]),
     **variables,
   )
-  step = make_train_step(model, rule, config, sharding.make_mesh())
+  loss, mesh = make_loss(config), sharding.make_mesh()
+  step = make_train_step(model, loss, rule, config, mesh)
   batch = {"image": golden["image"], "label": golden["label"][..., 0]}
   current, metrics = step(current, batch)
   run = {

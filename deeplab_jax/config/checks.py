@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from deeplab_jax.config.arguments import nearest
 from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.losses import LOSSES, settings
 from deeplab_jax.models import model_arguments
 
 TASKS = ("segmentation", "classification")
@@ -35,6 +36,7 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
       "jax knows only with JAX_ENABLE_X64=1 in the environment"
     )
   _check_model(config)
+  _check_loss(config)
   _check_ranges(config)
   _check_crop(config)
   _check_batch(config, num_devices)
@@ -74,6 +76,20 @@ def _check_model(config: ConfigDict) -> None:
       "config.eval.output_stride must be 0 (the model's), 8, 16 or 32, got "
       f"{config.eval.output_stride}"
     )
+
+
+def _check_loss(config: ConfigDict) -> None:
+  """Refuses settings that the loss would pass over."""
+  _require_one_of("loss.name", config.loss.name, LOSSES)
+  loss, taken = f"loss.name {config.loss.name!r}", {"name"}
+  if config.task == "classification":
+    loss, taken = "a classifier's loss", set()
+  else:
+    taken |= settings(LOSSES[config.loss.name])
+  for name, default in base_config().loss.items():
+    found = config.loss[name]
+    wanted = f"{default!r}, as {loss} has none other"
+    _require(f"loss.{name}", name in taken or found == default, wanted, found)
 
 
 def _check_ranges(config: ConfigDict) -> None:

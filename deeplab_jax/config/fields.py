@@ -69,6 +69,8 @@ def base_config() -> ConfigDict:
       "data": _data_fields(),
       "model": _model_fields(),
       "loss": {
+        # A name of `deeplab_jax.losses.LOSSES`; it is logged by this name.
+        "name": "cross_entropy",
         # One factor per class; () weighs all classes alike.
         "class_weights": (),
         # Keep only this fraction of the pixels, the hardest, reached over

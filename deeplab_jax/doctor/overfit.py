@@ -19,6 +19,7 @@ from deeplab_jax.doctor import config_checks
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.models import padding_value
 from deeplab_jax.optimizer import make_optimizer
+from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.initialize import initialize_from
 from deeplab_jax.train.state import init_state
 from deeplab_jax.train.step import make_train_step
@@ -27,6 +28,7 @@ _CPU_PIXELS = 4 * 129 * 129  # of a batch there; a step then takes a second
 _FEWEST_STEPS = 15  # fewer tell nothing
 _FALL = 0.6  # of the first loss: what the last must be below
 _TRIES = 20  # batches, to find one with labels
+_JUDGED = "cross_entropy"  # the loss whose values are known to mean something
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,38 +36,51 @@ class Overfit:
   """How it went.
 
   Attributes:
-    losses: cross-entropy of each step.
-    chance: cross-entropy of predicting each class as often as it occurs.
+    losses: values of the loss, one a step.
+    chance: the loss of predicting each class as often as it occurs; None for a
+      loss other than cross-entropy.
     batch: images, height and width.
     names: the images.
     seconds: it took, compiling included.
+    loss: its name.
   """
 
   losses: tuple[float, ...]
-  chance: float
+  chance: float | None
   batch: tuple[int, int, int]
   names: tuple[str, ...]
   seconds: float
+  loss: str = _JUDGED
 
   @property
   def fell(self) -> bool | None:
-    """Whether the loss fell as it should; None if there were too few steps."""
-    if len(self.losses) < _FEWEST_STEPS:
+    """Whether the loss fell as it should.
+
+    None if there were too few steps to tell, or nobody knows how far this loss
+    should fall.
+    """
+    if len(self.losses) < _FEWEST_STEPS or self.loss != _JUDGED:
       return None
     return float(np.median(self.losses[-5:])) < _FALL * self.losses[0]
 
   def __str__(self) -> str:
     rows, height, width = self.batch
+    return (
+      f"{rows} crops of {width}x{height}, {len(self.losses)} steps in "
+      f"{self.seconds:.0f} s: {self.loss} {self.losses[0]:.3f} -> "
+      f"{self.losses[-1]:.3f} ({self._verdict()})"
+    )
+
+  def _verdict(self) -> str:
+    if self.loss != _JUDGED:
+      return f"how far {self.loss} should fall is not known"
     verdict = {
       True: "as it should",
       False: "NOT as it should",
       None: "too few steps in the time allowed to tell",
     }
     return (
-      f"{rows} crops of {width}x{height}, {len(self.losses)} steps in "
-      f"{self.seconds:.0f} s: loss {self.losses[0]:.3f} -> "
-      f"{self.losses[-1]:.3f} ({verdict[self.fell]}; class frequencies alone "
-      f"give {self.chance:.3f})"
+      f"{verdict[self.fell]}; class frequencies alone give {self.chance:.3f}"
     )
 
 
@@ -99,22 +114,24 @@ def run(
   batch = _batch(config, dataset)
   names = tuple(batch.pop("name"))
   placed = sharding.global_batch(batch, mesh)
-  train_step = make_train_step(model, optimizer, config, mesh)
+  loss = make_loss(config)
+  train_step = make_train_step(model, loss, optimizer, config, mesh)
   losses = []
   deadline = math.inf
   while len(losses) < steps and time.monotonic() < deadline:
     state, metrics = train_step(state, placed)
-    losses.append(float(metrics["cross_entropy"]))
+    losses.append(float(metrics[loss.name]))
     if len(losses) == 1:  # compiled by now
       deadline = time.monotonic() + seconds
     if not math.isfinite(losses[-1]):
       break
   return Overfit(
     losses=tuple(losses),
-    chance=_chance(batch["label"]),
+    chance=_chance(batch["label"], config) if loss.name == _JUDGED else None,
     batch=batch["label"].shape,
     names=names,
     seconds=time.monotonic() - began,
+    loss=loss.name,
   )
 
 
@@ -181,8 +198,10 @@ def _batch(config: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
   )
 
 
-def _chance(labels: np.ndarray) -> float:
-  """Entropy of the classes of the labelled pixels, in nats."""
-  shares = np.bincount(labels[labels != IGNORE]) / (labels != IGNORE).sum()
-  shares = shares[shares > 0]
-  return float(-(shares * np.log(shares)).sum())
+def _chance(labels: np.ndarray, config: ConfigDict) -> float:
+  """Entropy of the classes of the labelled pixels, in nats, each weighed."""
+  counts = np.bincount(labels[labels != IGNORE])
+  shares = counts[counts > 0] / counts.sum()
+  weights = np.array(config.loss.class_weights or [1.0] * len(counts))
+  weights = weights[: len(counts)][counts > 0]
+  return float(-(weights * shares * np.log(shares)).sum())

@@ -151,5 +151,6 @@ def to_dict(checkup: Checkup) -> dict[str, Any]:
       "chance": trained.chance,
       "fell": trained.fell,
       "seconds": trained.seconds,
+      "loss": trained.loss,
     },
   }

@@ -100,9 +100,11 @@ def compile_step(
   create = functools.partial(
     create_state, model, optimizer, config.data.crop_size, config.seed
   )
-  batch = find_task(config).abstract_batch(config)
-  arguments = jax.eval_shape(create), batch
-  step = make_train_step(model, optimizer, config, mesh).lower(*arguments)
+  task = find_task(config)
+  arguments = jax.eval_shape(create), task.abstract_batch(config)
+  loss = task.make_loss(config)
+  step = make_train_step(model, loss, optimizer, config, mesh)
+  step = step.lower(*arguments)
   begin = time.monotonic()
   try:
     compiled = step.compile({"exec_time_optimization_effort": effort})

@@ -8,17 +8,19 @@ from ml_collections import ConfigDict
 
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import Dataset
+from deeplab_jax.losses import Loss
 from deeplab_jax.tasks import classification, segmentation
 
 __all__ = ["TASKS", "Task", "find_task"]
 
 
 class Task(NamedTuple):
-  """The functions of one `config.task`; its loss is `losses.make_loss`'s.
+  """The functions of one `config.task`.
 
   Attributes:
     score: the figure by which a checkpoint is the best, such as "eval/miou".
     title: what readers call it.
+    make_loss: config -> what a training step minimises.
     train_batches: (dataset, config, step) -> this process's rows of the global
       batches from `step` on: {"image", "label", "name"}.
     abstract_batch: config -> the global batch without names, as
@@ -34,6 +36,7 @@ class Task(NamedTuple):
 
   score: str
   title: str
+  make_loss: Callable[[ConfigDict], Loss]
   train_batches: Callable[[Dataset, ConfigDict, int], Iterator[dict[str, Any]]]
   abstract_batch: Callable[[ConfigDict], dict[str, jax.ShapeDtypeStruct]]
   evaluation_size: Callable[[ConfigDict], tuple[int, int]]
@@ -45,6 +48,7 @@ TASKS = {
   "segmentation": Task(
     score="eval/miou",
     title="mIoU",
+    make_loss=segmentation.make_loss,
     train_batches=segmentation.train_batches,
     abstract_batch=segmentation.abstract_batch,
     evaluation_size=segmentation.evaluation_size,
@@ -54,6 +58,7 @@ TASKS = {
   "classification": Task(
     score="eval/top1",
     title="top-1 accuracy",
+    make_loss=classification.make_loss,
     train_batches=classification.train_batches,
     abstract_batch=classification.abstract_batch,
     evaluation_size=classification.evaluation_size,

@@ -10,14 +10,21 @@ from ml_collections import ConfigDict
 from deeplab_jax.data import classification
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.evaluate.classification import evaluate, report
+from deeplab_jax.losses import Loss, class_cross_entropy
 
 __all__ = [
   "abstract_batch",
   "evaluate",
   "evaluation_size",
+  "make_loss",
   "report",
   "train_batches",
 ]
+
+
+def make_loss(config: ConfigDict) -> Loss:
+  """The cross-entropy of the classes; none of `config.loss` is of use."""
+  return Loss("cross_entropy", class_cross_entropy)
 
 
 def train_batches(

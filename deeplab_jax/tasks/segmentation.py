@@ -1,5 +1,6 @@
 """Segmentation: crops with masks, mIoU, pictures of examples."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,11 +11,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import evaluate as evaluation_lib
+from deeplab_jax import losses
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.source import Dataset
+from deeplab_jax.losses import Loss
 from deeplab_jax.models import DeepLab, padding_value
 
 report = evaluation_lib.report
+
+
+def make_loss(config: ConfigDict) -> Loss:
+  """The loss `config.loss.name`, with those settings that it takes."""
+  name = config.loss.name
+  loss = losses.LOSSES[name]
+  taken = losses.settings(loss)
+  settings = {x: value for x, value in config.loss.items() if x in taken}
+  return Loss(name, functools.partial(loss, **settings))
 
 
 def train_batches(

@@ -102,7 +102,8 @@ def train_and_evaluate(
     if advice := runtime.huge_pages_advice():
       run.progress.say(advice)
     with run.progress:
-      train_step = make_train_step(model, optimizer, config, mesh)
+      loss = task.make_loss(config)
+      train_step = make_train_step(model, loss, optimizer, config, mesh)
       state = _loop(run, state, train_step)
     checkpoints.wait()
     return _report(run, int(state.step))

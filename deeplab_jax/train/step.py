@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import losses, sharding
+from deeplab_jax.losses import Loss
 from deeplab_jax.models import preprocess
 from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import decay_loss, learning_rate
@@ -23,11 +24,15 @@ TrainStep = Callable[
 
 def make_train_step(
   model: Network,
+  loss: Loss,
   optimizer: optax.GradientTransformation,
   config: ConfigDict,
   mesh: Mesh,
 ) -> TrainStep:
   """Compiles one update: (state, batch) -> (state, metrics).
+
+  The metrics are "loss", which is the sum of the next two, the loss under its
+  own name, "weight_decay", "gradient_norm" and "learning_rate".
 
   The batch holds `image` uint8 (b, h, w, 3) and `label`, uint8 (b, h, w) or, of
   a classifier, int32 (b,). Random draws follow from the seed and the step's
@@ -40,21 +45,21 @@ def make_train_step(
   `config.batch_norm_groups` are groups of the rows of such a part.
   """
   schedule = learning_rate(config)
-  loss_of = _loss_function(model, config)
+  loss_of = _loss_function(model, loss, config)
 
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     parts = _split(batch, config.accumulate_steps, mesh)
     keys = jax.random.split(key, config.accumulate_steps)
     sums, batch_stats = _accumulate(loss_of, state, parts, keys)
-    loss, grads = jax.tree.map(
+    value, grads = jax.tree.map(
       lambda total: losses.mean(total, sums["count"]),
       (sums["loss"], sums["gradient"]),
     )
     decay = decay_loss(state.params, config.weight_decay)
     metrics = {
-      "loss": loss + decay,
-      "cross_entropy": loss,
+      loss.name: value,
+      "loss": value + decay,
       "weight_decay": decay,
       "gradient_norm": optax.tree.norm(grads),
       "learning_rate": schedule(state.step),
@@ -72,15 +77,15 @@ def make_train_step(
   )
 
 
-def _loss_function(model: Network, config: ConfigDict) -> Callable:
+def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
   """(params, batch_stats, batch, key, step) -> sum, (count, batch_stats)."""
-  loss_sums = losses.make_loss(config)
   apply = _forward_pass(model, config)
 
   def loss_of(params, batch_stats, batch, key, step):
     variables = {"params": params, "batch_stats": batch_stats}
     logits, changed = apply(variables, batch["image"], key)
-    total, count = loss_sums(logits, batch["label"], step=step)
+    total, count = loss.sums(logits, batch["label"], step=step)
+    count = jnp.asarray(count)
     return total, (count, changed.get("batch_stats", batch_stats))
 
   return loss_of
@@ -165,15 +170,14 @@ def _accumulate(
     return sums_of(state.batch_stats, part, keys[0])
 
   def add(before, part_and_key):
-    sums, batch_stats = before
-    new, batch_stats = sums_of(batch_stats, *part_and_key)
-    return (jax.tree.map(jnp.add, sums, new), batch_stats), None
+    gradient, batch_stats = before
+    sums, batch_stats = sums_of(batch_stats, *part_and_key)
+    gradient = jax.tree.map(jnp.add, gradient, sums.pop("gradient"))
+    return (gradient, batch_stats), sums
 
-  dtype = jnp.result_type(*jax.tree.leaves(state.params))
-  zeros = {
-    "loss": jnp.zeros((), dtype),
-    "count": jnp.zeros((), int),
-    "gradient": jax.tree.map(jnp.zeros_like, state.params),
-  }
-  totals, _ = jax.lax.scan(add, (zeros, state.batch_stats), (parts, keys))
-  return totals
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  (gradient, batch_stats), sums = jax.lax.scan(
+    add, (zeros, state.batch_stats), (parts, keys)
+  )
+  totals = jax.tree.map(jnp.sum, sums)
+  return totals | {"gradient": gradient}, batch_stats

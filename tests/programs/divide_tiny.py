@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from deeplab_jax import config as config_lib
 from deeplab_jax import optimizer, sharding
 from deeplab_jax.plan import hlo
+from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.state import init_state
 from deeplab_jax.train.step import make_train_step
 from tests.programs.train_tiny import Tiny, batch_of
@@ -33,7 +34,7 @@ def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
   mesh = Mesh(np.asarray(devices), (sharding.BATCH_AXIS,))
   model, rule = Tiny(dropout_rate=0.0), optimizer.make_optimizer(config)
   current = init_state(model, rule, (17, 17), 0, mesh)
-  step = make_train_step(model, rule, config, mesh)
+  step = make_train_step(model, make_loss(config), rule, config, mesh)
   losses = []
   for number in range(_STEPS):
     batch = sharding.global_batch(batch_of(number), mesh)

@@ -17,6 +17,7 @@ import numpy as np
 from deeplab_jax import config as config_lib
 from deeplab_jax import optimizer, runtime, sharding
 from deeplab_jax.models.layers import Conv, ConvNorm, Norm, SeparableConv
+from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.state import abstract, init_state
 from deeplab_jax.train.step import make_train_step
@@ -71,7 +72,7 @@ def main(first_step: int, last_step: int, folder: str) -> None:
   restored = checkpoints.restore_newest(abstract(current))
   current = current if restored is None else restored
   assert int(current.step) == first_step, current.step
-  train_step = make_train_step(Tiny(), rule, config, mesh)
+  train_step = make_train_step(Tiny(), make_loss(config), rule, config, mesh)
   losses = []
   for step in range(first_step, last_step):
     batch = sharding.global_batch(batch_of(step), mesh)
