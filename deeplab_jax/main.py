@@ -6,17 +6,13 @@ The same command continues a run that was cut off. `--verbosity=1` shows where
 an error came from.
 """
 
-import sys
-
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
 from deeplab_jax import checkpoints, runtime, tasks, train
 from deeplab_jax import config as config_lib
+from deeplab_jax.config import door
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", help_string="File of configs/, optionally with :ARGUMENTS."
-)
+_CONFIG = door.config_flag()
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run; to evaluate --checkpoint, of the report."
 )
@@ -37,10 +33,8 @@ _ALLOW_CHANGES = flags.DEFINE_bool(
 )
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
   """Runs the mode that the flags ask for."""
-  if len(arguments) > 1:
-    raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
   runtime.start_runtime()
   config, workdir = _CONFIG.value, _WORKDIR.value
   if workdir is not None:
@@ -64,16 +58,5 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def run() -> None:
-  """Parses the command line; a mistake ends in one message, exit status 1."""
-  flags.mark_flag_as_required("config")
-  try:
-    config_lib.check_command_line(sys.argv[1:])
-    app.run(main)
-  except (ValueError, FloatingPointError) as error:
-    logging.debug("the mistake came from here:", exc_info=True)
-    sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-  run()
+  door.run(main)

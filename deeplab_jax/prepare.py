@@ -37,7 +37,12 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m deeplab_jax.prepare", description=__doc__
   )
-  parser.add_argument("name", metavar="NAME", choices=sorted(DATASETS))
+  parser.add_argument(
+    "name",
+    metavar="NAME",
+    choices=sorted(DATASETS),
+    help=f"one of {', '.join(sorted(DATASETS))}",
+  )
   parser.add_argument(
     "--manual_dir",
     default="",

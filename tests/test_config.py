@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import optimizer, sharding, tasks, train
+from deeplab_jax.config import reference
 from deeplab_jax.models import DeepLab, model_to_dict
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
@@ -173,6 +174,18 @@ def test_check_passes_float64_where_jax_has_it():
       {"task": "classification", "data__crop_size": (15, 299)},
       r"crop_size must be 16 or more on both sides, got \(15, 299\)",
     ),
+    (
+      {"loss__name": "entropy"},
+      r"loss\.name must be one of cross_entropy, got 'entropy'; did you mean",
+    ),
+    (
+      {"task": "classification", "loss__class_weights": (1.0, 2.0)},
+      r"class_weights must be \(\): a classifier's loss takes no other, got",
+    ),
+    (
+      {"task": "classification", "loss__name": "dice"},
+      r"loss\.name must be one of cross_entropy, got 'dice'",
+    ),
     ({"steps": 0}, r"config\.steps must be above 0, got 0"),
     ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
     ({"eval__scales": ()}, r"eval\.scales must be one or more factors"),
@@ -226,6 +239,50 @@ def test_load_names_a_misspelt_field_of_the_file(tmp_path):
 def test_load_names_a_missing_file(tmp_path):
   with pytest.raises(ValueError, match=r"must be a file .*nothing\.py"):
     config_lib.load(str(tmp_path / "nothing.py"))
+
+
+@pytest.mark.parametrize("spec", ["voc", "voc.py", "configs/voc.py"])
+def test_a_config_of_the_package_is_found_from_anywhere(
+  spec, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  loaded = config_lib.load(f"{spec}:backbone=resnet_50")
+  assert loaded.model.backbone == "resnet_50"
+  words = ["--workdir=x", "--config", f"{spec}:finetune", "--config.lr=1"]
+  found = config_lib.check_command_line(words)
+  assert [*found[:2], *found[3:]] == ["--workdir=x", "--config", words[-1]]
+  path, _, arguments = found[2].partition(":")
+  assert pathlib.Path(path).samefile(_CONFIGS / "voc.py")
+  assert arguments == "finetune"
+
+
+def test_a_file_of_ones_own_goes_before_a_config_of_the_package(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  source = "from deeplab_jax.config import base_config\n"
+  source += "def get_config(arg=None):\n  config = base_config()\n"
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs/voc.py").write_text(
+    source + "  config.seed = 7\n  return config\n"
+  )
+  assert config_lib.load("configs/voc.py").seed == 7
+  assert config_lib.load("voc").seed == 0
+
+
+def test_every_config_comes_with_the_package():
+  assert config_lib.config_names() == [path.stem for path in _FILES]
+
+
+def test_the_page_of_the_fields_is_current_and_has_them_all():
+  page = (_CONFIGS.parent / "docs/config.md").read_text()
+  assert page == reference.markdown(), (
+    "run python -m deeplab_jax.config.reference > docs/config.md"
+  )
+  config = config_lib.base_config()
+  parts = {name for name in config if isinstance(config[name], ConfigDict)}
+  for name in set(config_lib.field_names(config)) - parts:
+    assert page.count(f"`{name}=") == 1, name
 
 
 def test_check_overrides_passes_every_field_there_is():

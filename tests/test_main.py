@@ -21,7 +21,20 @@ _MISTAKES = {
     [f"--config={_QUICKSTART}:runlocl"],
     "error: config argument must be one of ['runlocal'], got 'runlocl'",
   ),
-  "file": (["--config=nothing.py"], "error: --config must be a file"),
+  "file": (["--config=nothing.py"], "error: --config must be a file or one of"),
+  "name": (
+    ["--config=quickstar"],
+    "got quickstar; did you mean 'quickstart'?",
+  ),
+  "field of a name": (
+    ["--config=quickstart", "--config.lrr=1"],
+    "error: config has no field 'lrr'; did you mean 'lr'?",
+  ),
+  "start of a name": (
+    ["--config", "quickstart:runlocal", "--config.init_from=nowhere"],
+    "error: no checkpoint at",
+  ),
+  "config": ([], "error: give --config, one of ade20k, camvid,"),
   "type": (
     ["--config", _QUICKSTART, "--config.lr=high"],
     "flag --config.lr=high: could not convert string to float",
@@ -107,3 +120,18 @@ def test_a_mistake_ends_in_one_message(outcomes, name):
   assert _MISTAKES[name][1] in output
   assert "Traceback" not in output
   assert "step 1/" not in output
+
+
+def test_the_list_of_commands_has_each_and_says_what_it_does():
+  done = subprocess.run(
+    [sys.executable, "-m", "deeplab_jax"],
+    cwd=_REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  lines = done.stdout.splitlines()
+  for command in ("doctor", "import_weights", "main", "plan", "predict"):
+    assert any(line.split()[:1] == [command] for line in lines), command
+  said = [line.split(maxsplit=1)[1:] for line in lines[2:]]
+  assert all(said), done.stdout

@@ -8,6 +8,7 @@ before any long work.
 from deeplab_jax.config.arguments import (
   check_command_line,
   check_overrides,
+  config_names,
   load,
   parse_arg,
 )
@@ -20,6 +21,7 @@ __all__ = [
   "check",
   "check_command_line",
   "check_overrides",
+  "config_names",
   "field_names",
   "load",
   "make_model",

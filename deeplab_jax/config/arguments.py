@@ -12,6 +12,10 @@ from ml_collections import ConfigDict
 from deeplab_jax.config.fields import base_config, field_names
 from deeplab_jax.config.local import SMALL_BACKBONE
 
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+_CONFIG_FLAG = re.compile(r"((?:^|\0)--?config[=\0])([^\0]+)")
+_WITHOUT_CONFIG = ("-h", "--h", "-?", "--?", "--flagfile", "-flagfile")
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   """Reads the part after the colon of `--config configs/x.py:name=value,flag`.
@@ -58,15 +62,40 @@ def _parse(name: str, text: str, default: Any) -> Any:
     ) from None
 
 
+def config_names() -> list[str]:
+  """The configs that come with the package."""
+  return sorted(path.stem for path in _CONFIGS.glob("*.py"))
+
+
+def find_config(spec: str) -> str:
+  """The file that a value of `--config` means, with its arguments.
+
+  Args:
+    spec: a file, or a config of the package as `voc` or `configs/voc.py`, each
+      perhaps followed by `:ARGUMENTS`.
+
+  Raises:
+    ValueError: there is no such file or config.
+  """
+  path, colon, arg = spec.partition(":")
+  name = path.removeprefix("configs/").removesuffix(".py")
+  if not pathlib.Path(path).is_file():
+    if name not in config_names():
+      raise ValueError(
+        f"--config must be a file or one of {', '.join(config_names())}; got "
+        f"{path}{nearest(name, config_names())}"
+      )
+    path = str(_CONFIGS / f"{name}.py")
+  return path + colon + arg
+
+
 def load(spec: str) -> ConfigDict:
-  """The config of `configs/x.py` or `configs/x.py:argument`.
+  """The config of `voc`, `configs/x.py` or `configs/x.py:argument`.
 
   Raises:
     ValueError: no such file, a wrong argument, or a field that is misspelt.
   """
-  path, _, arg = spec.partition(":")
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f"--config must be a file such as configs/voc.py: {path}")
+  path, _, arg = find_config(spec).partition(":")
   get_config = runpy.run_path(path)["get_config"]
   try:
     return get_config(arg or None)
@@ -99,16 +128,27 @@ def nearest(name: str, known: Iterable[str] | Mapping[str, Any]) -> str:
   return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def check_command_line(words: list[str]) -> None:
+def check_command_line(words: list[str]) -> list[str]:
   """Finds mistakes in the config that its flags would report at length.
 
   Args:
     words: of the command line, without the program.
 
+  Returns:
+    The words, with a config's file in place of its name.
+
   Raises:
-    ValueError: a misspelt field, no such config file, a wrong argument of it.
+    ValueError: a misspelt field, no config or an unknown one, a wrong argument.
   """
   check_overrides(words)
-  flag = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(words))
+  joined = "\0".join(words)
+  flag = _CONFIG_FLAG.search(joined)
   if flag:
-    load(flag[1])
+    load(flag[2])
+    joined = _CONFIG_FLAG.sub(lambda m: m[1] + find_config(m[2]), joined)
+  elif not any(word.startswith(_WITHOUT_CONFIG) for word in words):
+    raise ValueError(
+      f"give --config, one of {', '.join(config_names())} or a file of your "
+      "own, such as --config=voc"
+    )
+  return joined.split("\0") if words else words

@@ -79,17 +79,18 @@ def _check_model(config: ConfigDict) -> None:
 
 
 def _check_loss(config: ConfigDict) -> None:
-  """Refuses settings that the loss would pass over."""
-  _require_one_of("loss.name", config.loss.name, LOSSES)
-  loss, taken = f"loss.name {config.loss.name!r}", {"name"}
+  """Refuses a loss that is not there, and settings that it would pass over."""
   if config.task == "classification":
+    _require_one_of("loss.name", config.loss.name, ["cross_entropy"])
     loss, taken = "a classifier's loss", set()
   else:
-    taken |= settings(LOSSES[config.loss.name])
+    _require_one_of("loss.name", config.loss.name, LOSSES)
+    loss = f"the loss {config.loss.name!r}"
+    taken = settings(LOSSES[config.loss.name])
   for name, default in base_config().loss.items():
     found = config.loss[name]
-    wanted = f"{default!r}, as {loss} has none other"
-    _require(f"loss.{name}", name in taken or found == default, wanted, found)
+    fine = name in {"name", *taken} or found == default
+    _require(f"loss.{name}", fine, f"{default!r}: {loss} takes no other", found)
 
 
 def _check_ranges(config: ConfigDict) -> None:

@@ -1,5 +1,7 @@
 """Every field of a config, its default and its meaning."""
 
+import dataclasses
+import typing
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,9 +48,11 @@ def base_config() -> ConfigDict:
       "slow_start_steps": 0,
       "slow_start_lr": 1e-4,
       "slow_start_burn_in": False,
+      # Of stochastic gradient descent; nesterov looks one step ahead.
       "momentum": 0.9,
       "nesterov": False,
-      # Of full and pointwise kernels and the logits; 1e-4 is for ResNet.
+      # Of full and pointwise kernels and the logits; the entry of a backbone in
+      # `deeplab_jax.models.BACKBONES` has that of its official training.
       "weight_decay": 4e-5,
       # Gradients of all but the backbone are multiplied by this.
       "last_layer_multiplier": 1.0,
@@ -66,48 +70,29 @@ def base_config() -> ConfigDict:
       "eval_first": False,
       # How many of the newest checkpoints stay; the best is kept beside them.
       "keep_checkpoints": 3,
-      "data": _data_fields(),
-      "model": _model_fields(),
-      "loss": {
-        # A name of `deeplab_jax.losses.LOSSES`; it is logged by this name.
-        "name": "cross_entropy",
-        # One factor per class; () weighs all classes alike.
-        "class_weights": (),
-        # Keep only this fraction of the pixels, the hardest, reached over
-        # hard_pixel_steps steps.
-        "hard_pixel_fraction": 1.0,
-        "hard_pixel_steps": 0,
-      },
-      "eval": {
-        # 0 is the model's own; a checkpoint fits any of 8, 16, 32.
-        "output_stride": 0,
-        "batch_size": 1,
-        # Scales whose probabilities are averaged, each also flipped or not.
-        "scales": (1.0,),
-        "flip": False,
-        # Crops of more pixels are cut into windows of `tile` pixels a side; 0
-        # is what prediction takes, 2049 x 2049 and 1025.
-        "max_pixels": 0,
-        "tile": 0,
-        # Images drawn into WORKDIR/pictures at each evaluation.
-        "pictures": 8,
-      },
+      "data": data_fields(),
+      "model": model_fields(),
+      "loss": loss_fields(),
+      "eval": eval_fields(),
     }
   )
   return config.lock()
 
 
-def _data_fields() -> dict[str, Any]:
+def data_fields() -> dict[str, Any]:
+  """What is trained and evaluated on, and how it is altered."""
   return {
-    # A name of `deeplab_jax.data.datasets.DATASETS`.
+    # What `python -m deeplab_jax.prepare --help` lists.
     "name": "voc2012",
     # The data set "folder": images/ and masks/, or VOC's layout.
     "path": "",
-    # Where built data sets are; "" is the user's cache folder.
+    # Where built data sets are; "" is $TFDS_DATA_DIR, or else
+    # ~/tensorflow_datasets.
     "data_dir": "",
     # Where files downloaded by hand are, for data sets that need it.
     "manual_dir": "",
-    # "" is the data set's own choice.
+    # The splits, or parts of them as train[:10%]; "" is the data set's own
+    # choice.
     "train_split": "",
     "eval_split": "",
     # Height and width of a training crop: k * output_stride + 1.
@@ -116,7 +101,8 @@ def _data_fields() -> dict[str, Any]:
     # protocol asks for it; (0, 0) pads no more than the strides need. The model
     # stores it and is served so.
     "eval_size": (0, 0),
-    # Random scales: min_scale, min_scale + scale_step, ..., max_scale.
+    # Crops are scaled by one of min_scale, min_scale + scale_step, ...,
+    # max_scale, drawn at random.
     "min_scale": 0.5,
     "max_scale": 2.0,
     "scale_step": 0.25,
@@ -136,30 +122,58 @@ def _data_fields() -> dict[str, Any]:
   }
 
 
-def _model_fields() -> dict[str, Any]:
-  """The arguments of `models.DeepLab` but the number of classes."""
+def model_fields() -> dict[str, Any]:
+  """The arguments of `models.DeepLab` but the number of classes.
+
+  With "bfloat16" for `dtype` the gradients of kernels are summed over devices
+  in bfloat16; parameters, statistics and loss stay float32. "float64", with
+  JAX_ENABLE_X64=1 also of all these, tells rounding from mistakes.
+  """
   return {
-    "backbone": "xception_65",
-    "output_stride": 16,
-    "multi_grid": config_dict.placeholder(tuple),
-    "width_multiplier": 1.0,
-    "head": "aspp",
-    "atrous_rates": (6, 12, 18),
-    "image_pooling": True,
-    "aspp_separable": True,
-    "decoder_separable": True,
-    "decoder": ("conv2",),
-    "decoder_low_level_channels": 48,
-    "decoder_convs": ((3, 256), (3, 256)),
-    "dropout_rate": 0.1,
-    # None is the published 0.9997 (ASPP, decoder), which takes thousands of
-    # steps to settle: short runs need less.
-    "batch_norm_momentum": config_dict.placeholder(float),
-    # Of the computation; parameters, statistics and loss stay float32. The
-    # gradients of kernels are summed over devices in bfloat16, if it is that.
-    # "float64", with JAX_ENABLE_X64=1 also of all these, tells rounding from
-    # mistakes.
-    "dtype": "float32",
+    field.name: _as_field(field.default, field.type)
+    for field in dataclasses.fields(DeepLab)
+    if field.name not in ("num_classes", "parent", "name")
+  }
+
+
+def _as_field(default: Any, kind: Any) -> Any:
+  """A default as configs hold it: None with its type, a dtype by its name."""
+  if default is None:
+    kind = typing.get_args(kind)[0]  # of a union such as `float | None`
+    return config_dict.placeholder(typing.get_origin(kind) or kind)
+  return default if kind is not jnp.dtype else jnp.dtype(default).name
+
+
+def loss_fields() -> dict[str, Any]:
+  """Which loss, and its settings."""
+  return {
+    # A name of `deeplab_jax.losses.LOSSES`; the loss is logged by this name.
+    "name": "cross_entropy",
+    # One factor per class; () weighs all classes alike.
+    "class_weights": (),
+    # Keep only this fraction of the pixels, the hardest, reached over
+    # hard_pixel_steps steps.
+    "hard_pixel_fraction": 1.0,
+    "hard_pixel_steps": 0,
+  }
+
+
+def eval_fields() -> dict[str, Any]:
+  """How images are evaluated."""
+  return {
+    # 0 is the model's own; a checkpoint fits any of 8, 16, 32.
+    "output_stride": 0,
+    # Images that are evaluated together.
+    "batch_size": 1,
+    # Scales whose probabilities are averaged, each also flipped or not.
+    "scales": (1.0,),
+    "flip": False,
+    # Crops of more pixels are cut into windows of `tile` pixels a side; 0 is what
+    # prediction takes, 2049 x 2049 and 1025.
+    "max_pixels": 0,
+    "tile": 0,
+    # Images drawn into WORKDIR/pictures at each evaluation.
+    "pictures": 8,
   }
 
 

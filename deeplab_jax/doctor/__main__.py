@@ -9,16 +9,13 @@ Exit status 1 if there are errors, 0 if there are only warnings or nothing.
 import pathlib
 import sys
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
 from deeplab_jax import checkpoints, doctor, runtime
-from deeplab_jax import config as config_lib
+from deeplab_jax.config import door
 from deeplab_jax.doctor import page, report
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", help_string="File of configs/, optionally with :ARGUMENTS."
-)
+_CONFIG = door.config_flag()
 _JSON = flags.DEFINE_string("json", None, "File for the findings.")
 _HTML = flags.DEFINE_string("html", None, "File for a page with pictures.")
 _IMAGES = flags.DEFINE_integer(
@@ -32,10 +29,8 @@ _SECONDS = flags.DEFINE_float(
 )
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
   """Examines, prints, writes; exits with 1 if there are errors."""
-  if len(arguments) > 1:
-    raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
   runtime.start_runtime()
   checkup = doctor.examine(
     _CONFIG.value,
@@ -52,16 +47,5 @@ def main(arguments: list[str]) -> None:
   sys.exit(1 if checkup.errors else 0)
 
 
-def run() -> None:
-  """Parses the command line; a mistake ends in one message, exit status 1."""
-  flags.mark_flag_as_required("config")
-  try:
-    config_lib.check_command_line(sys.argv[1:])
-    app.run(main)
-  except ValueError as error:
-    logging.debug("the mistake came from here:", exc_info=True)
-    sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-  run()
+  door.run(main)

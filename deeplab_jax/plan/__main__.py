@@ -9,19 +9,15 @@ alters the config as in training, `--config.model.dtype=bfloat16` for one.
 
 import json
 import pathlib
-import sys
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from deeplab_jax import config as config_lib
 from deeplab_jax import plan
+from deeplab_jax.config import door
 from deeplab_jax.plan import report
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", help_string="File of configs/, optionally with :ARGUMENTS."
-)
+_CONFIG = door.config_flag()
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "TPU slice such as v5e:4x4; the local devices by default."
 )
@@ -34,10 +30,8 @@ _EFFORT = flags.DEFINE_float(
 _JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
   """Prints the plan that the flags ask for."""
-  if len(arguments) > 1:
-    raise ValueError(f"flags begin with --, got {' '.join(arguments[1:])}")
   made = plan.make_plan(_CONFIG.value, _machine(), _EFFORT.value)
   print(report.to_text(made), flush=True)
   largest = _find_largest(made) if _LARGEST.value else None
@@ -64,15 +58,5 @@ def _machine() -> plan.Machine:
   return plan.tpu_machine(_TOPOLOGY.value)
 
 
-def run() -> None:
-  """Parses the command line; a mistake ends in one message, exit status 1."""
-  flags.mark_flags_as_required(["config"])
-  try:
-    config_lib.check_command_line(sys.argv[1:])
-    app.run(main)
-  except ValueError as error:
-    sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-  run()
+  door.run(main)

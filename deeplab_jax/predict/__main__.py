@@ -1,7 +1,8 @@
-"""The command `python -m deeplab_jax.predict`."""
+"""Labels pictures with a trained network; writes label maps and overlays."""
 
 import sys
 
 from deeplab_jax.predict import main
 
-sys.exit(main())
+if __name__ == "__main__":
+  sys.exit(main())
