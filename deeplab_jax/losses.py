@@ -156,7 +156,9 @@ def _hardest(losses: jax.Array, fraction: jax.Array | float) -> jax.Array:
   return jnp.where(jnp.arange(losses.size) < kept, hardest, 0)
 
 
-LOSSES: dict[str, Callable[..., Sums]] = {"cross_entropy": cross_entropy}
+LOSSES: dict[str, Callable[..., Sums]] = {
+  "cross_entropy": cross_entropy,
+}
 """By the name that `config.loss.name` gives. What a loss takes besides logits,
 labels and step are the fields of `config.loss` of the same names."""
 

@@ -20,21 +20,7 @@ import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
-
-# Data set name -> class in the module of that name in data/builders.
-_BUILDERS = {
-  "shapes": "Shapes",
-  "camvid": "Camvid",
-  "voc2012": "Voc2012",
-  "coco_voc": "CocoVoc",
-  "cityscapes": "Cityscapes",
-  "ade20k": "Ade20k",
-  "imagenet2012": "Imagenet2012",
-  "folder": "Folder",
-}
-
-# Built on first use: these take seconds, or no more than a copy of the files.
-SELF_BUILDING = ("shapes", "folder")
+from deeplab_jax.data.datasets import DATASETS
 
 
 def directory(
@@ -126,9 +112,9 @@ def build(
     ValueError: unknown name, missing or unusable source file, or a user's file
       that changed meanwhile.
   """
-  if name not in _BUILDERS:
+  if name not in DATASETS:
     raise ValueError(
-      f"NAME must be one of {', '.join(sorted(_BUILDERS))}, got {name!r}"
+      f"NAME must be one of {', '.join(sorted(DATASETS))}, got {name!r}"
     )
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
@@ -179,13 +165,23 @@ def _check_complete(folder: pathlib.Path, partial: bool) -> None:
 
 def _builder(name: str, folder: pathlib.Path, **options: Any) -> Builder:
   """The builder whose result will be `folder`."""
-  module = importlib.import_module(f"deeplab_jax.data.builders.{name}")
   config = None
   if name == "folder":
     config = tfds.core.BuilderConfig(name=folder.parent.name)
     folder = folder.parent
-  return getattr(module, _BUILDERS[name])(
+  return _builder_class(name)(
     data_dir=str(folder.parent.parent), config=config, **options
+  )
+
+
+def _builder_class(name: str) -> type[Builder]:
+  """The class of that name in the module of that name in data/builders."""
+  module = importlib.import_module(f"deeplab_jax.data.builders.{name}")
+  for value in vars(module).values():
+    if isinstance(value, type) and vars(value).get("name") == name:
+      return value
+  raise ValueError(
+    f"{module.__file__} must have a Builder with name = {name!r}, got none"
   )
 
 

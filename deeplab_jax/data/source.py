@@ -272,7 +272,7 @@ def _prepared(
   name, path = data_config.name, data_config.path
   directory = build.directory(name, data_config.data_dir, path, files)
   if not build.is_built(directory):
-    if name not in build.SELF_BUILDING:
+    if not DATASETS[name].builds_itself:
       raise ValueError(_how_to_prepare(data_config, directory))
     build.build(name, manual_dir=path, folder=directory)
   return directory

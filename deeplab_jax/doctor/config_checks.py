@@ -34,7 +34,7 @@ def before_data(config: ConfigDict) -> Iterator[Finding]:
 def has_masks(config: ConfigDict) -> bool:
   """Whether the data set is known and one of segmentation."""
   info = DATASETS.get(config.data.name)
-  return info is not None and (bool(info.colors) or info.name == "folder")
+  return info is not None and info.has_masks
 
 
 def no_start(config: ConfigDict) -> str:

@@ -75,10 +75,9 @@ def find_task(config: ConfigDict) -> Task:
     ValueError: the data set is of another one.
   """
   info = DATASETS[config.data.name]
-  has_masks = bool(info.colors) or info.name == "folder"
-  if has_masks != (config.task == "segmentation"):
-    kind = "masks" if has_masks else "one class an image and no masks"
-    remedy = "configs/voc.py" if has_masks else "configs/imagenet.py"
+  if info.has_masks != (config.task == "segmentation"):
+    kind = "masks" if info.has_masks else "one class an image and no masks"
+    remedy = "configs/voc.py" if info.has_masks else "configs/imagenet.py"
     raise ValueError(
       f"data.name {info.name!r} has {kind}, which config.task {config.task!r} "
       f"cannot use; change the data set, or start from {remedy}"
