@@ -1,0 +1,151 @@
+"""Uses what one change of docs/extending.md adds, in a copy that has it.
+
+python -m tests.programs.extended loss|backbone|data_set
+"""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from ml_collections import ConfigDict
+
+from deeplab_jax import config as config_lib
+from deeplab_jax import import_weights, optimizer, prepare, sharding, tasks
+from deeplab_jax.data import build, datasets
+from deeplab_jax.doctor import overfit
+from deeplab_jax.models import Classifier, DeepLab
+from deeplab_jax.summary.__main__ import main as summary
+from deeplab_jax.tasks.segmentation import make_loss
+from deeplab_jax.train.state import create_state, init_state
+from deeplab_jax.train.step import make_train_step
+from tests.programs.train_tiny import Tiny, batch_of
+from tests.test_models_atrous import check_consistency
+
+
+def loss() -> None:
+  """Equals its definition, trains, is logged by its name and not judged."""
+  config = _config(accumulate_steps=2)
+  config.loss.update(name="dice", smooth=3.0)
+  config_lib.check(config)
+  made = make_loss(config)
+  _check_dice(made.sums)
+  mesh, rule = sharding.make_mesh(), optimizer.make_optimizer(config)
+  state = init_state(Tiny(), rule, (17, 17), 0, mesh)
+  step = make_train_step(Tiny(), made, rule, config, mesh)
+  batch, figures = batch_of(0), []
+  for _ in range(20):
+    state, metrics = step(state, batch)
+    figures.append({name: float(value) for name, value in metrics.items()})
+  assert "cross_entropy" not in figures[0]
+  assert figures[-1]["dice"] < 0.9 * figures[0]["dice"], figures
+  parts = figures[0]["dice"] + figures[0]["weight_decay"]
+  np.testing.assert_allclose(figures[0]["loss"], parts, rtol=1e-6)
+  fall = [row["dice"] for row in figures]
+  result = overfit.Overfit(fall, None, (2, 17, 17), ("a",), 1.0, "dice")
+  assert result.fell is None and "dice" in str(result)
+  assert not list(overfit.findings(result, config))
+  config.loss.class_weights = (1.0,) * 21
+  with pytest.raises(ValueError, match="the loss 'dice' takes no other"):
+    config_lib.check(config)
+
+
+def _check_dice(sums) -> None:
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
+  labels = rng.integers(0, 3, (2, 5, 7)).astype(np.uint8)
+  labels[0, :2] = 255
+  expected = 0.0
+  for image, label in zip(np.exp(logits), labels):
+    shares = (image / image.sum(-1, keepdims=True))[label != 255]
+    hits = np.eye(3)[label[label != 255]]
+    overlap = 2 * (shares * hits).sum(0) + 3
+    areas = shares.sum(0) + hits.sum(0) + 3
+    expected += (1 - overlap / areas).mean()
+  total, count = sums(logits, labels, step=0)
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+  assert count == 2
+
+
+def backbone() -> None:
+  """Is a backbone for the network, a classifier, a config, every door."""
+  name = "basicnet_18"
+  check_consistency(name, (65, 33))
+  classifier = Classifier(3, name)
+  assert set(_shapes(classifier)["params"]) == {"backbone", "logits"}
+  names = import_weights.official_shapes(classifier)
+  assert f"{name}/stem/weights" in names
+  assert len(names) == len(jax.tree.leaves(_shapes(classifier)))
+  assert import_weights.official_shapes(DeepLab(3, name, 8))
+  assert summary([name, "--size", "65"]) == 0
+  config = config_lib.load(f"voc:runlocal,backbone={name}")
+  assert config.weight_decay == 1e-4
+  _trace_step(config)
+  config = config_lib.load(f"imagenet:runlocal,backbone={name}")
+  assert config.weight_decay == 1e-4
+  _trace_step(config)
+
+
+def _shapes(model):
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def _trace_step(config: ConfigDict) -> None:
+  config_lib.check(config)
+  task, rule = tasks.find_task(config), optimizer.make_optimizer(config)
+  model, crop = config_lib.make_model(config, 5), config.data.crop_size
+  state = jax.eval_shape(lambda: create_state(model, rule, crop, 0))
+  made, mesh = task.make_loss(config), sharding.make_mesh()
+  step = make_train_step(model, made, rule, config, mesh)
+  jax.eval_shape(step, state, task.abstract_batch(config))
+
+
+def data_set() -> None:
+  """Is built by the door, listed, and read with its classes."""
+  files = pathlib.Path("pets")
+  masks = _write_pets(files)
+  words = ["oxford_pets", "--manual_dir", str(files), "--data_dir", "data"]
+  assert prepare.main(words) == 1  # not all of it is there
+  assert prepare.main([*words, "--partial"]) == 0
+  assert "oxford_pets" in prepare._parser().format_help()
+  info = datasets.DATASETS["oxford_pets"]
+  assert info.has_masks and info.num_classes == 2
+  config = _config().data
+  config.update(name="oxford_pets", data_dir="data")
+  source = datasets.open_source(config, "train")
+  assert [row["name"] for row in source] == sorted(masks)
+  for row in source:
+    expected = np.array([9, 0, 1, 255])[masks[row["name"]]]
+    np.testing.assert_array_equal(row["label"], expected)
+  folder = build.directory("oxford_pets", "data")
+  assert build.is_built(folder)
+
+
+def _write_pets(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """A few images with masks in the layout of the archives."""
+  rng, masks = np.random.default_rng(0), {}
+  for name in ("images", "annotations/trimaps"):
+    (folder / name).mkdir(parents=True)
+  for i in range(4):
+    masks[f"cat_{i}"] = mask = rng.integers(1, 4, (40, 48)).astype(np.uint8)
+    image = PIL.Image.fromarray(rng.integers(0, 255, (40, 48, 3), np.uint8))
+    image.save(folder / f"images/cat_{i}.jpg")
+    PIL.Image.fromarray(mask).save(folder / f"annotations/trimaps/cat_{i}.png")
+  lines = "".join(f"{name} 1 1 1\n" for name in masks)
+  for split in ("trainval", "test"):
+    (folder / f"annotations/{split}.txt").write_text(lines)
+  return masks
+
+
+def _config(**changes) -> ConfigDict:
+  config = config_lib.base_config()
+  config.update(lr=0.1, steps=100, **changes)
+  return config
+
+
+if __name__ == "__main__":
+  {"loss": loss, "backbone": backbone, "data_set": data_set}[sys.argv[1]]()
