@@ -1,5 +1,6 @@
 """The doctor on configs and records, its figures, its reports, its command."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -252,6 +253,18 @@ def test_verdict_on_the_losses(root, losses, fell, codes):
   assert result.fell is fell
   found = overfit.findings(result, scenes.config(root))
   assert [f.code for f in found] == codes
+
+
+def test_no_verdict_on_a_loss_that_is_not_known(root):
+  result = overfit.Overfit(
+    (0.9,) * 40, None, (2, 65, 65), ("a", "b"), 1.0, "dice"
+  )
+  assert result.fell is None
+  assert "dice 0.900 -> 0.900 (how far dice should fall is not" in str(result)
+  assert not list(overfit.findings(result, scenes.config(root)))
+  result = dataclasses.replace(result, losses=(0.9, float("nan")))
+  found = overfit.findings(result, scenes.config(root))
+  assert [f.code for f in found] == ["loss-not-finite"]
 
 
 def _command(folder, *flags):

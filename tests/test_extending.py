@@ -15,6 +15,7 @@ _TITLES = {
   "loss": "A loss",
   "backbone": "A backbone",
   "data_set": "A data set",
+  "branch": "An ASPP branch",
 }
 _FILE_OR_BLOCK = re.compile(
   r"`(deeplab_jax/[\w/]+\.py)`|^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
@@ -97,6 +98,7 @@ def test_a_changed_copy_trains_and_evaluates(copies, change):
     "loss": ["--config.loss.name=dice"],
     "backbone": ["--config.model.backbone=basicnet_18"],
     "data_set": ["--config.data.name=oxford_pets"],
+    "branch": ["--config.model.gated_branch=True"],
   }[change]
   data = f"--config.data.data_dir={root / 'data'}"
   if change == "data_set":

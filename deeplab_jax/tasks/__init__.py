@@ -11,7 +11,7 @@ from deeplab_jax.data.source import Dataset
 from deeplab_jax.losses import Loss
 from deeplab_jax.tasks import classification, segmentation
 
-__all__ = ["TASKS", "Task", "find_task"]
+__all__ = ["CLASSIFICATION", "SEGMENTATION", "Task", "find_task"]
 
 
 class Task(NamedTuple):
@@ -44,28 +44,26 @@ class Task(NamedTuple):
   report: Callable[..., Any]
 
 
-TASKS = {
-  "segmentation": Task(
-    score="eval/miou",
-    title="mIoU",
-    make_loss=segmentation.make_loss,
-    train_batches=segmentation.train_batches,
-    abstract_batch=segmentation.abstract_batch,
-    evaluation_size=segmentation.evaluation_size,
-    evaluate=segmentation.evaluate,
-    report=segmentation.report,
-  ),
-  "classification": Task(
-    score="eval/top1",
-    title="top-1 accuracy",
-    make_loss=classification.make_loss,
-    train_batches=classification.train_batches,
-    abstract_batch=classification.abstract_batch,
-    evaluation_size=classification.evaluation_size,
-    evaluate=classification.evaluate,
-    report=classification.report,
-  ),
-}
+SEGMENTATION = Task(
+  score="eval/miou",
+  title="mIoU",
+  make_loss=segmentation.make_loss,
+  train_batches=segmentation.train_batches,
+  abstract_batch=segmentation.abstract_batch,
+  evaluation_size=segmentation.evaluation_size,
+  evaluate=segmentation.evaluate,
+  report=segmentation.report,
+)
+CLASSIFICATION = Task(
+  score="eval/top1",
+  title="top-1 accuracy",
+  make_loss=classification.make_loss,
+  train_batches=classification.train_batches,
+  abstract_batch=classification.abstract_batch,
+  evaluation_size=classification.evaluation_size,
+  evaluate=classification.evaluate,
+  report=classification.report,
+)
 
 
 def find_task(config: ConfigDict) -> Task:
@@ -82,4 +80,4 @@ def find_task(config: ConfigDict) -> Task:
       f"data.name {info.name!r} has {kind}, which config.task {config.task!r} "
       f"cannot use; change the data set, or start from {remedy}"
     )
-  return TASKS[config.task]
+  return SEGMENTATION if config.task == "segmentation" else CLASSIFICATION

@@ -1,6 +1,6 @@
 """Uses what one change of docs/extending.md adds, in a copy that has it.
 
-python -m tests.programs.extended loss|backbone|data_set
+python -m tests.programs.extended loss|backbone|data_set|branch
 """
 
 import pathlib
@@ -16,14 +16,28 @@ from ml_collections import ConfigDict
 from deeplab_jax import config as config_lib
 from deeplab_jax import import_weights, optimizer, prepare, sharding, tasks
 from deeplab_jax.data import build, datasets
+from deeplab_jax.data.source import open_dataset
 from deeplab_jax.doctor import overfit
-from deeplab_jax.models import Classifier, DeepLab
+from deeplab_jax.inference import crops, predict_fn
+from deeplab_jax.models import (
+  Classifier,
+  DeepLab,
+  model_from_dict,
+  model_to_dict,
+  padding_value,
+)
 from deeplab_jax.summary.__main__ import main as summary
 from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.state import create_state, init_state
 from deeplab_jax.train.step import make_train_step
 from tests.programs.train_tiny import Tiny, batch_of
 from tests.test_models_atrous import check_consistency
+from tests.tiny_segmenter import (
+  make_variables,
+  random_image,
+  segmenter,
+  tiny_model,
+)
 
 
 def loss() -> None:
@@ -116,9 +130,10 @@ def data_set() -> None:
   assert info.has_masks and info.num_classes == 2
   config = _config().data
   config.update(name="oxford_pets", data_dir="data")
-  source = datasets.open_source(config, "train")
-  assert [row["name"] for row in source] == sorted(masks)
-  for row in source:
+  source = open_dataset(config).train
+  rows = [source[i] for i in range(len(source))]
+  assert [row["name"] for row in rows] == sorted(masks)
+  for row in rows:
     expected = np.array([9, 0, 1, 255])[masks[row["name"]]]
     np.testing.assert_array_equal(row["label"], expected)
   folder = build.directory("oxford_pets", "data")
@@ -141,6 +156,33 @@ def _write_pets(folder: pathlib.Path) -> dict[str, np.ndarray]:
   return masks
 
 
+def branch() -> None:
+  """Is a field of the config, off at first, and serves any size of image."""
+  assert config_lib.base_config().model.gated_branch is False
+  old = model_to_dict(tiny_model())
+  del old["gated_branch"]
+  assert model_from_dict(old) == tiny_model()
+  words = ["--config=voc:runlocal", "--config.model.gated_branch=True"]
+  config_lib.check_command_line(words)
+  config = config_lib.load("voc:runlocal")
+  config.model.gated_branch = True
+  _trace_step(config)
+  model = tiny_model(gated_branch=True)
+  variables = make_variables(model)
+  assert {"gate", "gated"} <= set(variables["params"]["aspp"])
+  assert crops.why_not_confinable(model, variables) is None
+  ours, definition = segmenter(model), jax.jit(predict_fn(model))
+  for size in ((49, 70), (100, 120)):
+    image = random_image(*size)
+    canvas = tuple(-(-(side - 1) // 16) * 16 + 1 for side in size)
+    padded = np.full((1, *canvas, 3), padding_value(model.backbone), np.float32)
+    padded[0, : size[0], : size[1]] = image
+    _, expected = definition(variables, padded, np.array([size]))
+    expected = np.asarray(expected)[0, : size[0], : size[1]]
+    found = ours.probabilities(image)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def _config(**changes) -> ConfigDict:
   config = config_lib.base_config()
   config.update(lr=0.1, steps=100, **changes)
@@ -148,4 +190,5 @@ def _config(**changes) -> ConfigDict:
 
 
 if __name__ == "__main__":
-  {"loss": loss, "backbone": backbone, "data_set": data_set}[sys.argv[1]]()
+  changes = (loss, backbone, data_set, branch)
+  {change.__name__: change for change in changes}[sys.argv[1]]()
