@@ -168,8 +168,8 @@ def eval_fields() -> dict[str, Any]:
     # Scales whose probabilities are averaged, each also flipped or not.
     "scales": (1.0,),
     "flip": False,
-    # Crops of more pixels are cut into windows of `tile` pixels a side; 0 is what
-    # prediction takes, 2049 x 2049 and 1025.
+    # Crops of more pixels are cut into windows of `tile` pixels a side; 0 is
+    # what prediction takes, 2049 x 2049 and 1025.
     "max_pixels": 0,
     "tile": 0,
     # Images drawn into WORKDIR/pictures at each evaluation.
