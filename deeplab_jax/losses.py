@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.models import resize_bilinear
 
 Sums = tuple[jax.Array, jax.Array]

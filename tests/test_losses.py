@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from deeplab_jax import losses
-from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.data.classes import IGNORE
 from tests.golden.network import relative_error
 
 # Case of golden/loss.npz: (labels, arguments).

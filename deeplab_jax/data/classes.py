@@ -5,6 +5,9 @@ import pathlib
 
 import numpy as np
 
+IGNORE = 255
+"""The label of pixels that are neither trained on nor scored."""
+
 SHAPES = (
   "background",
   "disc",

@@ -12,7 +12,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-IGNORE = 255  # what a batch's labels hold where nothing is to be learnt
+from deeplab_jax.data.classes import IGNORE
 
 Size = tuple[int, int]  # height, width
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from deeplab_jax.data.builders.checks import ranges
-from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.doctor import fitting
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.doctor.survey import (

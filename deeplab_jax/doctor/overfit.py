@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import config as config_lib
 from deeplab_jax import sharding
 from deeplab_jax.data import segmentation
-from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.doctor import config_checks
 from deeplab_jax.doctor.findings import Finding, error, warning

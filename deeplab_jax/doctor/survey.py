@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import metrics
 from deeplab_jax.data.builders.base import in_order
+from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.data.datasets import DatasetInfo
-from deeplab_jax.data.preprocess import IGNORE
 from deeplab_jax.doctor import facts as facts_lib
 from deeplab_jax.doctor.facts import Facts
 from deeplab_jax.doctor.findings import Mention

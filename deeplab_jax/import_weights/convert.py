@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deeplab_jax import checkpoints
-from deeplab_jax.data.classes import bit_colors
+from deeplab_jax.data.classes import IGNORE, bit_colors
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.import_weights.architecture import (
   infer_arguments,
@@ -170,7 +170,7 @@ def _dataset(name: str | None, num_classes: int) -> dict[str, Any]:
       "name": "unknown",
       "class_names": [f"class {i}" for i in range(num_classes)],
       "colors": bit_colors(num_classes),
-      "ignore_label": 255,
+      "ignore_label": IGNORE,
     }
   info = dataclasses.asdict(DATASETS[name])
   fields = ("name", "class_names", "colors", "ignore_label")

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.metrics.confusion import mean_iou
 
-IGNORE_LABEL = 255
 TRIMAP_WIDTH = 40
 BOUNDARY_SHARE = 0.02
 _OUTSIDE = -1
@@ -34,7 +34,7 @@ def trimap_bands(labels: np.ndarray, width: int = TRIMAP_WIDTH) -> np.ndarray:
     uint8 (h, w) in 0..width: the Euclidean distance to the nearest void pixel
     rounded up; 0 for void itself, beyond `width` and where nothing is void.
   """
-  return _bands(labels != IGNORE_LABEL, width)
+  return _bands(labels != IGNORE, width)
 
 
 def border_bands(labels: np.ndarray, width: int = TRIMAP_WIDTH) -> np.ndarray:
@@ -44,7 +44,7 @@ def border_bands(labels: np.ndarray, width: int = TRIMAP_WIDTH) -> np.ndarray:
   void or not: for data sets whose void is not a strip along the boundaries.
   """
   bands = np.zeros(labels.shape, np.uint8)
-  for label in np.unique(labels[labels != IGNORE_LABEL]):
+  for label in np.unique(labels[labels != IGNORE]):
     bands += _bands(labels == label, width)  # 0 outside of the region
   return bands
 
@@ -141,7 +141,7 @@ def boundary_counts(
     int64 (2, num_classes): pixels in the intersection, in the union.
   """
   distance = distance or boundary_distance(labels.shape)
-  predictions = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, predictions)
+  predictions = np.where(labels == IGNORE, IGNORE, predictions)
   true_strip = contour_strip(labels, distance)
   predicted_strip = contour_strip(predictions, distance)
   both = true_strip & predicted_strip & (labels == predictions)

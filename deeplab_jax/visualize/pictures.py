@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.visualize.colors import Colors, colorize
 
-IGNORE_LABEL = 255
 _CELL = 320
 _GAP = 6
 _LINE = 20
@@ -25,7 +25,7 @@ def error_map(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
   picture = np.where(
     (labels == predictions)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG)
   )
-  picture[labels == IGNORE_LABEL] = _UNJUDGED
+  picture[labels == IGNORE] = _UNJUDGED
   return picture
 
 

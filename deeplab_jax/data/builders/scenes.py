@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from deeplab_jax.data.preprocess import IGNORE
+from deeplab_jax.data.classes import IGNORE
 
 # Middle of each class's hues, in turns; neighbours overlap at the ends, so
 # that colour alone does not tell the classes apart.
