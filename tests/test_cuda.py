@@ -25,7 +25,7 @@ from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.folding import fold
 from deeplab_jax.models.ops.convolution import conv
 from deeplab_jax.optimizer import make_optimizer
-from deeplab_jax.plan import report
+from deeplab_jax.plan import plan_text
 from deeplab_jax.plan.machines import Machine
 from deeplab_jax.sharding import BATCH_AXIS
 from deeplab_jax.tasks import find_task
@@ -159,4 +159,4 @@ def test_the_step_compiles_for_gpus(gpus, backbone):
   made = plan.make_plan(_config(backbone), gpus)
   assert "all-reduce" in made.program.collectives
   assert made.program.flops is None
-  assert "unknown GFLOP" in report.to_text(made)
+  assert "unknown GFLOP" in plan_text.to_text(made)

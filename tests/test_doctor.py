@@ -14,10 +14,10 @@ from deeplab_jax.data import build
 from deeplab_jax.doctor import (
   Severity,
   blending,
+  checkup_text,
   examine,
   overfit,
   page,
-  report,
   survey,
 )
 from tests import doctor_scenes as scenes
@@ -155,7 +155,7 @@ def test_counts_and_weights_follow_the_masks(root):
   pixels = np.zeros(256, int)
   for seed in range(12):
     pixels += np.bincount(scenes.draw(seed)[1].ravel(), minlength=256)
-  summary = report.summarise(checkup.survey)
+  summary = checkup_text.summarise(checkup.survey)
   labelled = pixels[:4]
   assert summary["ignored"] == pytest.approx(pixels[255] / pixels.sum())
   expected = np.median(labelled) / labelled
@@ -170,7 +170,7 @@ def test_limit_reads_evenly_spread_images(root):
   checkup = examine(scenes.config(root), limit=3, overfit_steps=0)
   names = [facts.name for facts in checkup.survey.facts]
   assert names == ["s04", "s06", "s09", "s00", "s01", "s02"]
-  assert "8 images in train (3 of them read)" in report.text(checkup)
+  assert "8 images in train (3 of them read)" in checkup_text.text(checkup)
 
 
 def test_class_weights_are_bounded_and_1_without_pixels():
@@ -202,12 +202,12 @@ def test_text_shows_files_and_remedies_and_json_has_all(tmp_path):
   for seed in range(4, 12):
     (root / f"images/s{seed:02d}.png").write_text("no image")
   checkup = examine(scenes.config(root), overfit_steps=0)
-  text = report.text(checkup)
+  text = checkup_text.text(checkup)
   assert "ERRORS (1)\n  undecodable: files cannot be decoded" in text
   assert "images/s04.png: cannot be decoded" in text
   assert "... and 3 more" in text and "    -> copy or download" in text
   assert "not tried, as there are errors" in text
-  content = json.loads(json.dumps(report.to_dict(checkup)))
+  content = json.loads(json.dumps(checkup_text.to_dict(checkup)))
   assert content["errors"] == 1
   assert len(content["findings"][0]["files"]) == 8
   assert content["data"]["val"] == {"images": 4, "read": 4}

@@ -16,7 +16,7 @@ import pytest
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import plan
-from deeplab_jax.plan import report
+from deeplab_jax.plan import plan_text
 from deeplab_jax.plan.machines import CHIPS
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -93,7 +93,7 @@ def test_a_classifier_is_planned_with_a_class_for_each_image(local):
   made = plan.make_plan(_classifier_config(), local.machine)
   _check_memory(made)
   assert made.network.parameters > 1280 * 1000  # the logits' alone
-  assert "mobilenet_v2, 33 x 33, float32: batch 8" in report.to_text(made)
+  assert "mobilenet_v2, 33 x 33, float32: batch 8" in plan_text.to_text(made)
 
 
 def test_a_local_plan_has_the_state_in_bytes(local):
@@ -108,7 +108,7 @@ def test_compiled_flops_are_near_six_per_multiply_add(local):
 
 
 def test_the_report_names_every_kind_of_memory(local):
-  text = report.to_text(local)
+  text = plan_text.to_text(local)
   for part in ("parameters", "optimizer state", "temporaries", "program"):
     assert f"  {part} " in text
   assert "collectives: none" in text and "no figures for cpu" in text
@@ -116,7 +116,7 @@ def test_the_report_names_every_kind_of_memory(local):
 
 def test_work_that_the_compiler_does_not_count_is_unknown(local):
   program = dataclasses.replace(local.program, flops=None)
-  text = report.to_text(dataclasses.replace(local, program=program))
+  text = plan_text.to_text(dataclasses.replace(local, program=program))
   assert "  as compiled here         unknown GFLOP, " in text
 
 
@@ -132,8 +132,8 @@ def test_a_step_beyond_the_memory_is_no_program(local):
 def test_a_step_that_does_not_fit_says_so(local):
   machine = dataclasses.replace(local.machine, memory=2**20)
   made = dataclasses.replace(local, machine=machine, program=None)
-  assert "does not fit into 1.0 MiB" in report.to_text(made)
-  assert report.to_dict(made)["fits"] is False
+  assert "does not fit into 1.0 MiB" in plan_text.to_text(made)
+  assert plan_text.to_dict(made)["fits"] is False
 
 
 @pytest.mark.parametrize("largest", [3, 7, 40])

@@ -13,7 +13,7 @@ from absl import flags
 
 from deeplab_jax import checkpoints, doctor, runtime
 from deeplab_jax.config import door
-from deeplab_jax.doctor import page, report
+from deeplab_jax.doctor import checkup_text, page
 
 _CONFIG = door.config_flag()
 _JSON = flags.DEFINE_string("json", None, "File for the findings.")
@@ -38,9 +38,11 @@ def main() -> None:
     overfit_steps=_STEPS.value,
     overfit_seconds=_SECONDS.value,
   )
-  print(report.text(checkup))
+  print(checkup_text.text(checkup))
   if _JSON.value:
-    checkpoints.write_json(pathlib.Path(_JSON.value), report.to_dict(checkup))
+    checkpoints.write_json(
+      pathlib.Path(_JSON.value), checkup_text.to_dict(checkup)
+    )
   if _HTML.value:
     pathlib.Path(_HTML.value).write_text(page.render(checkup))
     print(f"pictures: {_HTML.value}")

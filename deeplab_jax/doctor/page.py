@@ -5,7 +5,7 @@ import numpy as np
 
 from deeplab_jax import visualize
 from deeplab_jax.data.datasets import DatasetInfo
-from deeplab_jax.doctor import report
+from deeplab_jax.doctor import checkup_text
 from deeplab_jax.doctor.checkup import Checkup
 from deeplab_jax.doctor.findings import Finding, Mention
 from deeplab_jax.doctor.samples import Sample
@@ -46,7 +46,7 @@ def _subtitle(checkup: Checkup) -> str:
 def _cards(checkup: Checkup) -> str:
   figures = {}
   if checkup.survey:
-    summary = report.summarise(checkup.survey)
+    summary = checkup_text.summarise(checkup.survey)
     for split in ("train", "val"):
       figures[f"images in {split}"] = str(summary[split]["images"])
     if "classes" in summary:
@@ -143,7 +143,7 @@ def _thumbnail(picture: np.ndarray) -> np.ndarray:
 
 def _figures(survey: Survey) -> str:
   """Shares and suggested weights of the classes."""
-  classes = report.summarise(survey).get("classes", [])
+  classes = checkup_text.summarise(survey).get("classes", [])
   head = ("class", "share of train", "share of val", "images", "weight")
   rows = [
     (

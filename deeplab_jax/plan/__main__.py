@@ -15,7 +15,7 @@ from absl import flags
 
 from deeplab_jax import plan
 from deeplab_jax.config import door
-from deeplab_jax.plan import report
+from deeplab_jax.plan import plan_text
 
 _CONFIG = door.config_flag()
 _TOPOLOGY = flags.DEFINE_string(
@@ -33,12 +33,12 @@ _JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
 def main() -> None:
   """Prints the plan that the flags ask for."""
   made = plan.make_plan(_CONFIG.value, _machine(), _EFFORT.value)
-  print(report.to_text(made), flush=True)
+  print(plan_text.to_text(made), flush=True)
   largest = _find_largest(made) if _LARGEST.value else None
   if _JSON.value:
     path = pathlib.Path(_JSON.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = report.to_dict(made, largest)
+    facts = plan_text.to_dict(made, largest)
     path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
