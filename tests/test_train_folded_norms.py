@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.models import DeepLab
-from deeplab_jax.train.folded_norms import calibrate, folded_layers
+from deeplab_jax.train.folded_norms import folded_layers, with_statistics
 
 _MODEL = DeepLab(
   3,
@@ -48,7 +48,7 @@ def test_calibrating_keeps_the_function_and_makes_training_agree():
   variables = _folded("backbone")
   images = jax.random.uniform(jax.random.key(1), (4, 33, 33, 3), minval=-1)
   layers = folded_layers(variables)
-  found = calibrate(_MODEL, variables, layers, images)
+  found = with_statistics(_MODEL, variables, layers, images)
   features = _features(variables, images)
   assert np.ptp(features) > 0.1
   np.testing.assert_allclose(_features(found, images), features, atol=1e-4)

@@ -2,12 +2,12 @@
 
 from deeplab_jax.evaluate.loop import evaluate, make_protocol
 from deeplab_jax.evaluate.report import report
-from deeplab_jax.evaluate.results import Detail, Evaluation, Example
+from deeplab_jax.evaluate.results import Detail, Evaluation, ScoredPicture
 
 __all__ = [
   "Detail",
   "Evaluation",
-  "Example",
+  "ScoredPicture",
   "evaluate",
   "make_protocol",
   "report",

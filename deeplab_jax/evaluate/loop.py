@@ -24,7 +24,7 @@ from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.segmentation import View, Views
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.evaluate.batches import Group, groups, plan
-from deeplab_jax.evaluate.results import Detail, Evaluation, Example
+from deeplab_jax.evaluate.results import Detail, Evaluation, ScoredPicture
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.protocol import Protocol
@@ -218,8 +218,8 @@ class _Tally:
     self._pending: tuple | None = None
     self._totals: dict[str, np.ndarray] = {}
     self._parts: dict[int, _Whole] = {}
-    self._examples: dict[int, Example] = {}
-    self._scored: list[Example] = []
+    self._examples: dict[int, ScoredPicture] = {}
+    self._scored: list[ScoredPicture] = []
     self._mious: dict[int, tuple[str, float | None]] = {}
     self._num_images = 0
 
@@ -279,7 +279,7 @@ class _Tally:
     """Counts and keeps what needs the whole image."""
     maps = whole.labels, whole.predictions, self._num_classes
     confusion = metrics.confusion_matrix_numpy(*maps)
-    example = Example(**whole._asdict(), miou=metrics.mean_iou(confusion))
+    example = ScoredPicture(**whole._asdict(), miou=metrics.mean_iou(confusion))
     if index in self._shown:
       self._examples[index] = example
     if not self._detailed:
@@ -322,7 +322,7 @@ class _Tally:
 
 
 class _Whole(NamedTuple):
-  """A picture that is put together: see `Example`."""
+  """A picture that is put together: see `ScoredPicture`."""
 
   name: str
   image: np.ndarray

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from deeplab_jax import metrics, visualize
-from deeplab_jax.evaluate.results import Evaluation, Example
+from deeplab_jax.evaluate.results import Evaluation, ScoredPicture
 from deeplab_jax.visualize import html
 
 _SHARES = {
@@ -111,7 +111,7 @@ def _cards(content, other) -> str:
   return html.cards(figures)
 
 
-def _rows(evaluation: Evaluation, examples: list[Example]) -> str:
+def _rows(evaluation: Evaluation, examples: list[ScoredPicture]) -> str:
   """Image, truth, prediction and errors of each example."""
   colors = evaluation.dataset.colors
   rows = []

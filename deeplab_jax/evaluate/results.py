@@ -15,7 +15,7 @@ from deeplab_jax.data.datasets import DatasetInfo
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ScoredPicture:
   """One evaluated image, cut to its true size.
 
   Attributes:
@@ -54,8 +54,8 @@ class Detail:
   boundary: np.ndarray
   calibration: np.ndarray
   image_mious: dict[str, float | None]
-  worst: list[Example]
-  best: list[Example]
+  worst: list[ScoredPicture]
+  best: list[ScoredPicture]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Evaluation:
   confusion: np.ndarray
   num_images: int
   seconds: float
-  examples: list[Example]
+  examples: list[ScoredPicture]
   detail: Detail | None = None
 
   @property
@@ -196,7 +196,7 @@ class Evaluation:
     return {name: _number(v) for name, v in zip(self.class_names, values)}
 
 
-def draw(examples: list[Example], dataset: DatasetInfo) -> np.ndarray:
+def draw(examples: list[ScoredPicture], dataset: DatasetInfo) -> np.ndarray:
   """The picture grid of `examples`, uint8 RGB; there must be one at least."""
   return visualize.picture_grid(
     [example.image for example in examples],

@@ -47,7 +47,7 @@ def _norms(batch_stats: Tree) -> dict[Path, dict[str, jax.Array]]:
   }
 
 
-def calibrate(
+def with_statistics(
   model: DeepLab, variables: Tree, layers: list[Path], images: jax.Array
 ) -> Tree:
   """Variables of the same function, with natural statistics in `layers`.

@@ -16,7 +16,7 @@ from deeplab_jax.import_weights.fit import Report
 from deeplab_jax.models import Classifier, DeepLab, preprocess
 from deeplab_jax.tasks import Task
 from deeplab_jax.train.checkpoints import Checkpoints
-from deeplab_jax.train.folded_norms import calibrate, folded_layers
+from deeplab_jax.train.folded_norms import folded_layers, with_statistics
 from deeplab_jax.train.state import TrainState, abstract
 
 
@@ -40,25 +40,24 @@ def starting_point(
   folded = folded_layers(state.variables)
   if folded and config.train_batch_norm:
     images = next(task.train_batches(dataset, config, 0))["image"]
-    state = _calibrated(state, folded, images, model, mesh)
-    origin += (
-      f"\n{len(folded)} folded batch norms calibrated on the first batch"
-    )
+    state = _unfolded(state, folded, images, model, mesh)
+    count = len(folded)
+    origin += f"\nstatistics of the first batch for {count} folded batch norms"
   return state, origin
 
 
-def _calibrated(
+def _unfolded(
   state: TrainState,
   folded: list[tuple[str, ...]],
   images: np.ndarray,
   model: DeepLab | Classifier,
   mesh: Mesh,
 ) -> TrainState:
-  """`state` with batch norms that can be trained, see `calibrate`."""
+  """`state` with batch norms that can be trained, see `with_statistics`."""
 
   def update(variables, images):
     images = preprocess(images, model.backbone)
-    return calibrate(model, variables, folded, images)
+    return with_statistics(model, variables, folded, images)
 
   images = sharding.global_batch({"image": images}, mesh)["image"]
   update = jax.jit(update, out_shardings=sharding.replicated(mesh))
