@@ -53,9 +53,9 @@ class Layer:
 def visit(
   model: nn.Module,
   size: tuple[int, int],
-  note: Callable[[nn.Module, jax.Array, jax.Array], None],
+  note: Callable[[nn.Module, tuple[Any, ...], jax.Array], None],
 ) -> None:
-  """Calls `note` with every module of `model`, its input and its output.
+  """Calls `note` with every module of `model`, its inputs and its output.
 
   Args:
     model: takes images `(b, h, w, 3)`.
@@ -67,7 +67,7 @@ def visit(
     outputs = call(*args, **kwargs)
     if context.method_name == "__call__":
       y = outputs[0] if isinstance(outputs, tuple) else outputs
-      note(context.module, args[0], y)
+      note(context.module, (*args, *kwargs.values()), y)
     return outputs
 
   images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
@@ -78,7 +78,11 @@ def visit(
 def layers(model: nn.Module, size: tuple[int, int]) -> list[Layer]:
   """The layers of `model` at an image of `size`, in order of execution."""
   found = []
-  visit(model, size, lambda *call: found.extend(layers_of(*call)))
+
+  def note(module, inputs, y):
+    found.extend(layers_of(module, inputs[0], y))
+
+  visit(model, size, note)
   return found
 
 

@@ -8,6 +8,7 @@ and additions are not multiply-adds.
 import collections
 import dataclasses
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,10 +17,9 @@ import rich.console
 import rich.table
 
 from deeplab_jax.models.aspp import ASPP
-from deeplab_jax.models.mobilenet import InvertedResidual
+from deeplab_jax.models.layers import ConvNorm, MaxPool
 from deeplab_jax.models.resnet import Bottleneck
 from deeplab_jax.models.trace import Layer, layers_of, visit
-from deeplab_jax.models.xception import XceptionUnit
 
 TABLE_WIDTH = 110
 
@@ -32,9 +32,8 @@ class Summary:
     model: the network.
     size: height and width of the input.
     layers: in order of execution.
-    additions: values that the backbone's skip connections add.
-    pooled: values that the windows of the ResNet stem's maximum and of ASPP's
-      mean read.
+    additions: values that skip connections add.
+    pooled: values that the windows of maxima and ASPP's mean read.
   """
 
   model: nn.Module
@@ -144,32 +143,30 @@ def multiply_adds(model: nn.Module, size: tuple[int, int]) -> Summary:
     raise ValueError(f"size must be a positive (height, width), got {size}")
   layers, additions, pooled = [], [], []
 
-  def note(module, x, y):
-    layers.extend(layers_of(module, x, y))
-    additions.append(_added(module, x, y))
-    pooled.append(_pooled(module, x))
+  def note(module, inputs, y):
+    layers.extend(layers_of(module, inputs[0], y))
+    additions.append(_added(module, inputs, y))
+    pooled.append(_pooled(module, inputs[0], y))
 
   visit(model, size, note)
   return Summary(model, tuple(size), tuple(layers), sum(additions), sum(pooled))
 
 
-def _added(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
-  """Values that the skip connection of a backbone's unit adds."""
+def _added(module: nn.Module, inputs: tuple[Any, ...], y: jax.Array) -> int:
+  """Values that a skip connection adds."""
   match module:
-    case Bottleneck():
-      return y.size
-    case XceptionUnit() if module.block.skip != "none":
-      return y.size
-    case InvertedResidual() if x.shape == y.shape:
+    case ConvNorm() if len(inputs) > 2 and inputs[2] is not None:
+      return y.size  # its third input is the shortcut
+    case Bottleneck(low_level=True):  # adds after its last layer
       return y.size
   return 0
 
 
-def _pooled(module: nn.Module, x: jax.Array) -> int:
-  """Values read by the pooling in, or right before, `module`."""
+def _pooled(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
+  """Values read by the pooling in `module`."""
   match module:
     case ASPP(image_pooling=True):
       return x.size
-    case Bottleneck(name="block1_unit_1"):  # fed by the stem's 3x3 maximum
-      return 9 * x.size
+    case MaxPool():
+      return 9 * y.size
   return 0

@@ -26,6 +26,7 @@ from deeplab_jax.models import (
   model_to_dict,
   padding_value,
 )
+from deeplab_jax.summary import multiply_adds
 from deeplab_jax.summary.__main__ import main as summary
 from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.state import create_state, init_state
@@ -94,6 +95,10 @@ def backbone() -> None:
   assert f"{name}/stem/weights" in names
   assert len(names) == len(jax.tree.leaves(_shapes(classifier)))
   assert import_weights.official_shapes(DeepLab(3, name, 8))
+  counted = multiply_adds(classifier, (64, 64))
+  sizes = (64 * 16**2, 128 * 8**2, 256 * 4**2, 512 * 2**2)
+  assert counted.additions == 2 * sum(sizes)  # two blocks of each
+  assert counted.pooled == 9 * 64 * 16**2
   assert summary([name, "--size", "65"]) == 0
   config = config_lib.load(f"voc:runlocal,backbone={name}")
   assert config.weight_decay == 1e-4
