@@ -2,6 +2,10 @@
 
 import pathlib
 import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -17,6 +21,7 @@ from deeplab_jax.train.step import make_train_step
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
+_REQUIREMENTS = [p.name for p in _CONFIGS.parent.glob("requirements*.txt")]
 
 
 def _load(path: pathlib.Path, arg: str = "") -> ConfigDict:
@@ -272,6 +277,22 @@ def test_a_file_of_ones_own_goes_before_a_config_of_the_package(
 
 def test_every_config_comes_with_the_package():
   assert config_lib.config_names() == [path.stem for path in _FILES]
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_configs(tmp_path):
+  pytest.importorskip("setuptools")
+  checkout = tmp_path / "checkout"
+  shutil.copytree(_CONFIGS.parent / "deeplab_jax", checkout / "deeplab_jax")
+  for name in ("pyproject.toml", "README.md", *_REQUIREMENTS):
+    shutil.copy(_CONFIGS.parent / name, checkout)
+  pip = (sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps")
+  options = ("--no-build-isolation", "--wheel-dir", str(tmp_path), ".")
+  subprocess.run([*pip, *options], cwd=checkout, check=True)
+  (wheel,) = tmp_path.glob("*.whl")
+  names = zipfile.ZipFile(wheel).namelist()
+  found = [n for n in names if n.startswith("deeplab_jax/configs/")]
+  assert len(found) == len(_FILES)
 
 
 def test_the_page_of_the_fields_is_current_and_has_them_all():

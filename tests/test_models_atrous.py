@@ -24,6 +24,12 @@ FAST = {
 # and keeps its depth. Small MobileNetV3 has a strided unit that keeps it, which
 # so gains a connection at a denser output stride.
 CONSISTENT = set(BACKBONES) - {"mobilenet_v3_small_seg"}
+# Strided convolutions of these pad as TensorFlow's SAME does.
+TENSORFLOW_PADDING = {
+  "mobilenet_v2",
+  "mobilenet_v3_large_seg",
+  "mobilenet_v3_small_seg",
+}
 CASES = [(name, size) for name, sizes in FAST.items() for size in sizes]
 
 
@@ -82,11 +88,12 @@ def check_consistency(name, size):
     )(variables, images)
     assert features[stride].shape[1:3] == tuple(-(-n // stride) for n in size)
     assert low_levels["conv2"].shape[1:3] == tuple(-(-n // 4) for n in size)
-  tensorflow_padding = name.startswith("mobilenet") and "torch" not in name
   for dense, coarse in ((8, 16), (16, 32), (8, 32)):
     rows, columns = (
       slice(
-        first_kept(n, dense, coarse, tensorflow_padding), None, coarse // dense
+        first_kept(n, dense, coarse, name in TENSORFLOW_PADDING),
+        None,
+        coarse // dense,
       )
       for n in size
     )
