@@ -111,6 +111,11 @@ def test_a_changed_copy_trains_and_evaluates(copies, change):
 
 
 @pytest.mark.slow
+def test_a_new_branch_is_served_as_it_is_defined(copies):
+  _run(copies["branch"], "-m", "tests.programs.extended", "served")
+
+
+@pytest.mark.slow
 def test_a_new_backbone_passes_the_tests_of_every_backbone(copies):
   files = ("tests/test_models_atrous.py", "tests/test_models_deeplab.py")
   chosen = ("-m", "slow or not slow", "-k", "basicnet_18", "-p", "no:xdist")
