@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-import deeplab_jax
 from deeplab_jax import runtime
+from deeplab_jax.inference import load
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job, find_jobs
 from deeplab_jax.predict.packages import SERVERS, pack
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     jobs = find_jobs(flags.inputs, flags.out)
     _make_folders(flags.out)
-    segmenter = deeplab_jax.load(
+    segmenter = load(
       flags.checkpoint,
       output_stride=flags.output_stride,
       scales=flags.scales,

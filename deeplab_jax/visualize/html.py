@@ -1,13 +1,18 @@
 """Self-contained HTML: pictures and plots are inside the file."""
 
+from __future__ import annotations
+
 import base64
 import html
 import io
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;

@@ -3,10 +3,15 @@
 Each function returns a `Figure`: save it with `figure.savefig(path)`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 _BLUE, _ORANGE = "#3b6ea5", "#e08214"
 
@@ -23,7 +28,7 @@ def confusion_figure(
   labelled = confusion.sum(1, keepdims=True)
   shares = confusion / np.maximum(labelled, 1)
   side = 3 + 0.22 * len(class_names)
-  figure = Figure((side + 1, side), layout="compressed")
+  figure = _figure((side + 1, side), "compressed")
   axes = figure.subplots()
   mesh = axes.imshow(np.where(labelled > 0, shares, np.nan), "Blues", vmin=0)
   ticks = range(len(class_names))
@@ -53,7 +58,7 @@ def iou_figure(
   """
   runs = [iou] if other is None else [iou, other]
   thickness = 0.8 / len(runs)
-  figure = Figure((7, 1.2 + 0.27 * len(iou)), layout="constrained")
+  figure = _figure((7, 1.2 + 0.27 * len(iou)), "constrained")
   axes = figure.subplots()
   for index, (run, color) in enumerate(zip(runs, (_BLUE, _ORANGE))):
     values = [100 * (run.get(name) or 0) for name in iou]
@@ -77,7 +82,7 @@ def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
   Args:
     curves: name of a run -> mean IoU (0..1) in the bands of 1, 2, ... pixels.
   """
-  figure = Figure((6, 4.5), layout="constrained")
+  figure = _figure((6, 4.5), "constrained")
   axes = figure.subplots()
   for (name, curve), color in zip(curves.items(), (_BLUE, _ORANGE)):
     widths = np.arange(1, len(curve) + 1)
@@ -95,7 +100,7 @@ def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
   Args:
     curve: what `metrics.reliability` returns.
   """
-  figure = Figure((6, 4.5), layout="constrained")
+  figure = _figure((6, 4.5), "constrained")
   upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
   bins = len(curve["pixels"])
   middles = (np.arange(bins) + 0.5) / bins
@@ -111,3 +116,11 @@ def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
 
 def _percent(value):
   return "absent" if value is None else f"{100 * value:.1f}"
+
+
+def _figure(size: tuple[float, float], layout: str) -> Figure:
+  # Imported when something is plotted: matplotlib takes a third of the time in
+  # which a model is loaded, which needs no plots.
+  from matplotlib.figure import Figure
+
+  return Figure(size, layout=layout)
