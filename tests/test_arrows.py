@@ -1,0 +1,133 @@
+"""The arrows of the house: see `tests/arrows.py` and docs/architecture.md."""
+
+import pathlib
+
+import pytest
+
+from tests import arrows
+
+_CHECKOUT = pathlib.Path(__file__).parent.parent
+
+# Files that import each other and shall not; the list may only grow shorter.
+_KNOWN_CIRCLES = (
+  # A builder asks `datasets` for its facts, and `datasets` asks `source` and
+  # `build`, which know the builders, for what a folder of the user holds.
+  {
+    "deeplab_jax.data.build",
+    "deeplab_jax.data.builders.archives",
+    "deeplab_jax.data.builders.base",
+    "deeplab_jax.data.builders.checks",
+    "deeplab_jax.data.builders.trees",
+    "deeplab_jax.data.datasets",
+    "deeplab_jax.data.source",
+  },
+)
+
+_MADE_UP = {
+  "__init__": "import importlib",
+  "models/__init__": "from deeplab_jax.models.layers import Layer",
+  "models/layers": (
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+    "  from deeplab_jax.train import state\n"
+    "else:\n  import deeplab_jax.models.ops as ops"
+  ),
+  "models/ops": "def f():\n  from deeplab_jax.models import Layer",
+  "metrics": "from deeplab_jax import models",
+  "train": "try:\n  import deeplab_jax.main\nfinally:\n  import jax.numpy as n",
+  "main": "from deeplab_jax.train import step",
+  "porch": "",
+}
+
+
+@pytest.fixture(scope="module")
+def imports():
+  return arrows.read(_CHECKOUT)
+
+
+@pytest.fixture(scope="module")
+def files(imports):
+  return arrows.between_files(imports)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("checkout")
+  for name, text in _MADE_UP.items():
+    path = folder / "deeplab_jax" / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+  return arrows.read(folder)
+
+
+def test_made_up_faults_are_found(made_up):
+  files = arrows.between_files(made_up)
+  rooms = arrows.between_rooms(files)
+  assert "jax.numpy" in made_up["deeplab_jax.train"]
+  assert arrows.without_floor(rooms) == ["porch"]
+  assert arrows.not_downwards(files) == [
+    "deeplab_jax.metrics imports deeplab_jax.models",  # beside it
+    "deeplab_jax.train imports deeplab_jax.main",
+  ]
+  assert arrows.circles(rooms) == {frozenset({"train", "main"})}
+  models = ("models", "models.layers", "models.ops")
+  assert arrows.circles(files) == {
+    frozenset(f"deeplab_jax.{name}" for name in models),
+    frozenset({"deeplab_jax.train", "deeplab_jax.main"}),
+  }
+
+
+def test_every_room_stands_on_one_floor(files):
+  named = [name for floor in arrows.FLOORS for name in floor]
+  assert sorted(named) == sorted(arrows.between_rooms(files))
+
+
+def test_imports_between_rooms_run_down(files):
+  assert arrows.not_downwards(files) == []
+
+
+def test_no_rooms_import_in_a_circle(files):
+  assert arrows.circles(arrows.between_rooms(files)) == set()
+
+
+def test_no_files_import_in_a_circle(files):
+  found = arrows.circles(files)
+  new = [c for c in found if not any(c <= known for known in _KNOWN_CIRCLES)]
+  assert new == []
+  mended = [k for k in _KNOWN_CIRCLES if not any(c <= k for c in found)]
+  assert mended == [], "take it from _KNOWN_CIRCLES"
+
+
+def test_doors_are_not_imported(files):
+  imported = set().union(*files.values())
+  commands = {name for name in files if name.endswith(".__main__")}
+  assert imported & {*commands, "deeplab_jax"} == set()
+  assert {"main", "prepare"} & set(map(arrows.room, imported)) == set()
+
+
+def test_names_are_imported_in_full(imports):
+  names = set().union(*imports.values())
+  assert [name for name in names if name.startswith(".")] == []
+
+
+def test_data_imports_no_jax(imports):
+  libraries = {
+    name.partition(".")[0]
+    for module, names in imports.items()
+    if arrows.room(module) == "data"
+    for name in names
+  }
+  assert libraries & {"jax", "jaxlib", "flax", "optax", "orbax"} == set()
+
+
+def test_loading_a_model_imports_little(files):
+  loaded = arrows.loaded(_CHECKOUT)
+  rooms = {arrows.room(name) for name in loaded if name in files}
+  assert rooms - {"deeplab_jax"} == {
+    *("inference", "checkpoints", "models"),
+    "visualize",  # draws `Segmenter.overlay`
+  }
+  # What training, plots, data sets and other frameworks need: each takes a
+  # noticeable part of a second, or may not be installed.
+  needless = {"optax", "grain", "matplotlib", "ml_collections", "tensorboardX"}
+  needless |= {"tensorflow", "tensorflow_datasets", "torch"}
+  assert loaded & needless == set()
