@@ -90,9 +90,14 @@ def write(
     for case, results in comparisons
     for result in results
   ]
-  content = {"facts": facts, "results": rows}
-  (folder / "benchmark.json").write_text(json.dumps(content, indent=1) + "\n")
+  (folder / "benchmark.json").write_text(_json(facts, rows))
   return text
+
+
+def _json(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+  """`{"facts": ..., "results": [...]}`, a row a line."""
+  lines = ",\n".join(map(json.dumps, rows))
+  return f'{{"facts": {json.dumps(facts)},\n"results": [\n{lines}\n]}}\n'
 
 
 def _percentiles(result: Result) -> dict[str, float]:

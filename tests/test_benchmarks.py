@@ -32,7 +32,9 @@ def test_command_writes_table_and_samples_without_torch(tmp_path):
   )
   table = (tmp_path / "benchmark.md").read_text()
   assert "| mobilenet_v2, labels, 65 px, batch 1, float32 | jax |" in table
-  content = json.loads((tmp_path / "benchmark.json").read_text())
+  samples = (tmp_path / "benchmark.json").read_text()
+  content = json.loads(samples)
+  assert len(samples.splitlines()) == 3 + len(content["results"])
   assert {"date", "commit", "cpu", "load before"} <= set(content["facts"])
   assert [row["part"] for row in content["results"]] == [
     "inference",

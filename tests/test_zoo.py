@@ -2,10 +2,10 @@
 
 import pathlib
 
+import cv2
 import numpy as np
 import pytest
 
-import deeplab_jax
 from configs import camvid
 from deeplab_jax import evaluate
 from deeplab_jax.checkpoints import load_variables
@@ -14,16 +14,29 @@ from deeplab_jax.data import build, datasets
 _ZOO = pathlib.Path(__file__).parent.parent / "zoo" / "camvid_mobilenet_v2"
 
 
-def test_it_is_small_and_sees_the_sky_above_the_road():
+def test_it_is_small():
   files = [path for path in _ZOO.rglob("*") if path.is_file()]
   assert sum(path.stat().st_size for path in files) < 6e6
-  segmenter = deeplab_jax.load(_ZOO)
-  image = np.full((257, 257, 3), 90, np.uint8)  # asphalt
-  image[:128] = 250, 250, 255
-  labels = segmenter(image)
-  names = np.array(segmenter.class_names)
-  assert (names[labels[:64]] == "Sky").mean() > 0.9
-  assert (names[labels[-64:]] != "Sky").mean() > 0.9
+
+
+def test_the_first_lines_of_the_readme_see_the_sky(tmp_path, monkeypatch):
+  # What a fresh clone holds, and a photo: sky above asphalt.
+  (tmp_path / "zoo").symlink_to(_ZOO.parent)
+  photo = np.full((257, 257, 3), 90, np.uint8)
+  photo[:128] = 255, 250, 250  # OpenCV's order: blue first
+  cv2.imwrite(str(tmp_path / "photo.jpg"), photo)
+  monkeypatch.chdir(tmp_path)
+  readme = (_ZOO.parent.parent / "README.md").read_text()
+  lines = readme.split("```python\n", 1)[1].split("```")[0]
+  found = {}
+  exec(compile(lines, "README.md", "exec"), found)
+  names = np.array(found["segmenter"].class_names)
+  assert (names[found["labels"][:64]] == "Sky").mean() > 0.9
+  assert (names[found["labels"][-64:]] != "Sky").mean() > 0.9
+  probabilities = found["probabilities"]
+  np.testing.assert_array_equal(probabilities.argmax(-1), found["labels"])
+  np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+  assert cv2.imread("overlay.png").shape == photo.shape
 
 
 @pytest.mark.slow

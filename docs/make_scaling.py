@@ -1,6 +1,6 @@
 """Plans training on TPU slices of many sizes and writes docs/scaling.md.
 
-  python benchmarks/scaling.py [--workers 2]
+  python -m docs.make_scaling [--workers 2]
 
 Xception-65 at 513 x 513 in bfloat16, compiled by `python -m deeplab_jax.plan`
 for every slice and batch below, some minutes each. The figures are kept in
@@ -40,7 +40,7 @@ _HEADINGS = (
 _TEXT = """\
 # Scaling
 
-Made by `python benchmarks/scaling.py`: the training step of `configs/voc.py`
+Made by `python -m docs.make_scaling`: the training step of `configs/voc.py`
 (Xception-65, 513 x 513, bfloat16) compiled for TPU slices by
 `python -m deeplab_jax.plan`. **Nothing ran on a TPU**: memory, collectives and
 memory traffic are the compiler's, times are floors at published peak rates.

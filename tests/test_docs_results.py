@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from benchmarks import results
 from deeplab_jax.models import DeepLab, model_to_dict
 from deeplab_jax.summary import multiply_adds
+from docs import make_results
 
 _MODEL = DeepLab(2, "mobilenet_v2", width_multiplier=0.25, atrous_rates=())
 
@@ -47,7 +47,7 @@ def test_tables_and_plots_of_runs(tmp_path, capsys):
   runs.append(_run(tmp_path / "single", 0.6))
   _write(runs[0] / "more/evaluation", 0.7, 8, (0.5, 1.0), flip=True)
   out = tmp_path / "out"
-  results.main([*map(str, runs), "--out", str(out)])
+  make_results.main([*map(str, runs), "--out", str(out)])
   text = (out / "tables.md").read_text()
   assert text in capsys.readouterr().out
   lines = text.splitlines()
@@ -78,4 +78,4 @@ def test_tables_and_plots_of_runs(tmp_path, capsys):
 
 def test_a_run_without_an_evaluation_is_refused(tmp_path):
   with pytest.raises(ValueError, match="evaluate it with --mode eval"):
-    results.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    make_results.main([str(tmp_path), "--out", str(tmp_path / "out")])

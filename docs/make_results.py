@@ -1,6 +1,6 @@
 """Tables and plots of trained runs, from their folders.
 
-  python -m benchmarks.results RUN... --out docs/results
+  python -m docs.make_results RUN... --out docs/results
 
 Runs are named VARIANT_SEED; those of a variant are shown as a mean and, behind
 +-, half the range. Each holds `config.json`, `metrics.jsonl`, `model.json` and
