@@ -2,7 +2,7 @@
 
   python -m tests.arrows [CHECKOUT]
 
-prints how many rooms there are and on how many floors, the imports that run up,
+prints the picture of docs/architecture.md, the imports that do not run down,
 the circles, what `deeplab_jax.load` imports, and the lines of every folder; of
 this checkout or of another, such as `git worktree add CHECKOUT COMMIT` makes.
 
@@ -115,6 +115,20 @@ def not_downwards(files: Graph) -> list[str]:
   ]
 
 
+def picture(rooms: Graph) -> str:
+  """Every room and those that it imports from, highest floor first."""
+  width = max(map(len, rooms))
+  lines = []
+  for floor in reversed(FLOORS):
+    lines += [
+      f"{name:{width}}  {' '.join(sorted(rooms[name]))}".rstrip()
+      for name in floor
+      if name in rooms
+    ]
+    lines.append("")
+  return "\n".join(lines).strip()
+
+
 def circles(graph: Graph) -> set[frozenset[str]]:
   """The largest groups in which each member leads to every other."""
   reached = {node: _reached(graph, node) for node in graph}
@@ -149,6 +163,7 @@ def main(checkout: str = ".") -> None:
   files = between_files(read(folder))
   rooms = between_rooms(files)
   count = sum(map(len, rooms.values()))
+  print(picture(rooms))
   print(f"{len(rooms)} rooms, {count} imports between them")
   print(f"on no floor: {' '.join(without_floor(rooms)) or 'none'}")
   _print_list("imports that do not run down", not_downwards(files))

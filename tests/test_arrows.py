@@ -81,6 +81,18 @@ def test_every_room_stands_on_one_floor(files):
   assert sorted(named) == sorted(arrows.between_rooms(files))
 
 
+def test_the_picture_in_the_document_is_true(files):
+  text = (_CHECKOUT / "docs/architecture.md").read_text()
+  drawn = arrows.picture(arrows.between_rooms(files))
+  assert drawn in text, "paste what `python -m tests.arrows` prints first"
+
+
+def test_the_document_has_a_paragraph_on_every_room(files):
+  text = (_CHECKOUT / "docs/architecture.md").read_text()
+  rooms = arrows.between_rooms(files).keys() - {arrows.PACKAGE}
+  assert [name for name in rooms if f"\n**{name}**" not in text] == []
+
+
 def test_imports_between_rooms_run_down(files):
   assert arrows.not_downwards(files) == []
 
