@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo exactness test test-slow lint clean
+.PHONY: check clean demo exactness lint test test-slow
 
 $(VENV)/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,8 +24,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+check: lint  ## lint, and the tests of seconds: to run after every change
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not compiles" \
+	  --longest 10
+
 test: lint  ## what continuous integration runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 exactness: $(VENV)/.dev  ## worst errors against the official outputs, in docs/
 	$(BIN)/python -m pytest -n 0 -m "slow or not slow" \

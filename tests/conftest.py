@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,16 +12,74 @@ from tests.exactness import Exactness
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _EXACTNESS = pytest.StashKey[Exactness]()
+_SESSION = "DEEPLAB_TESTS_FOLDER"  # in the environment
+
+# The files that `make check` leaves to `make test`, by what takes long in them.
+# A file that is not named is in both, and `make check` tells if it should not.
+_COMPILES = {
+  "compile networks": """
+    checkpoints cuda evaluate import_weights import_weights_torch
+    inference_fusion inference_network inference_onednn inference_segmenter
+    models_atrous models_deeplab models_depthwise models_golden models_layers
+    models_loops official_weights train_folded_norms train_step
+    train_step_golden train_unreached_taps zoo
+    """,
+  "trace networks of full depth": "config plan summary tables",
+  "start processes that train or predict": """
+    benchmarks chain configs_run doctor doctor_sound import_weights_command
+    launch main notebooks predict sharding train_run
+    """,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-  """Adds the option that `make exactness` gives."""
+  """Adds the options that `make exactness` and `make check` give."""
   parser.addoption("--exactness", type=pathlib.Path, help="write errors here")
+  parser.addoption(
+    "--longest", type=float, help="CPU seconds after which a test fails"
+  )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Marks the tests of the files of `_COMPILES`, and begins with those.
+
+  The longest files first: no worker is left alone with one in the end.
+  """
+  names = " ".join(_COMPILES.values()).split()
+  order = {f"test_{name}": place for place, name in enumerate(names)}
+  for item in items:
+    if item.path.stem in order:
+      item.add_marker(pytest.mark.compiles)
+  items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+  """Fails a test that takes more CPU time than `--longest` allows."""
+  began = sum(os.times()[:4])
+  result = yield
+  limit, taken = item.config.getoption("--longest"), sum(os.times()[:4]) - began
+  if limit and taken > limit:
+    pytest.fail(
+      f"took {taken:.1f} s of CPU time, above {limit:g}: make it quicker, or "
+      "name its file in _COMPILES of tests/conftest.py"
+    )
+  return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Begins to collect errors."""
+  """Begins to collect errors, and makes what all workers share."""
   config.stash[_EXACTNESS] = Exactness()
+  if _SESSION not in os.environ:  # workers find it there
+    folder = tempfile.mkdtemp(prefix="deeplab_jax_tests_")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(lambda: os.environ.pop(_SESSION))
+    os.environ[_SESSION] = folder
+    # Equal programs are compiled once for all tests, their workers and the
+    # processes that they start. jax reads this when it is imported, later.
+    programs = os.path.join(folder, "programs")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -26,6 +87,20 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
   path = session.config.getoption("--exactness")
   if path and exitstatus == pytest.ExitCode.OK:
     session.config.stash[_EXACTNESS].write(path)
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+  """Compiles programs in about half the time, less well optimised.
+
+  For tests of large programs to whose promise rounding does not matter.
+  """
+  import jax  # not before `pytest_configure`
+
+  name = "jax_disable_most_optimizations"
+  jax.config.update(name, True)
+  yield
+  jax.config.update(name, False)
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +124,14 @@ def shared() -> pathlib.Path:
   if os.environ.get("DEEPLAB_REQUIRE_SHARED"):
     pytest.fail(message)
   pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def shapes_dir() -> str:
+  """A data directory with `shapes`, built once for all workers: to read."""
+  # Not above: it imports TFDS, for which single tests need not wait.
+  from deeplab_jax.data import build
+
+  folder = os.path.join(os.environ[_SESSION], "data")
+  build.build("shapes", data_dir=folder)
+  return folder

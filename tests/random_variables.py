@@ -1,5 +1,7 @@
 """Variables for tests that need numbers but no training and no files."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,13 @@ import numpy as np
 _SPREAD = {"scale": (1, 0.1), "bias": (0, 0.1), "mean": (0, 0.1)}
 
 
-def random_variables(module, *arguments, seed: int = 0, **keywords) -> dict:
+def random_variables(module, images, *arguments, seed: int = 0) -> dict:
   """What `module.init` would give, drawn so that activations stay near one.
 
   Batch-norm statistics are random too: at their initial values a zero stays a
   zero, which hides mistakes at the borders.
   """
-  shapes = jax.eval_shape(
-    lambda key: module.init(key, *arguments, **keywords), jax.random.key(0)
-  )
+  shapes = abstract_variables(module, images.shape, *arguments)
   generator = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -31,3 +31,17 @@ def random_variables(module, *arguments, seed: int = 0, **keywords) -> dict:
     return jnp.asarray(value, leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def abstract_variables(module, shape: tuple[int, ...], *arguments) -> dict:
+  """What `module.init` would give for images of `shape`, without numbers.
+
+  Tracing a network takes a second or two: here once for all tests of a process.
+  """
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return jax.eval_shape(
+    lambda key, images: module.init(key, images, *arguments),
+    jax.random.key(0),
+    images,
+  )

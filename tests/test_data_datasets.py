@@ -82,7 +82,7 @@ def test_facts_alone_import_neither_tfds_nor_jax():
   assert not modules & {"tensorflow_datasets", "tensorflow", "jax", "grain"}
 
 
-def test_reading_batches_imports_no_tensorflow(tmp_path):
-  modules = _modules(_READ, str(tmp_path))
+def test_reading_batches_imports_no_tensorflow(shapes_dir):
+  modules = _modules(_READ, shapes_dir)
   assert "grain" in modules
   assert not modules & {"tensorflow", "torch", "flax"}

@@ -6,23 +6,16 @@ import numpy as np
 import pytest
 
 from deeplab_jax.config import base_config
-from deeplab_jax.data import build, segmentation
+from deeplab_jax.data import segmentation
 from deeplab_jax.data.source import open_dataset
 
 _GREY = (127.5, 127.5, 127.5)
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  folder = str(tmp_path_factory.mktemp("data"))
-  build.build("shapes", data_dir=folder)
-  return folder
-
-
 @pytest.fixture
-def config(data_dir):
+def config(shapes_dir):
   config = base_config().data
-  config.update(name="shapes", data_dir=data_dir, crop_size=(65, 81))
+  config.update(name="shapes", data_dir=shapes_dir, crop_size=(65, 81))
   return config
 
 

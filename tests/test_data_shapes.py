@@ -11,12 +11,11 @@ from deeplab_jax.data.source import Dataset, open_dataset
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(shapes_dir, tmp_path_factory):
   """Two builds of the same data set."""
-  roots = [tmp_path_factory.mktemp("shapes") for _ in range(2)]
-  for root in roots:
-    build.build("shapes", data_dir=str(root))
-  return [build.directory("shapes", str(root)) for root in roots]
+  other = str(tmp_path_factory.mktemp("shapes"))
+  build.build("shapes", data_dir=other)
+  return [build.directory("shapes", root) for root in (shapes_dir, other)]
 
 
 def test_two_builds_are_the_same_bytes(folders):

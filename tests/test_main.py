@@ -1,5 +1,6 @@
 """The command line: mistakes end in one message, before any long work."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -82,35 +83,45 @@ _MISTAKES = {
 }
 
 
+def _python(folder, *arguments, **options) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=folder,  # configs load from anywhere
+    env={
+      **os.environ,
+      "PYTHONPATH": str(_REPOSITORY),
+      "JAX_PLATFORMS": "cpu",
+      "DEEPLAB_CACHE": str(folder / "cache"),
+    },
+    capture_output=True,
+    text=True,
+    timeout=600,
+    **options,
+  )
+
+
+def _command_line(name, folder, data_dir) -> list[str]:
+  flags = [] if name[:3] == "no " else ["--workdir", str(folder / name)]
+  flags += _MISTAKES[name][0]
+  return [*flags, f"--config.data.data_dir={data_dir}"]
+
+
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
-  """Exit status and output of every mistake, all run side by side."""
+def outcomes(shapes_dir, tmp_path_factory) -> dict[str, tuple[int, str]]:
+  """Exit status and output of every mistake, made in one process."""
   folder = tmp_path_factory.mktemp("mistakes")
-  processes = {
-    name: subprocess.Popen(
-      [
-        *(sys.executable, "-m", "deeplab_jax.main"),
-        *(() if name[:3] == "no " else ("--workdir", str(folder / name))),
-        *flags,
-        f"--config.data.data_dir={folder / 'data'}",
-      ],
-      cwd=folder,  # configs load from anywhere
-      env={
-        **os.environ,
-        "PYTHONPATH": str(_REPOSITORY),
-        "JAX_PLATFORMS": "cpu",
-        "DEEPLAB_CACHE": str(folder / "cache"),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for name, (flags, _) in _MISTAKES.items()
-  }
-  outputs = {
-    name: p.communicate(timeout=300)[0] for name, p in processes.items()
-  }
-  return {name: (processes[name].returncode, outputs[name]) for name in outputs}
+  lines = {name: _command_line(name, folder, shapes_dir) for name in _MISTAKES}
+  program = str(_REPOSITORY / "tests/programs/run_mains.py")
+  done = _python(folder, program, input=json.dumps(lines))
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_command_itself_ends_in_one_message(tmp_path):
+  line = _command_line("field", tmp_path, tmp_path)
+  done = _python(tmp_path, "-m", "deeplab_jax.main", *line)
+  assert done.returncode == 1 and done.stdout == ""
+  assert done.stderr.strip() == _MISTAKES["field"][1]
 
 
 @pytest.mark.parametrize("name", _MISTAKES)

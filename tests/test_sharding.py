@@ -171,7 +171,7 @@ _LATE = """
 import time
 import jax
 from jax.experimental import multihost_utils
-from deeplab_jax import sharding
+from deeplab_jax import runtime
 runtime.start_runtime()
 if jax.process_index() == 1:
   time.sleep(35)  # as if it compiled what the other had in its cache

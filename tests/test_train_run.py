@@ -23,9 +23,11 @@ _CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> pathlib.Path:
+def folder(shapes_dir, tmp_path_factory) -> pathlib.Path:
   """Where the runs share data and compiled programs."""
-  return tmp_path_factory.mktemp("runs")
+  folder = tmp_path_factory.mktemp("runs")
+  shutil.copytree(shapes_dir, folder / "data")
+  return folder
 
 
 def _start(
@@ -48,6 +50,7 @@ def _start(
       **os.environ,
       "DEEPLAB_CACHE": str(folder / "cache"),
       "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the compiling
       **environment,
     },
     stdout=subprocess.PIPE,
