@@ -43,10 +43,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Marks the tests of the files of `_COMPILES`, and begins with those.
 
-  The longest files first: no worker is left alone with one in the end.
+  So no worker is left alone with a long file in the end.
   """
-  names = " ".join(_COMPILES.values()).split()
-  order = {f"test_{name}": place for place, name in enumerate(names)}
+  names = [f"test_{name}" for name in " ".join(_COMPILES.values()).split()]
+  order = {name: place for place, name in enumerate(names)}
+  files = {
+    path.stem for path in pathlib.Path(__file__).parent.glob("test_*.py")
+  }
+  if missing := order.keys() - files:
+    raise pytest.UsageError(f"_COMPILES names no file: {sorted(missing)}")
   for item in items:
     if item.path.stem in order:
       item.add_marker(pytest.mark.compiles)

@@ -92,14 +92,14 @@ def test_cityscapes_has_the_rows_of_table_7(backbone, pooling):
   assert tuple(config.data.crop_size) == (769, 769)
   crop = jax.ShapeDtypeStruct((1, 769, 769, 3), np.float32)
   model = config_lib.make_model(config, num_classes=19)
-  key = jax.random.key(0)
-  variables = jax.eval_shape(lambda x: model.init(key, x, train=False), crop)
+  logits, variables = jax.eval_shape(
+    model.init_with_output, jax.random.key(0), crop
+  )
   params = variables["params"]
   assert ("image_pooling" in params["aspp"]) == (pooling == "true")
   # The entry flow of Xception-71 has two blocks more (figure 4 of the paper).
   blocks = sum("entry_flow_block" in name for name in params["backbone"])
   assert blocks == {"xception_65": 3, "xception_71": 5}[backbone]
-  logits = jax.eval_shape(model.apply, variables, crop)
   assert logits.shape == (1, 193, 193, 19)
 
 

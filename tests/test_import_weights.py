@@ -15,29 +15,11 @@ from deeplab_jax import import_weights
 from deeplab_jax.import_weights import fit, from_tensorflow, official_shapes
 from deeplab_jax.import_weights.architecture import infer_arguments
 from deeplab_jax.models import Classifier, DeepLab, preprocess
+from tests.test_models_deeplab import MODELS, build
 
 VOC_MODEL = "deeplabv3_mnv2_dm05_pascal_trainaug"
 SMALL = DeepLab(
   21, "mobilenet_v2", width_multiplier=0.5, atrous_rates=(), decoder=()
-)
-DEEPLABS = (
-  "mobilenet_v2",
-  "mobilenet_v2_aspp_decoder",
-  "mobilenet_v2_decoder",
-  "mobilenet_v2_dm05",
-  "mobilenet_v3_large_seg_cityscapes",
-  "mobilenet_v3_small_seg_cityscapes",
-  "resnet_v1_101",
-  "resnet_v1_101_beta",
-  "resnet_v1_101_beta_plainconv",
-  "resnet_v1_50",
-  "resnet_v1_50_beta",
-  "xception_41",
-  "xception_65",
-  "xception_65_nodecoder",
-  "xception_65_plainconv",
-  "xception_71",
-  "xception_71_dpc_cityscapes",
 )
 CLASSIFIERS = (
   "imagenet_resnet_v1_101_beta",
@@ -78,11 +60,15 @@ def _require_equal(found, wanted):
     np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("name", DEEPLABS)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_deeplab_is_recognised_and_named_officially(shared, name):
+  """The arguments that build a network, and what its variables are called."""
   shapes = _shapes(shared, name)
-  model = DeepLab(**infer_arguments(shapes))
+  model = build(MODELS[name])
   assert official_shapes(model) == shapes
+  found = DeepLab(**infer_arguments(shapes))
+  # The output stride is in no variable.
+  assert found.clone(output_stride=model.output_stride) == model
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -94,7 +80,7 @@ def test_every_classifier_is_recognised_and_named_officially(shared, name):
 
 def test_all_lists_of_variables_are_used(shared):
   folder = shared / "reference" / "variables"
-  assert {path.stem for path in folder.iterdir()} == {*DEEPLABS, *CLASSIFIERS}
+  assert {path.stem for path in folder.iterdir()} == {*MODELS, *CLASSIFIERS}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +164,7 @@ def _padded_image(shared, name):
     "mobilenet_v2_dm05",
     *(
       pytest.param(name, marks=pytest.mark.slow)
-      for name in (*DEEPLABS, *CLASSIFIERS)
+      for name in (*MODELS, *CLASSIFIERS)
       if name != "mobilenet_v2_dm05"
     ),
   ],

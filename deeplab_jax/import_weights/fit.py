@@ -1,6 +1,7 @@
 """Official arrays into the variables of a model, every name accounted for."""
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -112,6 +113,7 @@ def _flat_init(model) -> Callable[[jax.Array], dict[Path, jax.Array]]:
   return init
 
 
+@functools.lru_cache(maxsize=8)  # tracing takes seconds, and several ask
 def _leaves(model) -> dict[Path, tuple[str, tuple[int, ...]]]:
   """Our path to official name and shape."""
   classifier = isinstance(model, Classifier)
