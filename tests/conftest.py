@@ -21,13 +21,13 @@ _COMPILES = {
     checkpoints cuda evaluate import_weights import_weights_torch
     inference_fusion inference_network inference_onednn inference_segmenter
     models_atrous models_deeplab models_depthwise models_golden models_layers
-    models_loops official_weights train_folded_norms train_step
+    models_loops official_weights one_answer train_folded_norms train_step
     train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config plan summary tables",
   "start processes that train or predict": """
     benchmarks chain configs_run doctor doctor_sound import_weights_command
-    launch main notebooks predict sharding train_run
+    launch main notebooks open_once predict sharding train_run
     """,
 }
 
