@@ -200,10 +200,16 @@ def test_readers_need_neither_the_folder_nor_another_opening(tmp_path, workers):
   dataset = open_dataset(config)
   shutil.rmtree(root)
   (dataset.directory / "dataset_info.json").unlink()
-  arguments = {"batch_size": 2, "padding_value": (127.5,) * 3}
-  (batch,) = segmentation.eval_batches(dataset, config, **arguments)
+  sizes = segmentation.eval_sizes(dataset, config)
+  rows = tuple(segmentation.whole(i, size) for i, size in enumerate(sizes))
+  grey = (127.5,) * 3
+  (batch,) = segmentation.eval_batches(
+    dataset, config, [segmentation.Views((40, 40), rows)], padding_value=grey
+  )
   assert batch["name"] == ["g", "h"]
-  batches = segmentation.train_batches(dataset, config, seed=0, **arguments)
+  batches = segmentation.train_batches(
+    dataset, config, batch_size=2, seed=0, padding_value=grey
+  )
   assert set(next(batches)["name"]) <= set("abcdef")
 
 
