@@ -67,6 +67,8 @@ def test_every_deeplab_is_recognised_and_named_officially(shared, name):
   model = build(MODELS[name])
   assert official_shapes(model) == shapes
   found = DeepLab(**infer_arguments(shapes))
+  if model.head == "lraspp":
+    found = found.clone(atrous_rates=())  # it has no use for them
   # The output stride is in no variable.
   assert found.clone(output_stride=model.output_stride) == model
 
