@@ -24,10 +24,10 @@ _COMPILES = {
     models_loops official_weights one_answer train_folded_norms train_step
     train_step_golden train_unreached_taps zoo
     """,
-  "trace networks of full depth": "config plan summary tables",
-  "start processes that train or predict": """
+  "trace networks of full depth": "config docs_results plan summary tables",
+  "start processes that train, predict or build": """
     benchmarks chain configs_run doctor doctor_sound import_weights_command
-    launch main notebooks open_once predict sharding train_run
+    launch main notebooks open_once predict prepare sharding train_run
     """,
 }
 

@@ -92,7 +92,7 @@ def test_gradients_are_those_of_optax_and_none_where_ignored():
     return optax.softmax_cross_entropy_with_integer_labels(*kept).sum()
 
   (found, gradient), (expected, expected_gradient) = (
-    jax.value_and_grad(f)(logits) for f in (total, optax_total)
+    jax.jit(jax.value_and_grad(f))(logits) for f in (total, optax_total)
   )
   np.testing.assert_allclose(found, expected, rtol=1e-6)
   np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
