@@ -20,21 +20,13 @@ from collections.abc import Iterator, Mapping
 
 PACKAGE = "deeplab_jax"
 FLOORS = (
-  (
-    "data",
-    "metrics",
-    "models",
-    "optimizer",
-    "runtime",
-    "sharding",
-    "visualize",
-  ),
-  ("checkpoints", "config", "losses", "summary"),
-  ("import_weights", "inference", "tables"),
+  ("data", "models", "optimizer", "runtime", "sharding"),
+  ("checkpoints", "losses", "metrics", "summary", "visualize"),
+  ("config", "import_weights", "inference", "tables"),
   ("evaluate", "predict"),
   ("tasks",),
   ("train",),
-  ("doctor", "main", "plan", "prepare", PACKAGE),
+  ("__main__", "doctor", "main", "plan", "prepare", PACKAGE),
 )
 """The rooms, lowest floor first; last the doors, which nothing imports.
 

@@ -26,8 +26,9 @@ _COMPILES = {
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """
-    benchmarks chain configs_run doctor doctor_sound import_weights_command
-    launch main notebooks open_once predict prepare sharding train_run
+    benchmarks chain configs_run doctor doctor_sound extending
+    import_weights_command launch main notebooks open_once predict prepare
+    sharding train_run
     """,
 }
 

@@ -17,7 +17,7 @@ _MADE_UP = {
     "else:\n  import deeplab_jax.models.ops as ops"
   ),
   "models/ops": "def f():\n  from deeplab_jax.models import Layer",
-  "metrics": "from deeplab_jax import models",
+  "optimizer": "from deeplab_jax import models",
   "train": "try:\n  import deeplab_jax.main\nfinally:\n  import jax.numpy as n",
   "main": "from deeplab_jax.train import step",
   "porch": "",
@@ -50,7 +50,7 @@ def test_made_up_faults_are_found(made_up):
   assert "jax.numpy" in made_up["deeplab_jax.train"]
   assert arrows.without_floor(rooms) == ["porch"]
   assert arrows.not_downwards(files) == [
-    "deeplab_jax.metrics imports deeplab_jax.models",  # beside it
+    "deeplab_jax.optimizer imports deeplab_jax.models",  # beside it
     "deeplab_jax.train imports deeplab_jax.main",
   ]
   assert arrows.circles(rooms) == {frozenset({"train", "main"})}
@@ -117,8 +117,11 @@ def test_loading_a_model_imports_little(files):
   rooms = {arrows.room(name) for name in loaded if name in files}
   assert rooms - {"deeplab_jax"} == {
     *("inference", "checkpoints", "models"),
-    "visualize",  # draws `Segmenter.overlay`
+    "visualize",  # draws `Segmenter.overlay`, in colours of
+    "data",
   }
+  data = {name for name in loaded if name.startswith("deeplab_jax.data.")}
+  assert data == {"deeplab_jax.data.classes"}
   # What training, plots, data sets and other frameworks need: each takes a
   # noticeable part of a second, or may not be installed.
   needless = {"optax", "grain", "matplotlib", "ml_collections", "tensorboardX"}

@@ -11,11 +11,19 @@ from deeplab_jax.data.source import Dataset, open_dataset
 
 
 @pytest.fixture(scope="module")
-def folders(shapes_dir, tmp_path_factory):
-  """Two builds of the same data set."""
-  other = str(tmp_path_factory.mktemp("shapes"))
-  build.build("shapes", data_dir=other)
-  return [build.directory("shapes", root) for root in (shapes_dir, other)]
+def first_use(tmp_path_factory):
+  """Opened where it was not built before."""
+  config = base_config().data
+  data_dir = tmp_path_factory.mktemp("shapes")
+  config.update(name="shapes", data_dir=str(data_dir))
+  return config, open_dataset(config)
+
+
+@pytest.fixture(scope="module")
+def folders(shapes_dir, first_use):
+  """Two builds of the same data set, on demand and on first use."""
+  roots = (shapes_dir, first_use[0].data_dir)
+  return [build.directory("shapes", root) for root in roots]
 
 
 def test_two_builds_are_the_same_bytes(folders):
@@ -75,7 +83,5 @@ def test_objects_show_in_the_image():
   assert np.mean(steps) > 1.8 * np.mean(flat)
 
 
-def test_open_source_builds_it_on_first_use(tmp_path):
-  config = base_config().data
-  config.update(name="shapes", data_dir=str(tmp_path))
-  assert len(open_dataset(config).source("val")) == 100
+def test_opening_builds_it_on_first_use(first_use):
+  assert len(first_use[1].source("val")) == 100
