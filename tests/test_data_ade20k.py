@@ -53,7 +53,6 @@ def test_unlabelled_pixels_are_ignored_in_batches(data_dir, shared):
     dataset,
     config,
     [segmentation.Views(canvas, tuple(views))],
-    padding_value=(127.5,) * 3,
   )
   masks = _masks(shared)
   for label, name, (height, width) in zip(

@@ -216,7 +216,6 @@ def test_ignore_label_of_the_user(root, ignore):
       segmentation.Views(size, (segmentation.whole(i, size),))
       for i, size in enumerate(sizes)
     ],
-    padding_value=(127.5,) * 3,
   )
   for batch in batches:
     mask = masks[batch["name"][0]]

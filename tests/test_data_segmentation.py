@@ -129,15 +129,13 @@ def test_evaluation_shows_whole_pictures_and_parts_of_them(config):
     segmentation.Views((145, 161), (segmentation.whole(0, sizes[0]), None)),
     segmentation.Views((33, 129), (part,)),
   ]
-  first, second = segmentation.eval_batches(
-    dataset, config, batches, padding_value=_GREY
-  )
+  first, second = segmentation.eval_batches(dataset, config, batches)
   height, width = sizes[0]
   assert first["image"].shape == (2, 145, 161, 3)
   assert first["size"].tolist() == [[height, width], [0, 0]]
   assert first["size"].dtype == first["crop"].dtype == np.int32
   assert first["name"] == [examples[0]["name"], ""]
-  for key, padding in (("image", 128), ("label", 255)):
+  for key, padding in (("image", 0), ("label", 255)):
     found = first[key][0]
     shown = found[:height, :width]
     np.testing.assert_array_equal(shown, examples[0][key])
@@ -161,9 +159,7 @@ def test_evaluation_is_limited_and_resized_to_the_range(config):
   assert len(sizes) == 4
   views = [segmentation.whole(i, size) for i, size in enumerate(sizes)]
   batches = [segmentation.Views((97, 97), tuple(views))]
-  (batch,) = segmentation.eval_batches(
-    dataset, config, batches, padding_value=_GREY
-  )
+  (batch,) = segmentation.eval_batches(dataset, config, batches)
   assert batch["size"].tolist() == [list(size) for size in sizes]
   assert (batch["size"] % 16 == 1).all() and (batch["size"].min(1) == 65).all()
 
@@ -178,9 +174,7 @@ def test_evaluation_in_worker_processes(config):
   ]
 
   def read():
-    return list(
-      segmentation.eval_batches(dataset, config, batches, padding_value=_GREY)
-    )
+    return list(segmentation.eval_batches(dataset, config, batches))
 
   threads = read()
   config.workers = 2

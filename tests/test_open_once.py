@@ -204,7 +204,7 @@ def test_readers_need_neither_the_folder_nor_another_opening(tmp_path, workers):
   rows = tuple(segmentation.whole(i, size) for i, size in enumerate(sizes))
   grey = (127.5,) * 3
   (batch,) = segmentation.eval_batches(
-    dataset, config, [segmentation.Views((40, 40), rows)], padding_value=grey
+    dataset, config, [segmentation.Views((40, 40), rows)]
   )
   assert batch["name"] == ["g", "h"]
   batches = segmentation.train_batches(

@@ -18,6 +18,8 @@ from deeplab_jax.data.source import Dataset, SegmentationSource, Source
 
 Color = tuple[float, float, float]
 
+_BLACK = (0.0, 0.0, 0.0)
+
 
 def train_batches(
   dataset: Dataset,
@@ -117,16 +119,16 @@ def eval_batches(
   dataset: Dataset,
   data_config: ml_collections.ConfigDict,
   batches: Sequence[Views],
-  *,
-  padding_value: Color,
 ) -> Iterator[Batch]:
   """Pictures of the evaluation split, and parts of them.
+
+  Right of and below them images are black: `inference.predict_fn`, which is
+  given their sizes, paints what the network sees there.
 
   Args:
     dataset: one with masks.
     data_config: `config.data`, which says how its images are read.
     batches: what they show.
-    padding_value: colour right of and below each image.
 
   Returns:
     iterator of {"image": uint8 (b, h, w, 3), "label": uint8 (b, h, w), 255
@@ -135,7 +137,7 @@ def eval_batches(
     (b, 2)}.
   """
   source = _Standard(_with_masks(dataset.eval), data_config)
-  shown = _Shown(source, batches, padding_value)
+  shown = _Shown(source, batches)
   return loading.read(shown, data_config.workers)
 
 
@@ -179,15 +181,9 @@ def _range(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 class _Shown:
   """The batches of an evaluation, each made when it is asked for."""
 
-  def __init__(
-    self,
-    source: Sequence[Example],
-    batches: Sequence[Views],
-    padding_value: Color,
-  ):
+  def __init__(self, source: Sequence[Example], batches: Sequence[Views]):
     self._source = source
     self._batches = batches
-    self._padding_value = padding_value
     self._latest: tuple[int, Example | None] = (-1, None)
 
   def __len__(self) -> int:
@@ -197,9 +193,9 @@ class _Shown:
     canvas, views = self._batches[index]
     return loading.stack(
       [
-        _blank(canvas, self._padding_value)
+        _blank(canvas)
         if view is None
-        else _part(self._read(view.index), view, canvas, self._padding_value)
+        else _part(self._read(view.index), view, canvas)
         for view in views
       ]
     )
@@ -213,9 +209,7 @@ class _Shown:
     return example
 
 
-def _part(
-  example: Example, view: View, canvas: Size, padding_value: Color
-) -> Example:
+def _part(example: Example, view: View, canvas: Size) -> Example:
   """What `view` shows of an example."""
   part = slice(*view.rows), slice(*view.columns)
   image, whole = example["image"][part], example["label"][part]
@@ -223,7 +217,7 @@ def _part(
   decided = slice(*view.decided_rows), slice(*view.decided_columns)
   label[decided] = whole[decided]
   size = label.shape
-  image, label = preprocess.pad(image, label, canvas, padding_value)
+  image, label = preprocess.pad(image, label, canvas, _BLACK)
   return {
     "image": image,
     "label": label,
@@ -233,8 +227,8 @@ def _part(
   }
 
 
-def _blank(canvas: Size, padding_value: Color) -> Example:
-  image, label = preprocess.blank(canvas, padding_value)
+def _blank(canvas: Size) -> Example:
+  image, label = preprocess.blank(canvas, _BLACK)
   return {
     "image": image,
     "label": label,

@@ -178,7 +178,6 @@ def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
   Raises:
     ValueError: training or evaluating would be refused.
   """
-  colour = padding_value(config.model.backbone)
   sizes = segmentation.eval_sizes(dataset, config.data)
   first = segmentation.Views(sizes[0], (segmentation.whole(0, sizes[0]),))
   for batches in (
@@ -187,11 +186,9 @@ def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
       config.data,
       batch_size=config.batch_size,
       seed=config.seed,
-      padding_value=colour,
+      padding_value=padding_value(config.model.backbone),
     ),
-    segmentation.eval_batches(
-      dataset, config.data, [first], padding_value=colour
-    ),
+    segmentation.eval_batches(dataset, config.data, [first]),
   ):
     next(iter(batches))
 

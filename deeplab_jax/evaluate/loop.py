@@ -28,7 +28,7 @@ from deeplab_jax.evaluate.results import Detail, Evaluation, ScoredPicture
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.protocol import Protocol
-from deeplab_jax.models import DeepLab, padding_value
+from deeplab_jax.models import DeepLab
 
 _EXTREMES = 6  # worst and best images kept
 _LOW_BITS = 30
@@ -92,9 +92,7 @@ def evaluate(
   )
   work = _work(found, config.eval.batch_size, mesh)
   tally = _Tally(info.num_classes, sizes, work, config.eval.pictures, detailed)
-  for views, shared, batch in _batches(
-    dataset, config, model, work, show_progress
-  ):
+  for views, shared, batch in _batches(dataset, config, work, show_progress):
     if _any_process(should_stop()):
       return None
     names = ["image", "label", "size", *(["crop"] if shared else [])]
@@ -143,17 +141,12 @@ def _work(
 def _batches(
   dataset: Dataset,
   config: ConfigDict,
-  model: DeepLab,
   work: list[tuple[Views, bool]],
   show_progress: bool,
 ) -> Iterator[tuple[Views, bool, dict[str, Any]]]:
   """`work`, and the arrays that it stands for."""
-  batches = segmentation.eval_batches(
-    dataset,
-    config.data,
-    [views for views, _ in work],
-    padding_value=padding_value(model.backbone),
-  )
+  shown = [views for views, _ in work]
+  batches = segmentation.eval_batches(dataset, config.data, shown)
   tracked = rich.progress.track(
     zip(work, batches),
     "evaluating",
