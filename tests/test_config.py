@@ -193,7 +193,7 @@ def test_check_passes_float64_where_jax_has_it():
     ),
     ({"steps": 0}, r"config\.steps must be above 0, got 0"),
     ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
-    ({"eval__scales": ()}, r"eval\.scales must be one or more factors"),
+    ({"eval__scales": ()}, r"eval\.scales must be one or more positive"),
     ({"eval__output_stride": 12}, r"eval\.output_stride must be 0 .*got 12"),
     ({"data__max_scale": 0.25}, r"data\.max_scale must be min_scale \(0\.5\)"),
     ({"data__color_jitter": (2.0, 0.0, 0.0)}, r"color_jitter must be three"),
