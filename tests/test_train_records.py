@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from deeplab_jax.train import records
 
 
@@ -59,3 +61,25 @@ def test_other_processes_leave_the_files_alone(tmp_path):
 
 def test_last_evaluation_of_a_new_run_is_empty(tmp_path):
   assert _write(tmp_path, 0).last_evaluation() == {}
+
+
+@pytest.mark.parametrize(
+  "damage", [b"", b'{"step": 2, "tra', b"\0" * 30, b"\xff\xfe{", b"7", b"{}"]
+)
+def test_a_damaged_line_loses_no_other(tmp_path, caplog, damage):
+  lines = [b'{"step": %d, "train/loss": 3.0}' % step for step in (1, 2, 3)]
+  lines[1] = damage
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b"\n".join(lines) + b"\n")
+  assert [row["step"] for row in records.read(path)] == [1, 3]
+  assert ("damaged lines [2]" in caplog.text) == bool(damage)
+  _write(tmp_path, 3, (4, {"train/loss": 1.0}))
+  assert [row["step"] for row in _rows(tmp_path)] == [1, 3, 4]
+
+
+def test_nothing_is_written_before_the_first_row(tmp_path):
+  _write(tmp_path, 0, (1, {"train/loss": 3.0}), (2, {"train/loss": 2.0}))
+  before = {path: path.stat() for path in tmp_path.rglob("*")}
+  for step in (1, 2):
+    _write(tmp_path, step)
+  assert {path: path.stat() for path in tmp_path.rglob("*")} == before

@@ -14,7 +14,6 @@ from deeplab_jax.checkpoints.model_directory import (
   load_variables,
   local_path,
   save_model,
-  write_json,
   write_model_json,
 )
 
@@ -23,6 +22,5 @@ __all__ = [
   "load_variables",
   "local_path",
   "save_model",
-  "write_json",
   "write_model_json",
 ]

@@ -13,8 +13,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import sharding
-from deeplab_jax.checkpoints import load_variables, write_json
+from deeplab_jax import atomic, sharding
+from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data import classification
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.source import Dataset, open_dataset
@@ -90,7 +90,7 @@ def report(
     print(f"top-1 {figures['eval/top1']:.2%}, top-5 {figures['eval/top5']:.2%}")
     if workdir is not None:
       path = pathlib.Path(workdir) / "evaluation" / "results.json"
-      write_json(path, figures)
+      atomic.write_json(path, figures)
       print(f"report: {path}")
   return figures
 

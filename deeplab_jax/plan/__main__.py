@@ -7,13 +7,10 @@ time; without `--topology`, for the local devices. `--config.FIELD=VALUE`
 alters the config as in training, `--config.model.dtype=bfloat16` for one.
 """
 
-import json
-import pathlib
-
 import jax
 from absl import flags
 
-from deeplab_jax import plan
+from deeplab_jax import atomic, plan
 from deeplab_jax.config import door
 from deeplab_jax.plan import plan_text
 
@@ -36,10 +33,7 @@ def main() -> None:
   print(plan_text.to_text(made), flush=True)
   largest = _find_largest(made) if _LARGEST.value else None
   if _JSON.value:
-    path = pathlib.Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    facts = plan_text.to_dict(made, largest)
-    path.write_text(json.dumps(facts, indent=2) + "\n")
+    atomic.write_json(_JSON.value, plan_text.to_dict(made, largest))
 
 
 def _find_largest(made: plan.Plan) -> int | None:

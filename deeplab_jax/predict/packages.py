@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from deeplab_jax import visualize
+from deeplab_jax import atomic, visualize
 from deeplab_jax.data.classes import CITYSCAPES_IDS
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.predict.naming import LABELS, Job
@@ -104,7 +104,8 @@ def pack(
     raise ValueError(f"not packed for {name}: " + "\n  ".join(shown))
   archive = out / f"{name}{server.ending}"
   write = _write_zip if server.ending == ".zip" else _write_tar
-  write(archive, _entries(server, jobs, out))
+  with atomic.replacing(archive) as partial:
+    write(partial, _entries(server, jobs, out))
   return archive
 
 

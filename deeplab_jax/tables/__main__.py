@@ -11,6 +11,7 @@ import sys
 
 import rich.console
 
+from deeplab_jax import atomic
 from deeplab_jax.tables import TABLES, load_results, to_markdown, to_rich
 
 _WIDTH = 136
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(text)
   if options.markdown:
     page = "\n".join(to_markdown(table, results) for table in tables)
-    options.markdown.write_text(page)
+    atomic.write_text(options.markdown, page)
   return 0
 
 

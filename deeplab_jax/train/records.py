@@ -1,19 +1,27 @@
 """What a run leaves behind beside its weights: metrics.jsonl, TensorBoard."""
 
+import contextlib
 import json
+import logging
 import math
-import os
 import pathlib
 from collections.abc import Mapping
+from typing import IO
 
 import tensorboardX
+
+from deeplab_jax import atomic
 
 
 class Records:
   """Numbers by step, in `WORKDIR/metrics.jsonl` and for TensorBoard.
 
   A run that continues from an earlier step than the last one written first
-  drops what it will write again: no step is ever there twice.
+  drops what it will write again: no step is ever there twice. Until it writes,
+  the files stay as they are.
+
+  Attributes:
+    rows: those up to the step that the run continues from.
   """
 
   def __init__(
@@ -23,7 +31,7 @@ class Records:
     score: str = "eval/miou",
     writes: bool = True,
   ):
-    """Opens the records of `workdir` to go on after `step`.
+    """Reads the records of `workdir` to go on after `step`.
 
     Args:
       workdir: of the run.
@@ -31,18 +39,26 @@ class Records:
       score: the figure of an evaluation to remember.
       writes: False, as in all processes but one, writes nothing.
     """
-    path = workdir / "metrics.jsonl"
-    kept = [row for row in read(path) if row["step"] <= step]
+    self._path, self._step = workdir / "metrics.jsonl", step
+    self.rows = [row for row in read(self._path) if row["step"] <= step]
     self._score = score
-    self._scores = {row["step"]: row[score] for row in kept if score in row}
-    if writes:
-      partial = path.with_suffix(".partial")
-      partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-      partial.rename(path)
-    self._lines = (path if writes else pathlib.Path(os.devnull)).open("a")
+    scored = [row for row in self.rows if score in row]
+    self._scores = {row["step"]: row[score] for row in scored}
+    self._writes = writes
+    self._files = contextlib.ExitStack()
+    self._lines: IO[str] | None = None
+    self._board: tensorboardX.SummaryWriter | None = None
+
+  def _open(self) -> None:
+    """Opens the files, less what will be written again."""
+    text = "".join(json.dumps(row) + "\n" for row in self.rows)
+    if not self._path.exists() or self._path.read_bytes() != text.encode():
+      atomic.write_text(self._path, text)
+    self._lines = self._files.enter_context(self._path.open("a"))
     self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=writes
+      str(self._path.parent / "tensorboard"), purge_step=self._step + 1
     )
+    self._files.callback(self._board.close)
 
   def score(self, step: int) -> float | None:
     """The score on record for `step`, None if it was not evaluated."""
@@ -58,6 +74,12 @@ class Records:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds one line of values, named such as "train/loss"; NaN becomes null."""
+    if self._score in values:
+      self._scores[step] = values[self._score]
+    if not self._writes:
+      return
+    if self._lines is None:
+      self._open()
     row = {k: None if math.isnan(v) else v for k, v in values.items()}
     self._lines.write(json.dumps({"step": step, **row}) + "\n")
     self._lines.flush()
@@ -65,21 +87,31 @@ class Records:
       if value is not None:
         self._board.add_scalar(name, value, step)
     if self._score in values:
-      self._scores[step] = values[self._score]
       self._board.flush()
 
   def close(self) -> None:
     """Closes the files."""
-    self._lines.close()
-    self._board.close()
+    self._files.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
-  """The lines of a metrics.jsonl, less a last one cut off by a crash."""
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
-  return rows
+  """The rows of a metrics.jsonl, less lines that are damaged, which are told.
+
+  A crash cuts off the last one; a fault of the disk may hit any.
+  """
+  text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+  lines = text.split("\n")
+  rows = [_row(line) for line in lines]
+  damaged = [i for i, row in enumerate(rows, 1) if row is None and lines[i - 1]]
+  if damaged and damaged != [len(lines)]:
+    logging.warning("%s: passed over damaged lines %s", path, damaged)
+  return [row for row in rows if row is not None]
+
+
+def _row(line: str) -> dict[str, float] | None:
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return None
+  whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+  return row if whole else None

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from deeplab_jax import atomic
+
 Colors = Sequence[tuple[int, int, int]]
 
 
@@ -69,4 +71,6 @@ def write_label_png(
   path: str | os.PathLike, labels: np.ndarray, colors: Colors
 ) -> None:
   """Writes `labels`, uint8 or uint16 (h, w), as a PNG of class numbers."""
-  label_picture(labels, colors).save(path, format="PNG")
+  picture = label_picture(labels, colors)
+  with atomic.replacing(path) as partial:
+    picture.save(partial, "PNG")
