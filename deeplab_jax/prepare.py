@@ -7,6 +7,7 @@ starts it again and reuses what was downloaded.
 import argparse
 import sys
 
+from deeplab_jax import messages
 from deeplab_jax.data.datasets import DATASETS
 
 
@@ -24,12 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
       partial=options.partial,
       folder=folder,
     )
-  except ValueError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+  except Exception as error:
+    return messages.tell(error)
   print(f"{options.name} is in {folder}")
   if skipped:
-    print(f"{len(skipped)} examples left out:", *skipped, sep="\n  ")
+    lines = map(messages.printable, skipped)
+    print(f"{len(skipped)} examples left out:", *lines, sep="\n  ")
   return 0
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 
 PACKAGE = "deeplab_jax"
 FLOORS = (
+  ("atomic", "messages"),
   ("data", "models", "optimizer", "runtime", "sharding"),
   ("checkpoints", "losses", "metrics", "summary", "visualize"),
   ("config", "import_weights", "inference", "tables"),

@@ -116,7 +116,7 @@ def test_loading_a_model_imports_little(files):
   loaded = arrows.loaded(_CHECKOUT)
   rooms = {arrows.room(name) for name in loaded if name in files}
   assert rooms - {"deeplab_jax"} == {
-    *("inference", "checkpoints", "models"),
+    *("inference", "checkpoints", "models", "atomic", "messages"),
     "visualize",  # draws `Segmenter.overlay`, in colours of
     "data",
   }

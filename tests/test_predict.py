@@ -1,5 +1,6 @@
 """Pictures of every kind from files to label files, and the command."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -384,3 +385,22 @@ def test_command_refuses_in_one_line(
   error = capsys.readouterr().err
   assert status == 1
   assert message in error.splitlines()[0] and error.startswith("error: ")
+
+
+def test_a_full_disk_ends_the_command_in_one_line(
+  checkpoint, pixels, tmp_path, monkeypatch, capsys
+):
+  """The next pictures would fare no better."""
+  monkeypatch.setattr("deeplab_jax.runtime.start_runtime", lambda: None)
+  for index in range(3):
+    Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+
+  def fail(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", fail)
+  arguments = [str(checkpoint), str(tmp_path), "--out", str(tmp_path / "out")]
+  assert predict.main(arguments) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: the disk is full: ")
+  assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []

@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Callable
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from deeplab_jax import messages
 from deeplab_jax.config.arguments import check_command_line
 from deeplab_jax.config.reference import markdown
 
@@ -37,8 +38,5 @@ def run(main: Callable[[], None]) -> None:
   if words == ["--help", "config"]:
     print(markdown())
     return
-  try:
+  with messages.ending_in_one_message():
     app.run(start, [sys.argv[0], *check_command_line(words)])
-  except (ValueError, FloatingPointError) as error:
-    logging.debug("the mistake came from here:", exc_info=True)
-    sys.exit(f"error: {error}")

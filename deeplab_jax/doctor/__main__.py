@@ -6,12 +6,11 @@
 Exit status 1 if there are errors, 0 if there are only warnings or nothing.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
-from deeplab_jax import checkpoints, doctor, runtime
+from deeplab_jax import atomic, doctor, messages, runtime
 from deeplab_jax.config import door
 from deeplab_jax.doctor import checkup_text, page
 
@@ -38,13 +37,11 @@ def main() -> None:
     overfit_steps=_STEPS.value,
     overfit_seconds=_SECONDS.value,
   )
-  print(checkup_text.text(checkup))
+  print(messages.printable_lines(checkup_text.text(checkup)))
   if _JSON.value:
-    checkpoints.write_json(
-      pathlib.Path(_JSON.value), checkup_text.to_dict(checkup)
-    )
+    atomic.write_json(_JSON.value, checkup_text.to_dict(checkup))
   if _HTML.value:
-    pathlib.Path(_HTML.value).write_text(page.render(checkup))
+    atomic.write_text(_HTML.value, page.render(checkup))
     print(f"pictures: {_HTML.value}")
   sys.exit(1 if checkup.errors else 0)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
+from deeplab_jax import messages
 from deeplab_jax.checkpoints.model_directory import find_step
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.doctor.findings import Finding, error, warning
@@ -42,8 +43,8 @@ def no_start(config: ConfigDict) -> str:
   try:
     if config.init_from:
       find_step(config.init_from)
-  except ValueError as mistake:
-    return str(mistake)
+  except (ValueError, OSError) as mistake:
+    return messages.explain(mistake)
   return ""
 
 

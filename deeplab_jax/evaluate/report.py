@@ -10,8 +10,8 @@ import jax
 import rich
 from ml_collections import ConfigDict
 
-from deeplab_jax import sharding
-from deeplab_jax.checkpoints import load_variables, write_json
+from deeplab_jax import atomic, messages, sharding
+from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.source import open_dataset
@@ -72,8 +72,8 @@ def report(
     _say_least_crop(least_crop, config, checkpoint)
   if first and workdir is not None:
     folder = pathlib.Path(workdir) / "evaluation"
-    _write(evaluation, folder, other)
-    print(f"report: {folder / 'report.html'}")
+    write(evaluation, folder, other)
+    print(f"report: {messages.printable(folder / 'report.html')}")
   return evaluation
 
 
@@ -89,17 +89,19 @@ def _say_least_crop(
     )
 
 
-def _write(
+def write(
   evaluation: Evaluation, folder: pathlib.Path, other: dict[str, Any] | None
 ) -> None:
+  """Writes the folder of a detailed evaluation, see `report`."""
   content = evaluation.to_dict() | {"peak_memory_bytes": _peak_memory()}
-  write_json(folder / "results.json", content)
+  atomic.write_json(folder / "results.json", content)
   evaluation.write_picture(folder / "examples.png")
   plots = page.draw_plots(evaluation, other)
   for name, figure in plots.items():
-    figure.savefig(folder / f"{name}.png", dpi=110)
+    with atomic.replacing(folder / f"{name}.png") as partial:
+      figure.savefig(partial, format="png", dpi=110)
   text = page.render(evaluation, content, plots, other)
-  (folder / "report.html").write_text(text, encoding="utf-8")
+  atomic.write_text(folder / "report.html", text)
 
 
 def _read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:

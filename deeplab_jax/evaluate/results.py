@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 import rich.table
+import rich.text
 from PIL import Image
 
-from deeplab_jax import metrics, visualize
+from deeplab_jax import atomic, messages, metrics, visualize
 from deeplab_jax.data.datasets import DatasetInfo
 
 
@@ -162,8 +163,10 @@ class Evaluation:
   def table(self) -> rich.table.Table:
     """IoU by class and the summary below, for a terminal."""
     table = rich.table.Table(
-      title=f"{self.dataset.name} {self.settings['split']}, "
-      f"{self.num_images} images",
+      title=rich.text.Text(
+        f"{messages.printable(self.dataset.name)} {self.settings['split']}, "
+        f"{self.num_images} images"
+      ),
       show_footer=True,
     )
     table.add_column("class", "\n".join(self._titles()))
@@ -174,16 +177,18 @@ class Evaluation:
     for name, iou, count in zip(self.class_names, self.iou, labelled):
       share = 100 * count / max(labelled.sum(), 1)
       value = "absent" if math.isnan(iou) else f"{100 * iou:.2f}"
-      table.add_row(name, value, f"{share:.2f}")
+      # Text, as rich would read [/red] in a name as markup.
+      shown = rich.text.Text(messages.printable(name))
+      table.add_row(shown, value, f"{share:.2f}")
     return table
 
   def write_picture(self, path: pathlib.Path | str) -> None:
     """Draws the examples as a PNG; only on process 0, and if there are any."""
     if not self.examples or jax.process_index() != 0:
       return
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw(self.examples, self.dataset)).save(path)
+    picture = Image.fromarray(draw(self.examples, self.dataset))
+    with atomic.replacing(path) as partial:
+      picture.save(partial, "PNG")
 
   def _titles(self):
     """The names of the summary, saying what the mean is taken over."""

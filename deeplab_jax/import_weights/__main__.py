@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from typing import Any
 
+from deeplab_jax import messages
 from deeplab_jax.import_weights.convert import convert
 from deeplab_jax.import_weights.releases import RELEASES
 from deeplab_jax.models import DeepLab
@@ -22,9 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
   source, out = options.pop("source"), options.pop("out")
   try:
     report = convert(source, out, **options)
-  except (ImportError, ValueError) as error:
+  except ImportError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
+  except Exception as error:
+    return messages.tell(error)
   print(report)
   print(f"{out} holds the model")
   return 0

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from deeplab_jax import runtime
+from deeplab_jax import messages, runtime
 from deeplab_jax.inference import load
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job, find_jobs
@@ -40,29 +40,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the exit status.
   """
   flags = _parse(arguments)
+  try:
+    return _run(flags)
+  except Exception as error:
+    return messages.tell(error)
+
+
+def _run(flags: argparse.Namespace) -> int:
   runtime.start_runtime()
   began = time.monotonic()
-  try:
-    jobs = find_jobs(flags.inputs, flags.out)
-    _make_folders(flags.out)
-    segmenter = load(
-      flags.checkpoint,
-      output_stride=flags.output_stride,
-      scales=flags.scales,
-      flip=flags.flip,
-    )
-  except ValueError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+  jobs = find_jobs(flags.inputs, flags.out)
+  _make_folders(flags.out)
+  segmenter = load(
+    flags.checkpoint,
+    output_stride=flags.output_stride,
+    scales=flags.scales,
+    flip=flags.flip,
+  )
   failures = predict_files(segmenter, jobs, flags.out, show_progress=True)
   seconds = time.monotonic() - began
   done = len(jobs) - len(failures)
-  print(f"{done} of {len(jobs)} pictures done in {seconds:.1f} s: {flags.out}")
+  out = messages.printable(flags.out)
+  print(f"{done} of {len(jobs)} pictures done in {seconds:.1f} s: {out}")
   for failure in failures:
-    print(f"failed: {failure.source}: {failure.reason}", file=sys.stderr)
+    line = f"failed: {failure.source}: {failure.reason}"
+    print(messages.printable(line), file=sys.stderr)
   if failures:
     return 1
-  return _pack(flags.package, jobs, flags.out) if flags.package else 0
+  if flags.package:
+    archive = pack(flags.package, jobs, flags.out)
+    print(f"packed: {messages.printable(archive)}")
+  return 0
 
 
 def _make_folders(out: str) -> None:
@@ -72,15 +80,6 @@ def _make_folders(out: str) -> None:
       pathlib.Path(out, kind).mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise ValueError(f"--out {out}: {error}") from error
-
-
-def _pack(name: str, jobs: Sequence[Job], out: str) -> int:
-  try:
-    print(f"packed: {pack(name, jobs, out)}")
-  except ValueError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,7 +12,7 @@ import numpy as np
 import rich.progress
 from PIL import Image
 
-from deeplab_jax import visualize
+from deeplab_jax import atomic, messages, visualize
 from deeplab_jax.inference import Segmenter
 from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job
 from deeplab_jax.predict.reading import read_image
@@ -99,6 +99,8 @@ def _noting(failures: list[Failure], job: Job) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # decoders raise many kinds on broken files
+    if messages.is_disk_full(error) or messages.is_out_of_memory(error):
+      raise  # The next pictures will fare no better.
     text = str(error).strip() or type(error).__name__
     failures.append(Failure(job.source, text.splitlines()[0]))
 
@@ -115,6 +117,5 @@ def _write(
     (LABELS, visualize.label_picture(labels, segmenter.colors)),
     (OVERLAYS, Image.fromarray(overlay)),
   ):
-    path = out / kind / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    with atomic.replacing(out / kind / name) as partial:
+      picture.save(partial, "PNG")

@@ -5,6 +5,8 @@ import time
 import rich.console
 import rich.progress
 
+from deeplab_jax import messages
+
 _COLUMNS = (
   rich.progress.TextColumn("step"),
   rich.progress.MofNCompleteColumn(),
@@ -38,14 +40,14 @@ class Progress:
     self._began = time.monotonic()
 
   def __enter__(self):
-    self._bar.start()
     return self
 
   def __exit__(self, *_):
     self._bar.stop()
 
   def advance(self, step: int) -> None:
-    """Moves the bar to `step`."""
+    """Moves the bar to `step`; it is there once the first has been made."""
+    self._bar.start()
     self._bar.update(self._task, completed=step)
 
   def show(self, step: int, loss: float, images_per_second: float) -> None:
@@ -62,4 +64,5 @@ class Progress:
 
   def say(self, text: str) -> None:
     """Prints lines, above the bar if there is one."""
+    text = messages.printable_lines(text)
     self._console.print(text, markup=False, soft_wrap=True)

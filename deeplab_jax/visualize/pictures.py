@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from deeplab_jax import messages
 from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.visualize.colors import Colors, colorize
 
@@ -34,6 +35,7 @@ def legend(
 ) -> np.ndarray:
   """Colour patches with names in lines of `width` pixels: uint8 RGB."""
   font = _font()
+  class_names = [messages.printable(name) for name in class_names]
   places, x, y = [], _GAP, _GAP
   for name in class_names:
     length = int(font.getlength(name)) + 2 * _LINE

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deeplab_jax import messages
+
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
+  from matplotlib.legend import Legend
 
 _BLUE, _ORANGE = "#3b6ea5", "#e08214"
 
@@ -32,8 +35,10 @@ def confusion_figure(
   axes = figure.subplots()
   mesh = axes.imshow(np.where(labelled > 0, shares, np.nan), "Blues", vmin=0)
   ticks = range(len(class_names))
-  axes.set_xticks(ticks, class_names, rotation=90)
-  axes.set_yticks(ticks, class_names)
+  names = [messages.printable(name) for name in class_names]
+  # A name with $ is no formula.
+  axes.set_xticks(ticks, names, rotation=90, parse_math=False)
+  axes.set_yticks(ticks, names, parse_math=False)
   axes.set(xlabel="predicted", ylabel="true")
   for row, column in zip(*np.nonzero(shares >= 0.05)):
     share = shares[row, column]
@@ -66,13 +71,15 @@ def iou_figure(
     bars = axes.barh(places, values, thickness, color=color, label=names[index])
     texts = [_percent(run.get(name)) for name in iou]
     axes.bar_label(bars, texts, padding=3, size=8)
-  axes.set_yticks(range(len(iou)), iou)
+  titles = [messages.printable(name) for name in iou]
+  axes.set_yticks(range(len(iou)), titles, parse_math=False)
   axes.margins(y=0.02)
   axes.invert_yaxis()
   axes.set(xlabel="IoU in %", xlim=(0, 108))
   axes.spines[["top", "right"]].set_visible(False)
   if len(runs) > 1:
-    figure.legend(loc="outside upper center", ncols=2)
+    legend = figure.legend(loc="outside upper center", ncols=2)
+    _no_formulas(legend)
   return figure
 
 
@@ -90,7 +97,7 @@ def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
   axes.set(xlabel="width of the band in pixels", ylabel="mean IoU in %")
   axes.grid(alpha=0.3)
   if len(curves) > 1:
-    axes.legend(loc="lower right")
+    _no_formulas(axes.legend(loc="lower right"))
   return figure
 
 
@@ -112,6 +119,11 @@ def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
   lower.bar(middles, shares, 0.9 / bins, color=_BLUE)
   lower.set(xlabel="confidence", ylabel="share of pixels")
   return figure
+
+
+def _no_formulas(legend: Legend) -> None:
+  for text in legend.get_texts():
+    text.set_parse_math(False)
 
 
 def _percent(value):
