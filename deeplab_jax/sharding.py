@@ -63,3 +63,8 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     name: jax.make_array_from_process_local_data(placement, rows)
     for name, rows in batch.items()
   }
+
+
+def of_first_process(value: int) -> int:
+  """The value that the first process has; every process must ask."""
+  return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))

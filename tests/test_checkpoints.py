@@ -1,15 +1,28 @@
 """Saving, finding, verifying and restoring, with real files."""
 
+import errno
+import hashlib
 import json
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax import checkpoints, config, optimizer
+import deeplab_jax
+from deeplab_jax import (
+  checkpoints,
+  evaluate,
+  messages,
+  optimizer,
+  predict,
+)
+from deeplab_jax import config as config_lib
+from deeplab_jax.checkpoints import wholeness
+from deeplab_jax.doctor import config_checks
 from deeplab_jax.models import DeepLab
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.initialize import initialize_from
@@ -29,7 +42,7 @@ def _model(num_classes=3, **arguments) -> DeepLab:
 
 def _state(seed=0, model=None) -> TrainState:
   """Random leaves in a state's shapes: compiling a model's init takes 8 s."""
-  rule = optimizer.make_optimizer(config.base_config())
+  rule = optimizer.make_optimizer(config_lib.base_config())
   shapes = jax.eval_shape(
     lambda: create_state(model or _model(), rule, (33, 33), seed)
   )
@@ -100,6 +113,109 @@ def test_a_saved_step_is_not_saved_again(copy, first):
   saver.save(_at(first, 3))
   saver.close()
   assert _names(copy / "checkpoints") == ["2", "3"]
+
+
+def _config(folder):
+  config = config_lib.base_config()
+  config.data.update(name="shapes", data_dir=str(folder))
+  config.init_from = str(folder)
+  return config
+
+
+_READERS = {
+  "load": lambda folder, fresh: deeplab_jax.load(folder),
+  "load_variables": lambda folder, fresh: checkpoints.load_variables(folder),
+  "init_from": lambda folder, fresh: initialize_from(fresh, folder, "all"),
+  "--mode eval": lambda folder, fresh: evaluate.report(folder, _config(folder)),
+  "doctor": lambda folder, fresh: config_checks.no_start(_config(folder)),
+  "predict": lambda folder, fresh: predict.main(
+    [str(folder), f"{folder}/a.png", "--out", f"{folder}/out"]
+  ),
+}
+
+
+@pytest.mark.parametrize("reader", _READERS)
+@pytest.mark.parametrize("damage", ["damaged", "unreadable", "model.json"])
+def test_every_reader_answers_damage_in_one_line(
+  copy, first, reader, damage, monkeypatch, capsys
+):
+  monkeypatch.setattr("deeplab_jax.runtime.start_runtime", lambda: None)
+  (copy / "a.png").write_bytes(b"")
+  if damage == "model.json":
+    (copy / "model.json").write_text('{"format": 1, "mod')
+  for step in (2, 3):
+    path = copy / f"checkpoints/{step}/variables/_METADATA"
+    if damage == "damaged":
+      path.write_bytes(path.read_bytes()[:100])
+  if damage == "unreadable":
+
+    def fail(file, _):
+      raise OSError(errno.ESTALE, "Stale file handle", file.name)
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+  try:
+    message = _READERS[reader](copy, first)
+  except (ValueError, OSError) as error:
+    message = messages.explain(error)
+  if damage == "model.json" and reader in ("init_from", "doctor"):
+    return  # They read the weights alone.
+  if reader == "predict":
+    assert message == 1
+    message = capsys.readouterr().err.strip()
+  assert "\n" not in message
+  expected = {"damaged": "is not whole", "unreadable": "Stale file handle"}
+  assert expected.get(damage, "model.json is damaged") in message
+  if damage == "damaged":
+    assert f"{copy / 'best'}" in message
+
+
+def test_the_best_is_on_disk_before_a_later_step_is_saved(
+  first, tmp_path, monkeypatch
+):
+  """Or a run that continues from that step could have lost it."""
+  seen = {}
+
+  def write_slowly(step):
+    if step.parent.name == "best":
+      time.sleep(0.5)
+    seen[step.name.partition(".")[0]] = _names(tmp_path / "best")
+    write(step)
+
+  write = wholeness.write_checksums
+  monkeypatch.setattr(wholeness, "write_checksums", write_slowly)
+  saver = Checkpoints(tmp_path, keep=2)
+  saver.save_best(_at(first, 1), 0.5)
+  saver.save(_at(first, 2))
+  saver.close()
+  assert seen["2"] == ["1"]
+
+
+def test_a_step_trained_again_replaces_its_best_only_if_better(copy, first):
+  saver = Checkpoints(copy, keep=2)
+  saver.save_best(_at(first, 2).replace(step=jnp.int32(2)), 0.7)
+  saver.save_best(_at(first, 5).replace(step=jnp.int32(2)), 0.8)
+  saver.save_best(_at(first, 6), float("nan"))
+  saver.close()
+  _, variables, _ = checkpoints.load_variables(copy / "best")
+  _assert_equal(variables, _at(first, 5).variables)
+
+
+def test_of_two_bests_that_a_kill_leaves_the_better_stays(copy, first):
+  shutil.copytree(copy / "best/2", copy / "best/9")
+  metrics = copy / "best/9/metrics/metrics"
+  metrics.write_text('{"score": 0.1}')
+  (copy / "best/9/checksums.json").unlink()
+  Checkpoints(copy, keep=2).close()
+  assert _names(copy / "best") == ["2"]
+
+
+def test_a_distrusted_step_is_put_aside(copy, first):
+  saver = Checkpoints(copy, keep=2)
+  assert saver.distrust(3, "no good") == 2
+  assert saver.distrust(7, "not there") == 2
+  assert int(saver.restore_newest(abstract(first)).step) == 2
+  saver.close()
+  assert _names(copy / "broken") == ["3"]
 
 
 @pytest.mark.parametrize("item", ["variables", "training"])

@@ -1,7 +1,6 @@
 """Trees of arrays on disk: the layer above Orbax."""
 
 import contextlib
-import json
 import logging
 import pathlib
 import shutil
@@ -11,25 +10,44 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
+
+from deeplab_jax.checkpoints import wholeness
 
 Tree = Any
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders being written
 
 
+class CannotRestoreError(ValueError):
+  """The files of an item are not what Orbax wrote."""
+
+
 def manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
   """Orbax's manager of `folder`; first clears what killed saves left there.
 
   Orbax offers to clear in a thread, which fails noisily if the program ends.
+  Checksums are written in the thread that saves, before the step is renamed.
   """
   if jax.process_index() == 0:
-    for unfinished in folder.glob(f"*{_UNFINISHED}*"):
+    for unfinished in _unfinished(folder):
       shutil.rmtree(unfinished)
+
+  def finish() -> None:  # In the first process, once all have written.
+    for unfinished in _unfinished(folder):
+      wholeness.write_checksums(unfinished)
+
   return ocp.CheckpointManager(
     folder,
-    options=ocp.CheckpointManagerOptions(save_root_metadata=False, **options),
+    options=ocp.CheckpointManagerOptions(
+      save_root_metadata=False,
+      async_options=ocp.AsyncOptions(post_finalization_callback=finish),
+      **options,
+    ),
   )
+
+
+def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
+  return list(folder.glob(f"*{_UNFINISHED}*"))
 
 
 def to_save(**trees: Tree) -> ocp.args.Composite:
@@ -37,32 +55,6 @@ def to_save(**trees: Tree) -> ocp.args.Composite:
   return ocp.args.Composite(
     **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
   )
-
-
-def fault(step: pathlib.Path, *names: str) -> str | None:
-  """What is wrong with the files of items of a step, None if they are whole.
-
-  Reads everything once: Orbax itself answers a truncated file with a page of
-  traceback for every array.
-  """
-  for name in names:
-    try:
-      _read_everything(step / name)
-    except (OSError, ValueError) as error:
-      return f"{name}: {str(error).splitlines()[0]}"
-  return None
-
-
-def _read_everything(item: pathlib.Path) -> None:
-  json.loads((item / "_METADATA").read_text())
-  store = tensorstore.KvStore.open(
-    {"driver": "ocdbt", "base": f"file://{item}/"}
-  ).result()
-  keys = store.list().result()
-  if not keys:
-    raise ValueError(f"{item} holds no arrays")
-  for read in [store.read(key) for key in keys]:
-    read.result()
 
 
 def restore(
@@ -77,25 +69,45 @@ def restore(
     wanted: the tree expected, of arrays or shapes; None takes what there is,
       as NumPy arrays.
     place: where to put the arrays; None follows `wanted`.
+
+  Raises:
+    CannotRestoreError: the files are broken.
+    ValueError: they hold another tree than `wanted`.
   """
   with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    saved = reader.metadata(item).item_metadata.tree
+    with _explaining(item):
+      saved = reader.metadata(item).item_metadata.tree
     if wanted is None:
       as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
       arguments = jax.tree.map(lambda _: as_numpy, saved)
-      return reader.restore(
-        item, args=ocp.args.PyTreeRestore(restore_args=arguments)
+    else:
+      require_same_names(flatten(saved), flatten(wanted), str(item))
+      arguments = jax.tree.map(
+        lambda x: ocp.ArrayRestoreArgs(
+          sharding=place or x.sharding, global_shape=x.shape, dtype=x.dtype
+        ),
+        wanted,
       )
-    require_same_names(flatten(saved), flatten(wanted), str(item))
-    arguments = jax.tree.map(
-      lambda x: ocp.ArrayRestoreArgs(
-        sharding=place or x.sharding, global_shape=x.shape, dtype=x.dtype
-      ),
-      wanted,
-    )
-    return reader.restore(
-      item, args=ocp.args.PyTreeRestore(wanted, restore_args=arguments)
-    )
+    with _explaining(item):
+      return reader.restore(
+        item, args=ocp.args.PyTreeRestore(wanted, restore_args=arguments)
+      )
+
+
+@contextlib.contextmanager
+def _explaining(item: pathlib.Path) -> Iterator[None]:
+  """Turns what Orbax makes of broken files into one line."""
+  try:
+    yield
+  except OSError as error:
+    if not isinstance(error, FileNotFoundError):
+      raise  # of the disk or the permissions, not of what the files hold
+    raise CannotRestoreError(f"{item}: {error}") from error
+  except (MemoryError, jax.errors.JaxRuntimeError):
+    raise
+  except Exception as error:
+    text = str(error).strip() or type(error).__name__
+    raise CannotRestoreError(f"{item}: {text.splitlines()[0]}") from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Model directories: weights together with what they are."""
 
 import json
+import logging
+import os
 import pathlib
 import re
 from typing import Any
@@ -9,7 +11,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from deeplab_jax.checkpoints import items
+from deeplab_jax import atomic
+from deeplab_jax.checkpoints import items, wholeness
 from deeplab_jax.models import (
   BACKBONES,
   Classifier,
@@ -26,19 +29,33 @@ FORMAT = 1
 KINDS = {"segmenter": DeepLab, "classifier": Classifier}
 
 
-def local_path(path: Path) -> pathlib.Path:
+def local_path(path: Path, writing: bool = False) -> pathlib.Path:
   """`path` made absolute.
+
+  Args:
+    path: of a folder, which need not exist.
+    writing: whether checkpoints are to be saved there.
 
   Raises:
     ValueError: an object store's address. Those neither append to files nor
       rename folders, on which records and the wholeness of checkpoints rest.
+      Or Orbax cannot save there: it takes [ for a pattern and a backslash for
+      a slash, and needs UTF-8.
   """
   if re.match(r"\w{2,}:/", str(path)):
     raise ValueError(
       f"a folder is needed, got the address {path}; mount the bucket, with "
       "gcsfuse for one, and give the folder where it is: see docs/scaling.md"
     )
-  return pathlib.Path(path).expanduser().absolute()
+  path = pathlib.Path(path).expanduser().absolute()
+  text = os.fsencode(path).decode("utf-8", "replace")
+  found = [character for character in "[\\\ufffd" if character in text]
+  if writing and found:
+    raise ValueError(
+      f"checkpoints cannot be saved in {text!r}: give a folder without "
+      f"{'bytes that are not UTF-8' if text != str(path) else found[0]}"
+    )
+  return path
 
 
 def save_model(
@@ -62,7 +79,7 @@ def save_model(
   Raises:
     ValueError: a kernel holds values that `dtype` cannot.
   """
-  folder = local_path(folder)
+  folder = local_path(folder, writing=True)
   if dtype is not None:
     variables = _with_kernels_in(variables, np.dtype(dtype))
   write_model_json(folder, model, **fields)
@@ -98,15 +115,7 @@ def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
     "preprocessing": {"mean": backbone.mean, "scale": backbone.scale},
     **fields,
   }
-  write_json(pathlib.Path(folder) / "model.json", content)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes a JSON file that is never seen half written."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(content, indent=2) + "\n")
-  partial.rename(path)
+  atomic.write_json(pathlib.Path(folder) / "model.json", content)
 
 
 def load_variables(
@@ -135,7 +144,11 @@ def load_variables(
       f"{path} must hold a {kind}, got a {found}; to train from its backbone, "
       "give it as init_from with init_parts='backbone'"
     )
-  model = model_from_dict(content["model"], KINDS[kind])
+  try:
+    model = model_from_dict(content["model"], KINDS[kind])
+  except (KeyError, TypeError, AttributeError) as error:
+    path = step.parent.parent / "model.json"
+    raise ValueError(_damaged(path, error)) from error
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
   wanted = jax.eval_shape(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -145,38 +158,54 @@ def load_variables(
 def find_step(path: Path) -> pathlib.Path:
   """The folder of the newest whole step of `path` (see `load_variables`)."""
   path = local_path(path)
-  if path.name.isdigit() and (path / "variables").is_dir():
+  if path.name.isdecimal() and (path / "variables").is_dir():
     steps = [path]
   else:
-    steps = _steps(path / "checkpoints") or _steps(path)
+    steps = wholeness.steps(path / "checkpoints") or wholeness.steps(path)
   faults = []
   for step in steps:
-    fault = items.fault(step, "variables")
+    fault = wholeness.fault(step, "variables")
     if fault is None:
+      if faults:
+        logging.warning("using %s, as %s", step, "; ".join(faults))
       return step
-    faults.append(f"{step}: {fault}")
+    faults.append(f"{step} is not whole: {fault}")
+  if faults:
+    raise ValueError("; ".join(faults) + way_out(steps[0].parent.parent))
   raise ValueError(
     f"no checkpoint at {path}: give a workdir, a step in its checkpoints, its "
     "best, or a folder written by `python -m deeplab_jax.import_weights`"
-    + "".join(f"\n  not whole: {fault}" for fault in faults)
   )
 
 
-def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The step folders in `folder`, newest first."""
-  if not folder.is_dir():
-    return []
-  steps = [step for step in folder.iterdir() if step.name.isdigit()]
-  return sorted(steps, key=lambda step: int(step.name), reverse=True)
+def way_out(workdir: pathlib.Path) -> str:
+  """What is left of a run without a whole checkpoint."""
+  for step in wholeness.steps(workdir / "best"):
+    if wholeness.fault(step, "variables") is None:
+      best = step.parent
+      return (
+        f"; the best model is whole: it can be used as {best}, and trained on "
+        f"in another --workdir with --config.init_from={best}"
+      )
+  return "; no best model is beside it: restore the files from a copy"
 
 
 def _read_model_json(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / "model.json"
   if not path.is_file():
     raise ValueError(f"{path} is missing: {folder} is no model directory")
-  content = json.loads(path.read_text())
-  if content.get("format") != FORMAT:
-    raise ValueError(
-      f"{path}: format must be {FORMAT}, got {content.get('format')}"
-    )
+  try:
+    content = json.loads(path.read_bytes())
+    found = content.get("format")
+  except (ValueError, AttributeError) as error:
+    raise ValueError(_damaged(path, error)) from error
+  if found != FORMAT:
+    raise ValueError(f"{path}: format must be {FORMAT}, got {found}")
   return content
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> str:
+  return (
+    f"{path} is damaged ({error}): restore it from a copy; a run that goes on "
+    "writes it anew"
+  )
