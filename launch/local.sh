@@ -9,25 +9,30 @@
 set -euo pipefail
 
 : "${PROCESSES:?must be set: the number of processes}"
-python=${PYTHON:-python}
-free_port='import socket
-with socket.socket() as s:
-  s.bind(("localhost", 0))
-  print(s.getsockname()[1])'
+python=${PYTHON:-python} children=() left=$PROCESSES
+free_port='import socket as s; print(s.create_server(("", 0)).getsockname()[1])'
 export JAX_COORDINATOR_ADDRESS="localhost:${PORT:-$("$python" -c "$free_port")}"
-export JAX_NUM_PROCESSES=$PROCESSES
-
 # Huge pages for arrays in main memory; see deeplab_jax/runtime.py.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
-children=()
-stop() { kill -TERM "${children[@]}" 2>/dev/null || true; }
-# Told to stop, all save and end; one that fails takes the others with it.
-trap 'stop; wait "${children[@]}"; exit' TERM INT
-trap stop EXIT
+# If this script is killed, the system closes the pipe, and its reader ends all.
+exec {pipe}> >(trap '' TERM INT HUP; exec >&- 2>&-; mapfile -t all
+  kill "${all[@]}" && sleep 20 && kill -KILL "${all[@]}")
+stop() { kill "${children[@]}" 2>&- || true; }
+end() { # One failed: the others would wait for it as long as it takes.
+  stop
+  for _ in {1..50}; do [[ -n $(jobs -pr) ]] && sleep 0.1; done
+  kill -KILL "${children[@]}" 2>&- || true
+}
+wait_for_all() {
+  for (( ; left; left--)); do wait -n || { : "${status:=$?}"; end; }; done
+  exit "${status:-0}"
+}
+trap 'trap "" TERM INT; stop; wait_for_all' TERM INT # All save and end.
 for ((i = 0; i < PROCESSES; i++)); do
-  JAX_PROCESS_ID=$i CUDA_VISIBLE_DEVICES=$i \
-    "$python" -m deeplab_jax.main "$@" &
+  JAX_NUM_PROCESSES=$PROCESSES JAX_PROCESS_ID=$i CUDA_VISIBLE_DEVICES=$i \
+    "$python" -m deeplab_jax.main "$@" {pipe}>&- &
   children+=($!)
+  echo $! >&"$pipe"
 done
-for _ in "${children[@]}"; do wait -n; done
+wait_for_all

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -339,18 +340,77 @@ def test_two_local_processes_train_the_quickstart_as_one_does(
   assert first - last > learnt  # or equal losses would mean nothing
 
 
-def test_local_takes_all_processes_down_with_one_that_fails(tmp_path):
-  python = tmp_path / "python"
-  python.write_text(
-    "#!/usr/bin/env bash\n[[ $1 == -c ]] && echo 1 && exit\n"
-    "[[ $JAX_PROCESS_ID == 1 ]] && exit 7\n"
-    f"trap 'touch {tmp_path}/stopped; exit 0' TERM\n"
-    "while true; do sleep 0.1; done\n"
-  )
-  python.chmod(0o755)
-  done = subprocess.run(
-    ["bash", str(_LAUNCH / "local.sh")],
-    env={**os.environ, "PROCESSES": "2", "PYTHON": str(python)},
-    timeout=30,
-  )
-  assert done.returncode == 7
+# Stands for a run: notes its id, and that it was told to stop.
+_PROCESS = """\
+#!/usr/bin/env bash
+[[ $1 == -c ]] && echo 1 && exit
+echo $$ > "$NOTES/$JAX_PROCESS_ID"
+trap 'touch "$NOTES/saved$JAX_PROCESS_ID"; exit 0' TERM
+[[ $JAX_PROCESS_ID == "${DEAF-}" ]] && trap '' TERM
+[[ $JAX_PROCESS_ID == "${FAILS-}" ]] && sleep 0.5 && exit 7
+while true; do sleep 0.1; done
+"""
+
+
+def _alive(notes: pathlib.Path) -> list[int]:
+  """The ids of the processes that a launcher started and that still run."""
+  found = [int(file.read_text()) for file in notes.glob("[0-9]")]
+  return [i for i in found if pathlib.Path(f"/proc/{i}/cmdline").exists()]
+
+
+@pytest.fixture
+def launcher(tmp_path):
+  """Starts local.sh with three processes; gives it and their notes."""
+  notes = tmp_path / "notes"
+  notes.mkdir()
+  (tmp_path / "python").write_text(_PROCESS)
+  (tmp_path / "python").chmod(0o755)
+  started = []
+
+  def start(**environment):
+    own = {"PROCESSES": "3", "PYTHON": str(tmp_path / "python")}
+    own |= {"NOTES": str(notes)}
+    started.append(
+      subprocess.Popen(_LOCAL, env=os.environ | own | environment, cwd=_ROOT)
+    )
+    while len(list(notes.glob("[0-9]"))) < 3:
+      time.sleep(0.05)
+    return started[-1], notes
+
+  yield start
+  for process in started:
+    process.kill()
+    process.wait()
+  for process in _alive(notes):
+    os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("deaf", ["", "0"])
+def test_local_ends_all_processes_with_one_that_fails(launcher, deaf):
+  began = time.monotonic()
+  process, notes = launcher(FAILS="1", DEAF=deaf)
+  assert process.wait(timeout=60) == 7
+  assert _alive(notes) == []
+  assert time.monotonic() - began < (12 if deaf else 8)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_local_told_to_stop_waits_for_all_to_save(launcher, number):
+  process, notes = launcher()
+  process.send_signal(number)
+  assert process.wait(timeout=60) == 0
+  assert sorted(path.name for path in notes.glob("saved*")) == [
+    *("saved0", "saved1", "saved2")
+  ]
+  assert _alive(notes) == []
+
+
+def test_local_that_is_killed_takes_all_processes_with_it(launcher):
+  process, notes = launcher()
+  process.kill()
+  process.wait()
+  until = time.monotonic() + 30
+  while _alive(notes) and time.monotonic() < until:
+    time.sleep(0.1)
+  assert _alive(notes) == []
+  assert len(list(notes.glob("saved*"))) == 3
