@@ -29,7 +29,9 @@ _COMPARE = flags.DEFINE_string(
   "compare", None, "Another evaluation to show beside: its workdir."
 )
 _ALLOW_CHANGES = flags.DEFINE_bool(
-  "allow_changes", False, "Continue a run whose data now has other classes."
+  "allow_changes",
+  False,
+  "Continue a run although its model, task or data have changed.",
 )
 
 

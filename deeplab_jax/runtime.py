@@ -7,13 +7,18 @@ instead if the environment says so when the process starts: training steps take
 """
 
 import logging
+import multiprocessing
 import os
 import pathlib
 import platform
 import signal
+import sys
+import threading
 
 import jax
 from jax.experimental import multihost_utils
+
+from deeplab_jax import messages
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """The value of `GLIBC_TUNABLES`; glibc 2.35 and newer know it."""
@@ -26,11 +31,19 @@ def start_runtime() -> None:
 
   Call it before anything touches a device.
   """
-  # Orbax tells of every file, jax of every accelerator that is not there.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax tells of every file, and of every array that it could not write, in
+  # its threads, before the error comes to us; jax of accelerators not there.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   logging.getLogger("jax").setLevel(logging.WARNING)
+  threading.excepthook = _except_in_thread
   _start_processes()
   _start_compilation_cache()
+
+
+def _except_in_thread(error: threading.ExceptHookArgs) -> None:
+  """Leaves out what Orbax's threads hand on and the door will tell."""
+  if error.exc_value is None or not messages.explain(error.exc_value):
+    threading.__excepthook__(error)
 
 
 def _start_processes() -> None:
@@ -70,20 +83,55 @@ def _start_compilation_cache() -> None:
 
 
 class StopRequest:
-  """Whether SIGTERM asked this run, all its processes together, to stop.
+  """Whether SIGTERM or Ctrl-C asked this run, all its processes, to stop.
 
-  One process handles the signal itself. Of several, jax's preemption service
-  catches it and has all of them agree on the step at which to stop.
+  One process handles the signals itself. Of several, jax's preemption service
+  catches SIGTERM and has all of them agree on the step at which to stop.
+
+  Until training has begun there is nothing to save, and one process alone ends
+  at once: Python would handle a signal only after a compilation, minutes later.
   """
 
   def __init__(self):
     self._alone = jax.process_count() == 1
     self._received = False
+    self._training = False
+    numbers = [signal.SIGINT, *[signal.SIGTERM] * self._alone]
+    # Ignored, as in jobs that a script runs in the background, it stays so.
+    numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
+    self._before = {n: signal.signal(n, self._receive) for n in numbers}
     if self._alone:
-      self._before = signal.signal(signal.SIGTERM, self._receive)
+      reader, self._writer = os.pipe()
+      os.set_blocking(self._writer, False)
+      self._wakeup = signal.set_wakeup_fd(
+        self._writer, warn_on_full_buffer=False
+      )
+      threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
 
-  def _receive(self, *_):
+  def _receive(self, number: int, _) -> None:
+    if number == signal.SIGINT:
+      signal.signal(number, signal.default_int_handler)  # if pressed again
+    if not self._alone:
+      os.kill(os.getpid(), signal.SIGTERM)  # which the service waits for
+    elif not self._training:
+      raise KeyboardInterrupt
     self._received = True
+
+  def _watch(self, reader: int) -> None:
+    """Ends the program at a signal as long as there is nothing to save."""
+    while number := os.read(reader, 1):
+      notebook = number[0] == signal.SIGINT and hasattr(sys, "ps1")
+      if number[0] in self._before and not (self._training or notebook):
+        for child in multiprocessing.active_children():
+          child.terminate()
+        print("stopped before the first step; nothing was to be saved")
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(reader)
+
+  def training_began(self) -> None:
+    """From now on a signal makes the run save before it ends."""
+    self._training = True
 
   def at(self, step: int) -> bool:
     """Whether to stop after `step`; every process must ask at every step."""
@@ -97,9 +145,12 @@ class StopRequest:
     return self._received
 
   def close(self) -> None:
-    """Restores the signal's former handling."""
+    """Restores the signals' former handling."""
     if self._alone:
-      signal.signal(signal.SIGTERM, self._before)
+      signal.set_wakeup_fd(self._wakeup)
+      os.close(self._writer)  # which ends the thread
+    for number, before in self._before.items():
+      signal.signal(number, before)
 
 
 def huge_pages_advice() -> str | None:

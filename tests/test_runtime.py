@@ -1,4 +1,11 @@
-"""The advice to ask for huge pages comes only where it helps."""
+"""Huge pages are advised where they help; signals end or save a run."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -37,3 +44,87 @@ def test_no_advice_without_a_library_that_knows_them(
 ):
   monkeypatch.setattr(runtime.platform, "libc_ver", lambda: library)
   assert runtime.huge_pages_advice() is None
+
+
+# Waits in C with the signals' handlers in Python, as during a compilation.
+_COMPILING = """
+import hashlib, signal, sys
+from deeplab_jax.runtime import StopRequest
+if "ignoring" in sys.argv:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+stop = StopRequest()
+if "notebook" in sys.argv:
+  sys.ps1 = ">>> "
+if "training" in sys.argv:
+  stop.training_began()
+print("begun", flush=True)
+seconds = 3 if {"training", "ignoring", "notebook"} & set(sys.argv) else 600
+hashlib.pbkdf2_hmac("sha256", b"", b"", int(seconds * 1e6))
+print("received", stop.received, flush=True)
+stop.close()
+print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
+"""
+
+
+def _compile(*arguments) -> subprocess.Popen:
+  process = subprocess.Popen(
+    [sys.executable, "-c", _COMPILING, *arguments],
+    cwd=pathlib.Path(__file__).parent.parent,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "begun\n"
+  return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_compiling_ends_at_once(number):
+  process = _compile()
+  began = time.monotonic()
+  process.send_signal(number)
+  output, errors = process.communicate(timeout=60)
+  assert time.monotonic() - began < 5
+  assert (process.returncode, errors) == (0, "")
+  assert output == "stopped before the first step; nothing was to be saved\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_training_is_noted(number):
+  process = _compile("training")
+  process.send_signal(number)
+  output, errors = process.communicate(timeout=60)
+  assert (process.returncode, errors) == (0, "")
+  assert output == "received True\nTrue\n"
+
+
+def test_pressing_twice_interrupts():
+  before = signal.getsignal(signal.SIGINT)
+  stop = runtime.StopRequest()
+  try:
+    stop.training_began()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.received and stop.at(3)
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(1)
+  finally:
+    stop.close()
+  assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_ignored_interrupt_stays_ignored():
+  process = _compile("ignoring")
+  process.send_signal(signal.SIGINT)
+  output, errors = process.communicate(timeout=60)
+  assert (process.returncode, errors) == (0, "")
+  assert output == "received False\nTrue\n"
+
+
+def test_a_notebook_is_interrupted_and_lives():
+  process = _compile("notebook")
+  process.send_signal(signal.SIGINT)
+  _, errors = process.communicate(timeout=60)
+  assert process.returncode == -signal.SIGINT or "KeyboardInterrupt" in errors
+  assert "stopped before" not in errors

@@ -17,6 +17,7 @@ import pytest
 from deeplab_jax import checkpoints, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints import items
+from deeplab_jax.train import lock
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 _CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
@@ -125,11 +126,52 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
 
 def test_a_finished_run_says_so_and_trains_no_more(uninterrupted, folder):
   workdir, _ = uninterrupted
-  before = (workdir / "metrics.jsonl").read_text()
-  output = _finish(_start(folder, workdir))
+  before = {path: path.stat() for path in workdir.rglob("*")}
+  output = _finish(
+    _start(folder, workdir, "--config.keep_checkpoints=3", "--config.seed=1")
+  )
   assert "continuing from step 40" in output
+  assert "begun:\n  seed: 0 -> 1\n  keep_checkpoints: 2 -> 3\n" in output
   assert "after 40 steps" in output
-  assert (workdir / "metrics.jsonl").read_text() == before
+  assert {path: path.stat() for path in workdir.rglob("*")} == before
+
+
+def test_a_best_that_was_not_saved_is_saved_by_the_next_start(
+  uninterrupted, folder
+):
+  workdir = shutil.copytree(uninterrupted[0], folder / "best_lost")
+  shutil.rmtree(workdir / "best")
+  _finish(_start(folder, workdir))
+  (best,) = (workdir / "best").iterdir()
+  assert best.name == "40"
+  trees = [
+    items.restore(step / "variables")
+    for step in (best, uninterrupted[0] / "checkpoints/40")
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+def test_a_run_of_another_model_or_beside_another_is_refused(
+  uninterrupted, folder
+):
+  workdir = shutil.copytree(uninterrupted[0], folder / "refused")
+  before = {path: path.stat() for path in workdir.rglob("*")}
+  process = _start(folder, workdir, "--config.model.output_stride=16")
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == 1
+  (line,) = output.splitlines()
+  assert line.startswith(f"error: {workdir} was begun with something else: ")
+  assert "model.output_stride: 32 -> 16; " in line
+  with lock.only_writer(workdir):
+    process = _start(folder, workdir)
+    output, _ = process.communicate(timeout=600)
+  assert process.returncode == 1
+  (line,) = output.splitlines()
+  assert f"in use by another run (process {os.getpid()} on " in line
+  after = {path: path.stat() for path in workdir.rglob("*")}
+  assert {p: s.st_mtime_ns for p, s in after.items() if p.is_file()} == {
+    p: s.st_mtime_ns for p, s in before.items() if p.is_file()
+  }
 
 
 def test_a_killed_run_continues_bit_for_bit(uninterrupted, folder):
@@ -157,11 +199,17 @@ def test_a_truncated_newest_checkpoint_is_told_of_and_passed_over(
   _assert_same_run(workdir, uninterrupted[0])
 
 
-def test_sigterm_saves_within_a_step_and_exits_with_zero(uninterrupted, folder):
-  workdir = folder / "terminated"
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
+def test_told_to_stop_a_run_saves_within_a_step_and_exits_with_zero(
+  uninterrupted, folder, number
+):
+  workdir = folder / f"stopped_{number}"
   process = _start(folder, workdir)
   _wait_for_step(process, workdir, 7)
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   output = _finish(process)
   assert "stopped at step" in output
   last = max(row["step"] for row in _rows(workdir))
@@ -181,9 +229,22 @@ def test_a_full_disk_stops_the_run_which_then_continues(uninterrupted, folder):
   process = _start(folder, workdir, largest_file="300")
   output, _ = process.communicate(timeout=600)
   assert process.returncode == 1
-  assert "error: " in output and "Error writing" in output
+  assert "Traceback" not in output
+  assert output.splitlines()[-1].startswith("error: the disk is full: Error wr")
   _finish(_start(folder, workdir))
   _assert_same_run(workdir, uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_around_evaluations_lose_nothing(tmp_path):
+  """`best/`, checkpoints, records and pictures as of undisturbed runs."""
+  program = "tests.programs.kill_and_continue"
+  subprocess.run(
+    [sys.executable, "-m", program, str(tmp_path), "200"],
+    cwd=_REPOSITORY,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    check=True,
+  )
 
 
 @pytest.mark.slow
@@ -268,8 +329,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(folder):
   message = str(caught.value)
   assert "in step 2 at learning rate" in message
   assert message.count("train_") == 4  # the names of the batch
+  # The weights after step 1 are those that gave this loss.
+  assert "there is no checkpoint before it" in message
   saved = [path.name for path in (folder / "diverged/checkpoints").iterdir()]
-  assert saved == ["1"]
+  assert saved == []
+  assert (folder / "diverged/broken/1/variables").is_dir()
 
 
 @pytest.mark.slow

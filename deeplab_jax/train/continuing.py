@@ -1,14 +1,91 @@
-"""What a run that is continued may find changed since it was begun."""
+"""What a run that is continued may find changed since it was begun.
+
+A run is continued by the same command. Other settings and other data are told
+before the first step, and `config.json` keeps the settings under "history".
+What gives the weights another meaning is refused, unless the user insists.
+"""
 
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
-from deeplab_jax.checkpoints import write_json
+from deeplab_jax import atomic
+from deeplab_jax.checkpoints import wholeness
+from deeplab_jax.config import base_config
 from deeplab_jax.data.changes import Changes, Record, changes
 
-_DATA = "data.json"
+_CONFIG, _DATA = "config.json", "data.json"
+_HISTORY = "history"
+# All else tells how to train and evaluate, not what the weights are; these fit
+# other rates and strides without an error, or other images.
+_MEANING = frozenset(
+  {
+    *("task", "data.name", "data.train_split"),
+    *(
+      f"model.{name}"
+      for name in base_config().model
+      if name not in ("dtype", "dropout_rate", "batch_norm_momentum")
+    ),
+  }
+)
+
+
+class Change(NamedTuple):
+  """Something that is not as it was when the run last trained.
+
+  Attributes:
+    name: of a field such as "data.crop_size", or what else has changed.
+    before: its value then, as JSON holds it.
+    after: its value now.
+    alters: whether the weights would mean something else.
+  """
+
+  name: str
+  before: Any
+  after: Any
+  alters: bool
+
+  def __str__(self) -> str:
+    return f"{self.name}: {_text(self.before)} -> {_text(self.after)}"
+
+
+def config_changes(
+  workdir: pathlib.Path, config: ConfigDict, allow_changes: bool
+) -> list[Change]:
+  """How `config` differs from the one that `workdir` was last trained with.
+
+  Raises:
+    ValueError: `config.json` is damaged, and `allow_changes` is not given.
+  """
+  try:
+    before = _read(workdir / _CONFIG) if _has_checkpoints(workdir) else None
+  except ValueError as error:
+    if not allow_changes:
+      raise ValueError(f"{error}; --allow_changes goes on without it") from None
+    return []
+  if before is None:
+    return []
+  # A field that older versions did not have was as its default is.
+  before = _flatten(_plain(base_config())) | _flatten(before)
+  return [
+    Change(name, before.get(name), after, name in _MEANING)
+    for name, after in _flatten(_plain(config)).items()
+    if before.get(name) != after
+  ]
+
+
+def told(config: Sequence[Change], data: Changes | None = None) -> Changes:
+  """Changes of the config, and of the data, as lines for `settle`."""
+  found = Changes([], [])
+  for change in config:
+    (found.breaking if change.alters else found.other).append(str(change))
+  if data is not None:
+    found = Changes(found.breaking + data.breaking, found.other + data.other)
+  return found
 
 
 def data_changes(workdir: pathlib.Path, data: Record) -> Changes:
@@ -18,25 +95,23 @@ def data_changes(workdir: pathlib.Path, data: Record) -> Changes:
     workdir: of the run; where nothing is trained yet, nothing has changed.
     data: what `describe` says of the data set that is open.
   """
-  steps = workdir / "checkpoints"
-  if not steps.is_dir() or not any(p.name.isdigit() for p in steps.iterdir()):
+  if not _has_checkpoints(workdir):
     return Changes([], [])
   return changes(_stored(workdir), data)
 
 
 def _stored(workdir: pathlib.Path) -> Record:
   """What is known of a run's data; older runs tell of the classes only."""
-  if (workdir / _DATA).is_file():
-    return json.loads((workdir / _DATA).read_text())
-  if (workdir / "model.json").is_file():
-    return json.loads((workdir / "model.json").read_text())["dataset"]
-  return {}
+  stored = _read(workdir / _DATA)
+  if stored is None:
+    stored = (_read(workdir / "model.json") or {}).get("dataset", {})
+  return stored
 
 
 def write_data(workdir: pathlib.Path, data: Record) -> None:
   """Stores what `describe` says, for whoever continues the run."""
   if jax.process_index() == 0:
-    write_json(workdir / _DATA, data)
+    _write_if_new(workdir / _DATA, json.loads(json.dumps(data)))
 
 
 def settle(workdir: pathlib.Path, found: Changes, allowed: bool) -> str:
@@ -52,3 +127,75 @@ def settle(workdir: pathlib.Path, found: Changes, allowed: bool) -> str:
     )
   lines = [f"\n  {line}" for line in found.breaking + found.other]
   return f"changed since this run was begun:{''.join(lines)}" if lines else ""
+
+
+def write_config(
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  changes: Sequence[Change],
+  step: int,
+) -> None:
+  """Writes `config.json`, with what was changed at `step` and before.
+
+  "history" is a list of {"step", "changes": {name: [before, after]}}.
+  """
+  try:
+    before = _read(workdir / _CONFIG) or {}
+  except ValueError:
+    before = {}
+  history = before.get(_HISTORY, []) if _has_checkpoints(workdir) else []
+  values = {c.name: [c.before, c.after] for c in changes}
+  entry = {"step": step, "changes": values}
+  if changes and entry not in history[-1:]:  # Called again, it is there.
+    history = [*history, entry]
+  content = _plain(config) | ({_HISTORY: history} if history else {})
+  _write_if_new(workdir / _CONFIG, content)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  """The content of one of a run's JSON files, None without it.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return None
+  except ValueError:
+    content = None
+  if not isinstance(content, dict):
+    raise ValueError(f"{path} is damaged: restore it from a copy")
+  return content
+
+
+def _write_if_new(path: pathlib.Path, content: dict[str, Any]) -> None:
+  try:
+    before = _read(path)
+  except ValueError:
+    before = None
+  if content != before:
+    atomic.write_json(path, content)
+
+
+def _has_checkpoints(workdir: pathlib.Path) -> bool:
+  return bool(wholeness.steps(workdir / "checkpoints"))
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+  return json.loads(config.to_json_best_effort())
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Dotted names -> values."""
+  fields = {}
+  for name, value in content.items():
+    if isinstance(value, dict):
+      fields |= _flatten(value, f"{prefix}{name}.")
+    else:
+      fields[prefix + name] = value
+  return fields
+
+
+def _text(value: Any) -> str:
+  return value if isinstance(value, str) and value else json.dumps(value)

@@ -5,30 +5,34 @@ import dataclasses
 import json
 import math
 import pathlib
+import statistics
 import time
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
 from deeplab_jax import runtime, sharding
-from deeplab_jax.data.changes import describe
+from deeplab_jax.data.changes import Record, describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.runtime import StopRequest
 from deeplab_jax.tasks import Task, find_task
-from deeplab_jax.train import continuing
+from deeplab_jax.train import continuing, lock
 from deeplab_jax.train.checkpoints import Checkpoints
+from deeplab_jax.train.continuing import Change
 from deeplab_jax.train.initialize import starting_point
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
 from deeplab_jax.train.state import TrainState, init_state
 from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
+
+# A loss is not believed so many times above the median of the first ones, or of
+# 1: the worst that mislabelled images do to a good network is far below.
+_FIRST, _EXPLODED = 100, 100
 
 
 def train_and_evaluate(
@@ -45,7 +49,7 @@ def train_and_evaluate(
     workdir: a folder, created if missing; everything the run writes goes there.
     evaluating: False trains only.
     allow_changes: go on with what changes the meaning of the run, such as
-      other classes.
+      another model or other classes.
 
   Returns:
     The held-out mIoU, or top-1 accuracy, in 0..1 after the last step; None if
@@ -53,22 +57,28 @@ def train_and_evaluate(
 
   Raises:
     ValueError: a wrong field, a missing file, weights of another architecture,
-      or changes that are not allowed.
-    FloatingPointError: the loss or the gradient is not finite.
+      another run that uses the workdir, or changes that are not allowed.
+    FloatingPointError: the loss has exploded, or the gradient is not finite.
   """
   config_lib.check(config, jax.device_count())
   task = find_task(config)
-  workdir = checkpoints_lib.local_path(workdir)
+  workdir = checkpoints_lib.local_path(workdir, writing=True)
   mesh = sharding.make_mesh()
-  dataset = open_dataset(config.data)
-  data = describe(dataset)
-  sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
-  found = continuing.data_changes(workdir, data)
-  changed = continuing.settle(workdir, found, allow_changes)
-  model = config_lib.make_model(config, dataset.info.num_classes)
-  optimizer = make_optimizer(config)
-  state = init_state(model, optimizer, config.data.crop_size, config.seed, mesh)
   with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(contextlib.closing(StopRequest()))
+    stack.enter_context(lock.only_writer(workdir))
+    changes = continuing.config_changes(workdir, config, allow_changes)
+    found = continuing.told(changes)
+    continuing.settle(workdir, found, allow_changes)  # before data is built
+    dataset = open_dataset(config.data)
+    data = describe(dataset)
+    sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
+    found = continuing.told(changes, continuing.data_changes(workdir, data))
+    changed = continuing.settle(workdir, found, allow_changes)
+    model = config_lib.make_model(config, dataset.info.num_classes)
+    optimizer = make_optimizer(config)
+    crop_size = config.data.crop_size
+    state = init_state(model, optimizer, crop_size, config.seed, mesh)
     checkpoints = stack.enter_context(
       contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
     )
@@ -79,7 +89,6 @@ def train_and_evaluate(
     records = stack.enter_context(
       contextlib.closing(Records(workdir, step, task.score, writes=first))
     )
-    stop = stack.enter_context(contextlib.closing(StopRequest()))
     run = _Run(
       config=config,
       task=task,
@@ -92,10 +101,10 @@ def train_and_evaluate(
       records=records,
       progress=Progress(config.steps, step, visible=first),
       stop=stop,
+      data=data,
+      changes=changes,
+      first_step=step,
     )
-    _write_descriptions(run)
-    if step < config.steps:
-      continuing.write_data(workdir, data)
     run.progress.say(f"{_summary(run, state)}\n{origin}")
     if changed:
       run.progress.say(changed)
@@ -124,6 +133,9 @@ class _Run:
   records: Records
   progress: Progress
   stop: StopRequest
+  data: Record
+  changes: list[Change]
+  first_step: int
 
   def due(self, step: int, every: int) -> bool:
     """Whether `step` is the last, or one of those done every so many steps."""
@@ -140,8 +152,8 @@ def _write_descriptions(run: _Run) -> None:
   """Writes config.json, and model.json with the latest evaluation."""
   if jax.process_index() != 0:
     return
-  config = json.loads(run.config.to_json_best_effort())
-  checkpoints_lib.write_json(run.workdir / "config.json", config)
+  continuing.write_config(run.workdir, run.config, run.changes, run.first_step)
+  continuing.write_data(run.workdir, run.data)
   facts = dataclasses.asdict(run.dataset.info)
   names = ("name", "class_names", "colors", "ignore_label")
   crop_size = list(run.task.evaluation_size(run.config))
@@ -174,7 +186,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   step = int(state.step)
   batches = run.task.train_batches(run.dataset, config, step)
   window = _Window(run, step)
-  evaluating = _owes_evaluation(run, step)
+  evaluating = _owes_evaluation(run, state, step)
   while True:
     if evaluating:
       if not _evaluate(run, state, step):
@@ -187,6 +199,9 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     names = batch.pop("name")
     state, metrics = train_step(state, sharding.global_batch(batch, run.mesh))
     step += 1
+    if step == run.first_step + 1:
+      run.stop.training_began()
+      _write_descriptions(run)
     run.progress.advance(step)
     window.add(step, names, metrics)
     stopping = run.stop.at(step)
@@ -202,11 +217,15 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   return state
 
 
-def _owes_evaluation(run: _Run, step: int) -> bool:
+def _owes_evaluation(run: _Run, state: TrainState, step: int) -> bool:
   """Whether to evaluate before going on: the run may have been cut off after
-  it saved `step` and before it evaluated."""
-  owes = run.evaluates(step) and run.records.score(step) is None
-  return bool(multihost_utils.broadcast_one_to_all(np.asarray(owes)))
+  it saved `step` and before it evaluated. Cut off after that and before the
+  best was saved, it saves that now."""
+  score = run.records.score(step)
+  if sharding.of_first_process(score is not None):
+    run.checkpoints.save_best(state, score or 0.0)
+    return False
+  return run.evaluates(step)
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
@@ -257,6 +276,9 @@ class _Window:
     self._latest: tuple[int, dict[str, float]] = (step, {})
     self._steps_timed = 0
     self._began = time.monotonic()
+    # Those at the beginning of the run, wherever it continues now.
+    losses = (row.get("train/loss") for row in run.records.rows)
+    self._first_losses = [x for x in losses if x is not None][:_FIRST]
 
   def add(self, step: int, names: list[str], metrics: Metrics) -> None:
     """Takes a step just begun, once the one before has ended.
@@ -285,25 +307,39 @@ class _Window:
     self._run.progress.show(step, figures["loss"], rate)
 
   def check(self) -> tuple[int, dict[str, float]]:
-    """Fetches the figures of the last step; all since the last check, finite.
+    """Fetches the figures of the last step; all since the last check, sound.
 
     Raises:
       FloatingPointError: naming the first step that is not, and its images.
     """
     for step, names, metrics in self._pending:
       self._latest = step, {k: float(v) for k, v in metrics.items()}
-      self._require_finite(*self._latest, names)
+      self._require_sound(*self._latest, names)
     self._pending.clear()
     return self._latest
 
-  def _require_finite(
+  def _require_sound(
     self, step: int, figures: dict[str, float], names: list[str]
   ) -> None:
+    """Refuses figures that are not finite, or far above how the run began."""
     loss, gradient_norm = figures["loss"], figures["gradient_norm"]
-    if not math.isfinite(loss + gradient_norm):
-      raise FloatingPointError(
-        f"loss {loss}, gradient norm {gradient_norm} in step {step} at "
-        f"learning rate {figures['learning_rate']:g}, images "
-        f"{', '.join(names)}; look at these, or lower config.lr; the last good "
-        f"checkpoint stays in {self._run.workdir / 'checkpoints'}"
-      )
+    usual = statistics.median(self._first_losses or [loss])
+    finite = math.isfinite(loss + gradient_norm)
+    if finite and loss <= _EXPLODED * max(usual, 1):
+      if len(self._first_losses) < _FIRST:
+        self._first_losses.append(loss)
+      return
+    # The weights that gave this loss may be saved: they are no place to go on.
+    newest = self._run.checkpoints.distrust(
+      step - 1, f"no good: loss {loss:g} in the step after it"
+    )
+    folder = self._run.workdir / "checkpoints"
+    kept = "there is no checkpoint before it"
+    if newest is not None:
+      kept = f"the checkpoint before it is of step {newest}, in {folder}"
+    raise FloatingPointError(
+      f"loss {loss:g}, gradient norm {gradient_norm:g} in step {step} at "
+      f"learning rate {figures['learning_rate']:g}, images {', '.join(names)} "
+      f"(the loss was {usual:g} when the run began): look at these, or lower "
+      f"config.lr; {kept}"
+    )
