@@ -11,7 +11,7 @@ from deeplab_jax import metrics
 from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.evaluate import page
 from deeplab_jax.evaluate.report import write
-from deeplab_jax.evaluate.results import Detail, Evaluation, Example
+from deeplab_jax.evaluate.results import Detail, Evaluation, ScoredPicture
 from deeplab_jax.train.progress import Progress
 
 _NAMES = (
@@ -35,7 +35,7 @@ def _evaluation() -> Evaluation:
   confusion = metrics.confusion_matrix_numpy(labels, predictions, count)
   image = np.zeros((*labels.shape, 3), np.uint8)
   examples = [
-    Example(name, image, labels, predictions, 0.5) for name in _NAMES[:4]
+    ScoredPicture(name, image, labels, predictions, 0.5) for name in _NAMES[:4]
   ]
   calibration = np.ones((2, 1500), np.int64)
   maps = labels, predictions, count
