@@ -17,17 +17,25 @@ def main(arguments: list[str] | None = None) -> int:
   from deeplab_jax.data import build  # TFDS takes a while to import
 
   try:
-    folder = build.directory(options.name, options.data_dir, options.manual_dir)
+    folder = build.directory(
+      options.name,
+      options.data_dir,
+      options.manual_dir,
+      nodata=options.nodata,
+    )
     skipped = build.build(
       options.name,
       manual_dir=options.manual_dir,
       skip_bad=options.skip_bad,
       partial=options.partial,
       folder=folder,
+      nodata=options.nodata,
     )
   except Exception as error:
     return messages.tell(error)
   print(f"{options.name} is in {folder}")
+  for line in build.remarks(folder):
+    print(f"warning: {line}")
   if skipped:
     lines = map(messages.printable, skipped)
     print(f"{len(skipped)} examples left out:", *lines, sep="\n  ")
@@ -53,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     "--data_dir",
     default="",
     help="where data sets are kept; $TFDS_DATA_DIR or ~/tensorflow_datasets",
+  )
+  parser.add_argument(
+    "--nodata",
+    type=float,
+    help="number of a folder's masks that means that nothing is known",
   )
   parser.add_argument(
     "--skip_bad",

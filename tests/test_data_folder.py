@@ -1,6 +1,7 @@
 """Any user's folder: layouts, classes, kinds of masks, faults."""
 
 import os
+import re
 import shutil
 
 import cv2
@@ -11,8 +12,10 @@ import pytest
 from deeplab_jax.config import base_config
 from deeplab_jax.data import build, datasets, segmentation
 from deeplab_jax.data.builders import folder_classes
+from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
+from deeplab_jax.doctor.samples import FolderSamples
 
 _COLORS = np.array([(0, 0, 0), (200, 30, 40), (10, 220, 60)], np.uint8)
 
@@ -156,6 +159,17 @@ def test_colour_masks_without_a_list(root):
     np.testing.assert_array_equal(example["label"], order[masks[name]])
 
 
+def test_few_colours_among_black_masks_are_classes(root):
+  """As of flaws, which most pictures do not have."""
+  masks = {
+    name: mask // 2 * (i < 2)
+    for i, (name, mask) in enumerate(_masks(12).items())
+  }
+  _write(root, {name: _COLORS[mask] for name, mask in masks.items()})
+  for name, example in _all(_config(root)).items():
+    np.testing.assert_array_equal(example["label"], masks[name])
+
+
 def test_colour_masks_with_yaml(root):
   masks = _masks(6, classes=4)
   palette = np.concatenate([_COLORS, [[255, 255, 255]]]).astype(np.uint8)
@@ -224,6 +238,104 @@ def test_ignore_label_of_the_user(root, ignore):
     np.testing.assert_array_equal(batch["label"][0, :20, :24], mask)
 
 
+@pytest.mark.parametrize("folders", [("train", "val"), ("Training", "valid")])
+@pytest.mark.parametrize(
+  ("images", "masks"), [("images", "masks"), ("img_dir", "ann_dir")]
+)
+def test_folders_of_splits_are_the_splits(root, capsys, images, masks, folders):
+  drawn = list(_masks(7).items())
+  placed = {f"{folders[i < 3]}/{n}": mask for i, (n, mask) in enumerate(drawn)}
+  placed["elsewhere"] = drawn[0][1]
+  _write(root, placed, images=images, folder=masks)
+  config = _config(root)
+  for split, folder in zip(("train", "val"), folders):
+    expected = {name for name in placed if name.startswith(f"{folder}/")}
+    assert _examples(config, split).keys() == expected
+  assert "unlisted-images: images are in no split" in capsys.readouterr().err
+
+
+def test_one_folder_of_a_split_alone_is_no_split(root):
+  _write(root, {f"train/{name}": mask for name, mask in _masks(10).items()})
+  assert len(_examples(_config(root), "val")) == 1
+
+
+def test_lists_win_over_folders_of_splits(root):
+  masks = list(_masks(4).items())
+  _write(
+    root,
+    {f"{'train' if i else 'val'}/{n}": m for i, (n, m) in enumerate(masks)},
+  )
+  (root / "val.txt").write_text(f"train/{masks[1][0]}\n")
+  assert list(_examples(_config(root), "val")) == [f"train/{masks[1][0]}"]
+
+
+def test_names_in_two_forms_of_unicode_match_and_it_is_said(root, capsys):
+  """A mask from macOS, whose names are decomposed, for an image from Linux."""
+  masks = dict(zip(("Stra\u00dfe", "caf\u00e9"), _masks(2).values()))
+  _write(root, masks)
+  path = root / "masks/caf\u00e9.png"
+  path.rename(root / "masks/cafe\u0301.png")
+  (root / "train.txt").write_text("cafe\u0301.jpg\n", "utf-8")
+  found = _all(_config(root))
+  assert found.keys() == masks.keys()
+  np.testing.assert_array_equal(found["caf\u00e9"]["label"], masks["caf\u00e9"])
+  assert "matched-names: names of images and masks" in capsys.readouterr().err
+
+
+def test_two_files_that_differ_only_in_unicode_are_told_apart(root):
+  _write(root, {"caf\u00e9": _masks(1)["scene_00"]})
+  shutil.copy(root / "images/caf\u00e9.png", root / "images/cafe\u0301.png")
+  message = r"images/caf.*: .* same letters in another Unicode form"
+  with pytest.raises(ValueError, match=message) as refused:
+    open_dataset(_config(root))
+  assert r"caf\xe9" in str(refused.value) and r"e\u0301" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [b"stra\xdfe", b"bell\x07\x1b[31m", b"a\nb"])
+def test_names_that_no_terminal_shows_are_escaped(root, name):
+  """Bytes of another encoding, as an old archive leaves them, and controls."""
+  masks = _masks(3)
+  _write(root, masks)
+  shown = {
+    b"stra\xdfe": r"stra\xdfe",
+    b"a\nb": r"a\nb",
+  }.get(name, r"bell\x07\x1b[31m")
+  for folder in ("images", "masks"):
+    path = os.fsencode(root / folder)
+    os.rename(path + b"/scene_01.png", path + b"/" + name + b".png")
+  found = _all(_config(root))
+  np.testing.assert_array_equal(found[shown]["label"], masks["scene_01"])
+  mask = os.fsencode(root / "masks") + b"/" + name + b".png"
+  with open(mask, "wb") as file:
+    file.write(b"cut")
+  with pytest.raises(ValueError) as refused:
+    open_dataset(_config(root))
+  assert f"masks/{shown}.png: cannot be decoded" in str(refused.value)
+
+
+def test_what_may_be_meant_is_printed_once(root, capsys):
+  _write(root, _masks(5))
+  (root / "classes.txt").write_text("sky\nroad\ncar\nnever seen\n")
+  rng = np.random.default_rng(0)
+  deep = rng.integers(0, 3000, (20, 24, 3), np.uint16)
+  cv2.imwrite(str(root / "images/scene_01.png"), deep)
+  config = _config(root)
+  for _ in range(2):
+    _all(config)
+  said = capsys.readouterr().err.splitlines()
+  said = [line for line in said if line.startswith("warning: ")]
+  assert len(said) == 2
+  assert re.search(r"class-absent: .* \(never seen \(3\)\)", said[0])
+  assert re.search(
+    r"deep-image: .*scene_01\.png: 16 bits, at most 1[12]", said[1]
+  )
+
+
+def test_nodata_is_of_the_data_set_folder_alone(tmp_path):
+  with pytest.raises(ValueError, match=r"data\.nodata .* got -1 for camvid"):
+    build.directory("camvid", str(tmp_path), nodata=-1.0)
+
+
 def test_single_image_is_both_splits(root):
   _write(root, _masks(1))
   config = _config(root)
@@ -278,6 +390,17 @@ def _save_as_jpeg(root):
   (root / "masks/scene_01.png").unlink()
 
 
+def _save_as(root, name, array):
+  PIL.Image.fromarray(array).save(root / f"masks/{name}.png")
+
+
+def _index(root, name, mask, order):
+  """Saves a mask with a palette in which the colours are in `order`."""
+  picture = PIL.Image.fromarray(np.argsort(order).astype(np.uint8)[mask])
+  picture.putpalette(_COLORS[order].tobytes())
+  picture.save(root / f"masks/{name}.png")
+
+
 def _save_mask(root, array):
   PIL.Image.fromarray(array).save(root / "masks/scene_01.png")
 
@@ -313,6 +436,50 @@ _FAULTS = {
   "a list that is no text": (
     lambda root: (root / "val.txt").write_bytes(b"\xff\xfe\x00"),
     r"val\.txt: must be UTF-8 text",
+  ),
+  "masks of one class": (
+    lambda root: [_save_as(root, n, 0 * m) for n, m in _masks(3).items()],
+    r"scene_00\.png: .* two classes or more, got only class_0 \(0\) in all; ",
+  ),
+  "a split without a label": (
+    lambda root: (
+      (root / "val.txt").write_text("scene_01\n"),
+      _save_mask(root, np.full((20, 24), 255, np.uint8)),
+    ),
+    r"mine: no pixel of val is labelled; choose a split",
+  ),
+  "palettes of their own": (
+    lambda root: [
+      _index(root, name, mask, order)
+      for (name, mask), order in zip(
+        _masks(3).items(), ([0, 1, 2], [0, 1, 2], [0, 2, 1])
+      )
+    ],
+    r"scene_02\.png: one colour must have one number .* got 1 for \(10, ",
+  ),
+  "a lossy WebP for a mask": (
+    lambda root: (
+      PIL.Image.open(root / "masks/scene_01.png").save(
+        root / "masks/scene_01.webp"
+      ),
+      _remove(root, "masks/scene_01.png"),
+    ),
+    r"scene_01\.webp: a mask must be a PNG .* got lossy WebP",
+  ),
+  "a mask of colours of 16 bits": (
+    lambda root: cv2.imwrite(
+      str(root / "masks/scene_01.png"), np.zeros((20, 24, 3), np.uint16)
+    ),
+    r"scene_01\.png: .* 8 bits, got 3 bands of uint16",
+  ),
+  "an image of signed numbers": (
+    lambda root: (
+      cv2.imwrite(
+        str(root / "images/scene_01.tif"), np.zeros((20, 24), np.int16)
+      ),
+      _remove(root, "images/scene_01.png"),
+    ),
+    r"scene_01\.tif: must have 8 or 16 bits without sign, got int16",
   ),
   "too few names of classes": (
     lambda root: (root / "classes.txt").write_text("a\n"),
@@ -445,12 +612,27 @@ _FAULTS = {
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_fault_is_refused_by_name(root, fault):
+def test_fault_is_refused_by_name_and_the_doctor_says_the_same(root, fault):
   plant, message = _FAULTS[fault]
   _write(root, _masks(3))
   plant(root)
-  with pytest.raises(ValueError, match=message):
-    open_dataset(_config(root))
+  config = _config(root)
+  with pytest.raises(ValueError, match=message) as refused:
+    open_dataset(config)
+  if refused.value.code != "mask-size":  # of which the doctor says more
+    assert str(refused.value) in _said_by_the_doctor(root)
+
+
+def _said_by_the_doctor(root) -> set[str]:
+  try:
+    samples = FolderSamples(Tree.open(root))
+  except BadExample as fault:
+    return {str(fault)}
+  faults = list(samples.faults)
+  for split in ("train", "val"):
+    for index in range(len(samples.names(split))):
+      faults += samples.read(split, index).faults
+  return set(map(str, faults))
 
 
 def test_path_must_be_given_and_be_there(root):
@@ -459,6 +641,18 @@ def test_path_must_be_given_and_be_there(root):
     config.path = path
     with pytest.raises(ValueError, match=rf"data\.path .* got '{path}'"):
       open_dataset(config)
+
+
+def test_what_skip_bad_leaves_must_have_two_classes(root):
+  masks = {f"scene_{i}": np.zeros((20, 24), np.uint8) for i in range(3)}
+  masks["scene_3"] = np.full((20, 24), 9, np.uint8)
+  _write(root, masks)
+  (root / "classes.txt").write_text("sky\nroad\n")
+  arguments = {"data_dir": str(root.parent / "data"), "manual_dir": str(root)}
+  with pytest.raises(ValueError, match=r"scene_3\.png: values must be"):
+    build.build("folder", **arguments)
+  with pytest.raises(ValueError, match=r"got only sky \(0\) in all"):
+    build.build("folder", **arguments, skip_bad=True)
 
 
 def test_skip_bad_lists_and_leaves_out(root):

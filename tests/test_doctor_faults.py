@@ -12,6 +12,8 @@ import pytest
 
 from deeplab_jax.doctor import Severity, examine
 from tests import doctor_scenes as scenes
+from tests.test_data_headers import tiff
+from tests.test_data_hostile import HOSTILE
 from tests.test_doctor import CONFIGS
 
 _COLORS = np.full((256, 3), 255, np.uint8)  # ignored: white
@@ -31,10 +33,12 @@ def _array(path: pathlib.Path) -> np.ndarray:
   return np.array(PIL.Image.open(path))
 
 
-def _mask(root, change, name="s05"):
+def _mask(root, change, name="s05", suffix="png"):
   """Replaces a mask by what `change` makes of it."""
   path = root / f"masks/{name}.png"
-  scenes.save(path, change(_array(path)))
+  changed = change(_array(path))
+  path.unlink()
+  scenes.save(path.with_suffix(f".{suffix}"), changed)
 
 
 def _image(root, change, name="s05"):
@@ -140,17 +144,6 @@ def _shift_masks(root):
 
 def _listed(root, split, lines):
   (root / f"{split}.txt").write_text("\n".join(lines) + "\n")
-
-
-def _into_split_folders(root):
-  for split in ("train", "val"):
-    for name in (root / f"{split}.txt").read_text().split():
-      for kind in ("images", "masks"):
-        (root / kind / split).mkdir(exist_ok=True)
-        (root / f"{kind}/{name}.png").rename(
-          root / kind / split / f"{name}.png"
-        )
-    (root / f"{split}.txt").unlink()
 
 
 def _speck(mask):
@@ -337,6 +330,54 @@ FAULTS = {
     lambda r: _image(r, lambda i: i[..., 0].astype(np.uint16) * 16),
     ("deep-image", _WARNING, "images/s05.png"),
   ),
+  "an image of four bands": (
+    lambda r: (
+      (r / "images/s05.tif").write_bytes(
+        tiff(np.dstack([_array(r / "images/s05.png")] * 2)[..., :4], (0,))
+      ),
+      (r / "images/s05.png").unlink(),
+    ),
+    ("extra-bands", _WARNING, "images/s05.tif"),
+  ),
+  "an image of fractions": (
+    lambda r: (
+      (r / "images/s05.tif").write_bytes(
+        tiff(_array(r / "images/s05.png").astype(np.float32))
+      ),
+      (r / "images/s05.png").unlink(),
+    ),
+    ("unsupported-image", _ERROR, "images/s05.tif"),
+  ),
+  "a colour image of 16 bits": (
+    lambda r: cv2.imwrite(
+      str(r / "images/s05.png"),
+      _array(r / "images/s05.png").astype(np.uint16) * 16,
+    ),
+    ("deep-image", _WARNING, "images/s05.png"),
+  ),
+  "a mask that declares what nothing is known of": (
+    lambda r: (
+      (r / "masks/s05.tif").write_bytes(
+        tiff(
+          _array(r / "masks/s05.png")[..., None],
+          photometric=1,
+          tags=[(42113, 2, "255")],
+        )
+      ),
+      (r / "masks/s05.png").unlink(),
+    ),
+    ("declared-nodata", _WARNING, "masks/s05.tif"),
+  ),
+  "names in two forms of Unicode": (
+    lambda r: (
+      (r / "images/s05.png").rename(r / "images/caf\u00e9.png"),
+      (r / "masks/s05.png").rename(r / "masks/cafe\u0301.png"),
+      _listed(
+        r, "train", [n for n in _NAMES[4:] if n != "s05"] + ["caf\u00e9"]
+      ),
+    ),
+    ("matched-names", _WARNING, "masks/cafe\u0301.png"),
+  ),
   "an animated image": (
     lambda r: PIL.Image.open(r / "images/s05.png").save(
       r / "images/s05.png",
@@ -395,8 +436,60 @@ FAULTS = {
     ("gaps-in-ids", _WARNING, "masks/s05.png"),
   ),
   "a class that no mask has": (
-    lambda r: (r / "classes.txt").write_text("a\nb\nc\nd\ne\n"),
+    lambda r: (
+      _every_mask(r, lambda m: m % 255),
+      (r / "classes.txt").write_text("a\nb\nc\nd\ne\n"),
+    ),
     ("class-absent", _WARNING, ""),
+  ),
+  "a class that may be what is ignored": (
+    lambda r: (r / "classes.txt").write_text("a\nb\nc\nd\ne\n"),
+    ("absent-while-ignored", _ERROR, "classes.txt"),
+  ),
+  "a class that is said not to be what is ignored": (
+    lambda r: (r / "classes.yaml").write_text(
+      "classes: [a, b, c, d, e]\nignore_label: 255\n"
+    ),
+    ("class-absent", _WARNING, ""),
+  ),
+  "a mask of fractions": (
+    lambda r: _mask(r, lambda m: m / np.float32(2), "s05", "tif"),
+    ("not-class-numbers", _ERROR, "masks/s05.tif"),
+  ),
+  "a mask of numbers that are none": (
+    lambda r: _mask(
+      r, lambda m: np.where(m == 255, np.nan, m).astype("f4"), "s05", "tif"
+    ),
+    ("not-class-numbers", _ERROR, "masks/s05.tif"),
+  ),
+  "a mask of 16 bits with its largest value as void": (
+    lambda r: (
+      _mask(r, lambda m: m + (m == 255) * np.uint16(65280)),
+      (r / "classes.txt").write_text("a\nb\nc\nd\n"),
+    ),
+    ("id-out-of-range", _ERROR, "masks/s05.png"),
+  ),
+  "a mask of -1": (
+    lambda r: _mask(r, lambda m: m - (m > 3) * np.int32(256), "s05", "tif"),
+    ("id-out-of-range", _ERROR, "masks/s05.tif"),
+  ),
+  "a page for each class": (
+    lambda r: (
+      (r / "masks/s05.png").unlink(),
+      PIL.Image.new("L", (96, 72)).save(
+        r / "masks/s05.tif",
+        save_all=True,
+        append_images=[PIL.Image.new("L", (96, 72), 255)],
+      ),
+    ),
+    ("several-masks", _ERROR, "masks/s05.tif"),
+  ),
+  "a mask of four inks": (
+    lambda r: (
+      (r / "masks/s05.png").unlink(),
+      PIL.Image.new("CMYK", (96, 72)).save(r / "masks/s05.tif"),
+    ),
+    ("unsupported-mask", _ERROR, "masks/s05.tif"),
   ),
   "a class named twice": (
     lambda r: (r / "classes.txt").write_text("a\nb\na\nd\n"),
@@ -546,10 +639,6 @@ FAULTS = {
     lambda r: _listed(r, "train", _NAMES[6:]),
     ("unlisted-images", _WARNING, "images/s05.png"),
   ),
-  "folders train and val without lists": (
-    _into_split_folders,
-    ("split-folders", _WARNING, ""),
-  ),
   # Images.
   "a black image": (
     lambda r: _image(r, np.zeros_like),
@@ -589,5 +678,6 @@ def test_every_code_is_documented():
   }
   planted = {code for _, (code, _, _) in FAULTS.values()}
   planted |= {code for _, (code, _, _) in CONFIGS.values()}
+  planted |= {code for _, (code, _) in HOSTILE.values()}
   planted |= {"loss-not-finite", "loss-does-not-fall", "training-fails"}
   assert documented == planted

@@ -18,6 +18,7 @@ import deeplab_jax
 from deeplab_jax import checkpoints, predict, visualize
 from deeplab_jax.models import DeepLab
 from tests.random_variables import random_variables
+from tests.test_data_headers import tiff
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 COLORS = ((0, 0, 0), (10, 200, 30), (30, 60, 250))
@@ -142,8 +143,39 @@ def test_read_image_refuses_what_memory_cannot_hold(tmp_path, pixels):
   content[16:24] = side.to_bytes(4, "big") * 2  # width and height
   content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
   (tmp_path / "a.png").write_bytes(content)
-  with pytest.raises(ValueError, match=f"{side} x {side} pixels, this machine"):
+  with pytest.raises(ValueError, match=f"{side} x {side} pixels, memory holds"):
     predict.read_image(tmp_path / "a.png")
+
+
+def test_read_image_refuses_what_decoders_alter(tmp_path):
+  for name, array, message in (
+    ("signed.tif", np.zeros((4, 6), np.int16), "pixels with a sign"),
+    ("bands.tif", np.zeros((4, 6, 3), np.float32), "floating point pixels"),
+  ):
+    cv2.imwrite(str(tmp_path / name), array)
+    with pytest.raises(ValueError, match=message):
+      predict.read_image(tmp_path / name)
+
+
+def test_depth_and_bands_that_are_not_used_are_said(tmp_path, pixels):
+  Image.fromarray(pixels).save(tmp_path / "usual.png")
+  deep = pixels.astype(np.uint16) * 16
+  for name in ("deep.png", "deep.tif"):
+    cv2.imwrite(str(tmp_path / name), deep)
+  four = np.dstack([pixels, pixels[..., :1]])
+  (tmp_path / "four.tif").write_bytes(tiff(four, (0,)))
+  np.testing.assert_array_equal(
+    predict.read_image(tmp_path / "four.tif"), pixels
+  )
+  (tmp_path / "text.png").write_text("no picture")
+  names = ["usual.png", "deep.png", "deep.tif", "four.tif", "text.png"]
+  said = predict.remarks(tmp_path / name for name in names)
+  assert len(said) == 2
+  assert said[0].startswith("16 bits, of which the upper 8 are used")
+  assert said[0].endswith(
+    f": 2 pictures, {tmp_path / 'deep.png'}, {tmp_path / 'deep.tif'}"
+  )
+  assert said[1].startswith("4 bands, of which 3 are used: 1 pictures")
 
 
 # ---------------------------------------------------------------- naming

@@ -86,6 +86,9 @@ def data_fields() -> dict[str, Any]:
     "name": "voc2012",
     # The data set "folder": images/ and masks/, or VOC's layout.
     "path": "",
+    # Of "folder": number of masks that means that nothing is known, such as
+    # -1, 65535 or nan; these pixels are ignored. None is what files declare.
+    "nodata": config_dict.placeholder(float),
     # Where built data sets are; "" is $TFDS_DATA_DIR, or else
     # ~/tensorflow_datasets.
     "data_dir": "",

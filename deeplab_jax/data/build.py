@@ -22,9 +22,16 @@ from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 
+# Raise it when the files of a user's folder become other labels than before.
+_FOLDER_RULES = 2
+
 
 def directory(
-  name: str, data_dir: str = "", path: str = "", files: Tree | None = None
+  name: str,
+  data_dir: str = "",
+  path: str = "",
+  files: Tree | None = None,
+  nodata: float | None = None,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -35,14 +42,20 @@ def directory(
     path: the user's files, for "folder": another directory whenever they
       change.
     files: those at `path`, where the caller has walked the folder already.
+    nodata: number of masks that means that nothing is known, for "folder".
 
   Raises:
-    ValueError: `path` is no folder.
+    ValueError: `path` is no folder, or `nodata` is given for another data set.
   """
+  if nodata is not None and name != "folder":
+    raise ValueError(
+      "data.nodata (--nodata of prepare) is for masks of the data set folder, "
+      f"got {nodata:g} for {name}; leave it out"
+    )
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]
   if name == "folder":
-    parts.append(_config(path, files or user_files(path)))
+    parts.append(_config(path, files or user_files(path), nodata))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -61,20 +74,21 @@ def user_files(path: str) -> Tree:
   return Tree.open(folder)
 
 
-def _config(path: str, files: Tree) -> str:
-  """Names the state of the files at `path`."""
+def _config(path: str, files: Tree, nodata: float | None) -> str:
+  """Names the state of the files at `path`, and how masks are read."""
   folder = pathlib.Path(path).expanduser().resolve()
   readable = re.sub(r"\W+", "_", folder.name)
   digest = hashlib.sha256(os.fsencode(folder))
+  digest.update(f"rules {_FOLDER_RULES}, nodata {nodata}\n".encode())
   for name in files.stems("", ""):
-    digest.update(os.fsencode(f"{name} {_state(files.where(name))}\n"))
+    digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
 
 
-def _state(path: str) -> str:
+def _state(path: pathlib.Path) -> str:
   """Changes whenever the file at `path` is written."""
   try:
-    stat = os.stat(path)
+    stat = path.stat()
   except OSError:  # a broken link, or it has just been removed
     return "not there"
   return f"{stat.st_size} {stat.st_mtime_ns}"
@@ -93,6 +107,7 @@ def build(
   skip_bad: bool = False,
   partial: bool = False,
   folder: pathlib.Path | None = None,
+  nodata: float | None = None,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -104,6 +119,7 @@ def build(
     skip_bad: leave out unusable examples instead of stopping at the first.
     partial: accept a sample: any number of examples, any checksum.
     folder: its `directory`, where the caller knows it already.
+    nodata: number of masks that means that nothing is known, for "folder".
 
   Returns:
     what was wrong with each example left out.
@@ -119,14 +135,14 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = folder or directory(name, data_dir, manual_dir)
+  folder = folder or directory(name, data_dir, manual_dir, nodata=nodata)
+  options = {"nodata": nodata} if name == "folder" else {}
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
       return []
-    builder = _builder(
-      name, folder, manual_dir=manual, skip_bad=skip_bad, partial=partial
-    )
+    options |= {"skip_bad": skip_bad, "partial": partial}
+    builder = _builder(name, folder, manual_dir=manual, **options)
     with warnings.catch_warnings():
       # Remarks on harmless metadata, and pycocotools on NumPy 2.
       warnings.filterwarnings("ignore", module="PIL")
@@ -135,17 +151,29 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      _check_unchanged(folder, manual_dir)
+      _check_unchanged(folder, manual_dir, nodata)
   return builder.skipped
 
 
-def _check_unchanged(folder: pathlib.Path, path: str) -> None:
+def remarks(folder: pathlib.Path) -> list[str]:
+  """What may be meant of the data set in `folder`, a line for each kind.
+
+  Such as 16-bit images, of which 8 bits are read, or a class that never occurs:
+  see `builders.faults.REMARKS`.
+  """
+  metadata = tfds.builder_from_directory(folder).info.metadata
+  return list(metadata.get("remarks", ()))
+
+
+def _check_unchanged(
+  folder: pathlib.Path, path: str, nodata: float | None
+) -> None:
   """Refuses what was built of files that changed while they were read.
 
   `folder` is named after the state of the files before, which the builder
   found by a walk of its own; only a third walk tells whether that state held.
   """
-  if _config(path, user_files(path)) != folder.parent.name:
+  if _config(path, user_files(path), nodata) != folder.parent.name:
     shutil.rmtree(folder)
     raise ValueError(
       f"the files of data.path {path} changed while they were read; wait until "

@@ -14,6 +14,10 @@ import numpy as np
 
 from deeplab_jax.data.classes import IGNORE
 
+# OpenCV would print a line at each read of a TIFF with tags of its own, such as
+# coordinates. What is wrong with a file is found when the data set is built.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 Size = tuple[int, int]  # height, width
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green, blue in grey

@@ -8,9 +8,11 @@ that changes meanwhile.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import shlex
 import struct
+import sys
 import typing
 from concurrent import futures
 from typing import Any
@@ -270,12 +272,21 @@ def _prepared(
 ) -> pathlib.Path:
   """Where the data set is; builds it now if it needs no source of its own."""
   name, path = data_config.name, data_config.path
-  directory = build.directory(name, data_config.data_dir, path, files)
+  nodata = data_config.get("nodata")  # configs of older runs have none
+  directory = build.directory(name, data_config.data_dir, path, files, nodata)
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
       raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(name, manual_dir=path, folder=directory)
+    build.build(name, manual_dir=path, folder=directory, nodata=nodata)
+  _say_remarks(directory)
   return directory
+
+
+@functools.cache
+def _say_remarks(directory: pathlib.Path) -> None:
+  """Prints what may be meant of a data set: once, not whenever it is opened."""
+  for line in build.remarks(directory):
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _stored_info(builder: tfds.core.DatasetBuilder) -> DatasetInfo:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import build, segmentation
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.faults import FAULTS, BadExample
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.doctor import (
   config_checks,
@@ -31,6 +31,7 @@ from deeplab_jax.models import padding_value
 # Every check of a data set, in the order of the report.
 CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   file_checks.faults,
+  file_checks.remarks,
   file_checks.rules,
   split_checks.empty,
   split_checks.in_both,
@@ -41,8 +42,6 @@ CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   label_checks.near_colours,
   label_checks.unused_ids,
   label_checks.stray_ids,
-  label_checks.palettes,
-  label_checks.palette_order,
   label_checks.colour_classes,
   split_checks.missing_classes,
   label_checks.no_ignore_label,
@@ -64,7 +63,7 @@ FIT_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
 )
 
 
-_REFUSED = "training refuses this", "do what the message says"
+_DO = "do what the message says"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +123,10 @@ def examine(
         )
         findings += overfit.findings(result, config)
   except BadExample as fault:
-    mention = Mention(fault.file, fault.problem)
-    findings.append(error(fault.code, *_REFUSED, [mention]))
+    mention, kind = Mention(fault.file, fault.problem), FAULTS[fault.code]
+    findings.append(error(fault.code, kind.message, kind.remedy, [mention]))
   except ValueError as mistake:
-    findings.append(error("refused", str(mistake), _REFUSED[1]))
+    findings.append(error("refused", str(mistake), _DO))
   except jax.errors.JaxRuntimeError as failure:
     findings.append(_failure(failure))
   findings.sort(key=lambda finding: finding.severity is not Severity.ERROR)
@@ -153,7 +152,7 @@ class _Data:
   @functools.cached_property
   def samples(self) -> Samples:
     if self._files is not None:
-      return FolderSamples(self._files)
+      return FolderSamples(self._files, self._config.get("nodata"))
     return RecordSamples(self.dataset)
 
 

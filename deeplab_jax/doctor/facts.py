@@ -12,8 +12,8 @@ import PIL.ExifTags
 import PIL.Image
 
 from deeplab_jax.data import preprocess
-from deeplab_jax.data.builders import checks, folder_classes
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders import masks, pictures
+from deeplab_jax.data.builders.faults import BadExample, Remark
 from deeplab_jax.doctor import blending, fitting
 from deeplab_jax.doctor.blending import Blending
 from deeplab_jax.doctor.samples import Sample
@@ -28,16 +28,12 @@ class Header:
   """What the header of an image file says.
 
   Attributes:
-    mode: Pillow's name of the kind of pixels, such as "RGB" or "P".
     turn: EXIF orientation, 1 to 8; 1 is upright.
-    frames: pictures in the file.
     has_holes: whether pixels are transparent.
     palette: colours of an indexed image.
   """
 
-  mode: str
   turn: int
-  frames: int
   has_holes: bool
   palette: tuple[tuple[int, ...], ...]
 
@@ -95,7 +91,7 @@ class Facts:
   Attributes:
     split: "train" or "val".
     index: by which `Samples.read` reads it again.
-    name, image_file, mask_file, faults: as in `Sample`.
+    name, image_file, mask_file, faults, remarks: as in `Sample`.
     image_header, mask_header: of the files.
     image: of the image.
     mask: of the mask as stored.
@@ -110,6 +106,7 @@ class Facts:
   image_file: str
   mask_file: str
   faults: tuple[BadExample, ...]
+  remarks: tuple[Remark, ...]
   image_header: Header | None
   mask_header: Header | None
   image: ImageFacts | None
@@ -146,6 +143,7 @@ def measure(
     image_file=sample.image_file,
     mask_file=sample.mask_file,
     faults=tuple(sample.faults),
+    remarks=tuple(sample.remarks),
     image_header=_header(sample.image_header),
     mask_header=_header(sample.mask_header),
     image=None if image is None else _image(image),
@@ -161,11 +159,9 @@ def _header(image: PIL.Image.Image | None) -> Header | None:
     return None
   try:
     return Header(
-      mode=image.mode,
       turn=image.getexif().get(PIL.ExifTags.Base.Orientation, 1),
-      frames=getattr(image, "n_frames", 1),
       has_holes=_has_holes(image),
-      palette=checks.palette_of(image),
+      palette=pictures.palette_of(image),
     )
   except Exception:  # broken: noted when the pixels were decoded
     return None
@@ -206,7 +202,7 @@ def _mask(mask: np.ndarray) -> MaskFacts:
   is_colour = mask.ndim == 3 and not bool((mask == mask[..., :1]).all())
   if mask.ndim == 3 and not is_colour:
     mask = mask[..., 0]
-  codes = folder_classes.codes_of(mask) if is_colour else mask
+  codes = masks.codes_of(mask) if is_colour else mask
   values = np.unique(codes).tolist()
   return MaskFacts(
     size=mask.shape[:2],

@@ -3,84 +3,24 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.faults import FAULTS, REMARKS, BadExample
 from deeplab_jax.doctor.facts import Facts
-from deeplab_jax.doctor.findings import Finding, Mention, Severity, error
+from deeplab_jax.doctor.findings import (
+  Finding,
+  Mention,
+  Severity,
+  error,
+  warning,
+)
 from deeplab_jax.doctor.survey import Survey, mention_image, mention_mask
 
 _SMALL = 33  # pixels of a side
 _MOST_VALUES = 256
-
-# What builders refuse: code -> (what is wrong, what to do). The fault itself
-# says what was found in which file.
-_FAULTS = {
-  "undecodable": (
-    "files cannot be decoded: cut off, damaged, or no images",
-    "copy or download them again, or remove them from the data",
-  ),
-  "unreadable": (
-    "files cannot be read",
-    "check permissions and links, or copy them again",
-  ),
-  "unsupported-image": (
-    "images are of a kind that training does not read",
-    "convert them to PNG or JPEG",
-  ),
-  "jpeg-mask": (
-    "masks are JPEG files, whose compression alters labels",
-    "export the masks as PNG from where they were made; converting the JPEG "
-    "does not undo the damage",
-  ),
-  "colour-mask": (
-    "masks hold colours, and nothing says which class a colour is",
-    "write classes.yaml with the colour of each class (docs/data.md), or "
-    "export masks of class numbers",
-  ),
-  "mixed-masks": (
-    "some masks hold colours, others class numbers",
-    "convert all masks to one kind",
-  ),
-  "id-out-of-range": (
-    "masks have values that are no class",
-    "list every class (is 'background' missing at the start?), or map the "
-    "values to 0..classes-1 and pixels to ignore to 255",
-  ),
-  "unlisted-colour": (
-    "masks have colours that classes.yaml does not list",
-    "add the colours; where they only line boundaries, export the masks "
-    "without smoothing",
-  ),
-  "too-many-colours": (
-    "there are more colours than classes can be",
-    "export the masks without smoothing or compression; check that masks/ does "
-    "not hold photographs",
-  ),
-  "too-many-classes": (
-    "there are more than 255 classes",
-    "masks of instances number every object: convert the numbers to classes; "
-    "else merge classes",
-  ),
-  "wrong-class-list": ("the list of classes is wrong", "correct the list"),
-  "image-without-mask": (
-    "images have no mask of their name",
-    "add or rename the masks, or list the images to use in train.txt and "
-    "val.txt",
-  ),
-  "mask-without-image": (
-    "masks have no image of their name",
-    "add or rename the images, or remove the masks",
-  ),
-  "duplicate-name": (
-    "several files have one name",
-    "rename or remove all but one",
-  ),
-  "wrong-list": (
-    "lists name images that are not there",
-    "correct the lists: a name a line, as in images/, without folders above it",
-  ),
-  "not-text": ("lists are not UTF-8 text", "save them as UTF-8"),
+# Remarks on labels and splits, which the doctor counts for any data set.
+_COUNTED = {
+  *("class-absent", "gaps-in-ids", "unlisted-images", "listed-in-both"),
+  *("class-missing-in-train", "class-missing-in-val"),
 }
-_OTHER_FAULT = ("files are refused", "correct them as described")
 
 
 def faults(survey: Survey) -> Iterator[Finding]:
@@ -92,7 +32,24 @@ def faults(survey: Survey) -> Iterator[Finding]:
     for fault in facts.faults:
       kinds.setdefault(fault.code, {})[str(fault)] = _mention(fault, facts)
   for code, mentions in kinds.items():
-    yield error(code, *_FAULTS.get(code, _OTHER_FAULT), mentions.values())
+    kind = FAULTS[code]
+    yield error(code, kind.message, kind.remedy, mentions.values())
+
+
+def remarks(survey: Survey) -> Iterator[Finding]:
+  """Everything that the builder remarks, but for what is counted here."""
+  kinds: dict[str, list[Mention]] = {}
+  for facts in survey.facts:
+    for remark in facts.remarks:
+      mention = mention_image(facts, remark.detail)
+      kinds.setdefault(remark.code, []).append(mention)
+  for remark in survey.samples.remarks:
+    if remark.code not in _COUNTED:
+      mention = Mention(remark.file, remark.detail)
+      kinds.setdefault(remark.code, []).append(mention)
+  for code, mentions in kinds.items():
+    kind = REMARKS[code]
+    yield warning(code, kind.message, kind.remedy, mentions)
 
 
 def _mention(fault: BadExample, facts: Facts | None) -> Mention:
@@ -184,22 +141,6 @@ def _turned(facts: Facts) -> str | None:
   return f"EXIF orientation {header.turn}"
 
 
-def _deep(facts: Facts) -> str | None:
-  mode = facts.image_header.mode if facts.image_header else ""
-  return f"pixels of kind {mode}" if mode[:1] in ("I", "F") else None
-
-
-def _odd_colours(facts: Facts) -> str | None:
-  mode = facts.image_header.mode if facts.image_header else ""
-  return mode if mode in ("CMYK", "LAB", "HSV", "YCbCr") else None
-
-
-def _many_frames(facts: Facts) -> str | None:
-  headers = [h for h in (facts.image_header, facts.mask_header) if h]
-  most = max((header.frames for header in headers), default=1)
-  return f"{most} pictures" if most > 1 else None
-
-
 def _holes_in_image(facts: Facts) -> str | None:
   return "" if facts.image_header and facts.image_header.has_holes else None
 
@@ -220,10 +161,7 @@ def _tiny(facts: Facts) -> str | None:
   return None
 
 
-_EXPORT = (
-  "export the masks again at the size of the images; resize masks by nearest "
-  "neighbour only (Pillow's NEAREST, OpenCV's INTER_NEAREST)"
-)
+_EXPORT = FAULTS["mask-size"].remedy
 
 _RULES = (
   Rule(
@@ -237,7 +175,7 @@ _RULES = (
   Rule(
     "mask-size",
     Severity.ERROR,
-    "masks have another size than their images",
+    FAULTS["mask-size"].message,
     _EXPORT,
     _other_size,
   ),
@@ -279,30 +217,6 @@ _RULES = (
     "turned where only that fits the mask or the size does not tell",
     "check the overlays of --html; better save the images upright",
     _turned,
-    mention_image,
-  ),
-  Rule(
-    "deep-image",
-    Severity.WARNING,
-    "images have more than 8 bits; training reads 8, dark images go black",
-    "scale the values to the full range and save as 8-bit",
-    _deep,
-    mention_image,
-  ),
-  Rule(
-    "odd-colours",
-    Severity.WARNING,
-    "images are not RGB or grey",
-    "convert them to RGB",
-    _odd_colours,
-    mention_image,
-  ),
-  Rule(
-    "several-pictures",
-    Severity.WARNING,
-    "files hold several pictures, of which the first is read",
-    "save the picture that is meant as a file of its own",
-    _many_frames,
     mention_image,
   ),
   Rule(

@@ -1,12 +1,12 @@
 """What can be wrong with the labels of a data set taken together."""
 
 import collections
-import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from deeplab_jax.data.builders.checks import ranges
+from deeplab_jax.data.builders.faults import FAULTS, REMARKS
+from deeplab_jax.data.builders.masks import ranges
 from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.doctor import fitting
 from deeplab_jax.doctor.findings import Finding, error, warning
@@ -79,27 +79,16 @@ def unused_ids(survey: Survey) -> Iterator[Finding]:
   if not survey.infers_classes:
     yield warning(
       "class-absent",
-      f"{len(unused)} of {survey.info.num_classes} classes have no pixel in "
-      f"either split: {_names(survey, unused)}",
-      "nothing if more data will have them; else remove them from the list",
+      f"{REMARKS['class-absent'].message}: {_names(survey, unused)}, "
+      f"{len(unused)} of {survey.info.num_classes}",
+      REMARKS["class-absent"].remedy,
     )
-    return
-  step = math.gcd(*used)
-  if step >= 5 and len(used) > 2:
-    yield error(
-      "grey-levels",
-      f"labels are grey levels in steps of {step} ({ranges(used)}), not class "
-      f"numbers; {len(unused)} classes would be trained without a pixel",
-      f"divide the values by {step}, keeping 255 for pixels to ignore",
-      _with_class(survey, {max(used)}),
-    )
-  else:
+  elif len(unused) <= len(used):  # else the builder's fault, "grey-levels"
     yield warning(
       "gaps-in-ids",
-      f"masks use {len(used)} of the ids 0..{max(used)}; without a pixel: "
-      f"{ranges(unused)}",
-      "renumber the ids without gaps from 0, or name all classes in "
-      "classes.txt",
+      f"{REMARKS['gaps-in-ids'].message}: {len(used)} of 0..{max(used)} are "
+      f"used; without a pixel: {ranges(unused)}",
+      REMARKS["gaps-in-ids"].remedy,
       _with_class(survey, {max(used)}),
     )
 
@@ -124,79 +113,26 @@ def stray_ids(survey: Survey) -> Iterator[Finding]:
     )
 
 
-def palettes(survey: Survey) -> Iterator[Finding]:
-  """One colour has different numbers in the palettes of different masks."""
-  numbers: dict[tuple, set[int]] = collections.defaultdict(set)
-  odd = []
-  for facts in survey.facts:
-    if not (facts.mask and facts.mask_header and facts.mask_header.palette):
-      continue
-    used = {
-      facts.mask_header.palette[value]: value
-      for value in facts.mask.values
-      if value < len(facts.mask_header.palette)
-    }
-    moved = [c for c, v in used.items() if numbers[c] and v not in numbers[c]]
-    if len(set(used)) == len(facts.mask.values) and moved:
-      odd.append(mention_mask(facts, f"colour {moved[0]} is {used[moved[0]]}"))
-    for color, value in used.items():
-      numbers[color].add(value)
-  if odd:
-    yield error(
-      "palettes-differ",
-      "masks are indexed by different palettes: one number means different "
-      "colours, so different classes",
-      "convert all masks with one palette, or save them as RGB and list the "
-      "colours in classes.yaml",
-      odd,
-    )
-
-
-def palette_order(survey: Survey) -> Iterator[Finding]:
-  """Palettes of masks that give a class the listed colour of another."""
-  if not survey.info or survey.infers_classes:
-    return
-  labels = {color: label for label, color in enumerate(survey.info.colors)}
-  odd = []
-  for facts in survey.facts:
-    palette = facts.mask_header.palette if facts.mask_header else ()
-    for value in sorted(facts.mask.values if facts.mask else ()):
-      listed = labels.get(palette[value]) if value < len(palette) else None
-      if listed not in (None, value):
-        said = f"{value} has the colour of {survey.name(listed)}"
-        odd.append(mention_mask(facts, said))
-        break
-  if odd:
-    yield warning(
-      "palette-order",
-      "the palette of masks has the colours of the classes in another order "
-      "than the list: the numbers count, not the colours",
-      "order the classes as the palette does, or save the masks as RGB",
-      odd,
-    )
-
-
 def nothing_to_learn(survey: Survey) -> Iterator[Finding]:
-  """All labelled pixels are of one class, or none is labelled."""
-  if not survey.info:
+  """All labelled pixels are of one class, or none is labelled.
+
+  Of a folder the builder says so itself.
+  """
+  if not survey.info or survey.folder:
     return
   classes = np.flatnonzero(survey.labelled).tolist()
   if len(classes) == 1:
+    kind = FAULTS["one-class"]
     yield error(
       "one-class",
-      f"every labelled pixel is of one class, {survey.name(classes[0])}: there "
-      "is nothing to tell apart",
-      "check that the masks were exported with their classes; 0 should be the "
-      "background as a class of its own",
+      f"{kind.message}, {survey.name(classes[0])}",
+      kind.remedy,
       (mention_mask(f) for f in survey.facts if f.mask),
     )
   for split, counts in survey.counts.items():
     if survey.of(split) and counts[IGNORE] and not counts[:IGNORE].any():
-      yield error(
-        "split-all-ignored",
-        f"no pixel of {split} is labelled",
-        "choose a split with labels, or check the ignore label",
-      )
+      kind = FAULTS["split-all-ignored"]
+      yield error("split-all-ignored", f"{kind.message}: {split}", kind.remedy)
 
 
 def mostly_ignored(survey: Survey) -> Iterator[Finding]:

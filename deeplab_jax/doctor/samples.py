@@ -8,16 +8,22 @@ each fault being noted instead of raised; any other data set from its records.
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
 
-from deeplab_jax.data import datasets, preprocess
-from deeplab_jax.data.builders import checks, folder_classes, folder_layout
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data import datasets, headers, preprocess
+from deeplab_jax.data.builders import (
+  checks,
+  folder_checks,
+  folder_classes,
+  folder_layout,
+  masks,
+)
+from deeplab_jax.data.builders.faults import BadExample, Remark
+from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.source import Dataset
@@ -34,9 +40,11 @@ class Sample:
     image_file: where the image is, for messages.
     mask_file: where the mask is, for messages.
     faults: what is wrong with its files.
+    remarks: what of the image may be meant.
     image: uint8 (h, w, 3) RGB as training reads it.
     image_header: the image's mode, tags and frames; pixels not decoded.
-    mask: values (h, w), or colours (h, w, 3), as the file has them.
+    mask: numbers (h, w), or colours (h, w, 3), as the file has them;
+      `preprocess.IGNORE` where it declares that nothing is known.
     mask_header: as `image_header`.
     label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
   """
@@ -45,6 +53,7 @@ class Sample:
   image_file: str
   mask_file: str
   faults: list[BadExample] = dataclasses.field(default_factory=list)
+  remarks: list[Remark] = dataclasses.field(default_factory=list)
   image: np.ndarray | None = None
   image_header: PIL.Image.Image | None = None
   mask: np.ndarray | None = None
@@ -65,11 +74,13 @@ class Samples(Protocol):
 
   Attributes:
     info: facts about the data set; None if its classes cannot be known.
-    faults: what is wrong with files that are no example's.
+    faults: what is wrong with files that are no example's, or with all.
+    remarks: what may be meant of them.
   """
 
   info: DatasetInfo | None
   faults: list[BadExample]
+  remarks: list[Remark]
 
   def names(self, split: str) -> list[str] | range:
     """What is in `split`, "train" or "val": its length is that of the split."""
@@ -87,14 +98,19 @@ class FolderSamples:
     listed: whether the user lists the classes.
   """
 
-  def __init__(self, files: Tree):
+  def __init__(self, files: Tree, nodata: float | None = None):
     """Looks at the user's `files`.
+
+    Args:
+      files: of the folder.
+      nodata: number of masks that means that nothing is known.
 
     Raises:
       ValueError: there are no images, or no masks.
     """
     self.faults: list[BadExample] = []
-    self._tree = files
+    self.remarks: list[Remark] = []
+    self._tree, self._nodata = files, nodata
     self.layout = folder_layout.find(self._tree, self.faults.append)
     self.listed = any(name in self._tree for name in folder_classes.FILES)
     self.unread = self._unread()
@@ -102,9 +118,9 @@ class FolderSamples:
     self.info = self._classes and self._info(self._classes)
 
   @property
-  def has_colours(self) -> bool:
-    """Whether the colours of masks are those of classes."""
-    return self._classes is not None and bool(self._classes.rgb)
+  def infers_colours(self) -> bool:
+    """Whether each colour that the masks hold was made a class."""
+    return self._classes is not None and self._classes.infers_colors
 
   def where(self, path: str) -> str:
     """How a message names the file `path` of the folder."""
@@ -129,9 +145,13 @@ class FolderSamples:
     if encoded is None:
       return
     sample.mask_header = _header(encoded)
-    sample.mask = sample.attempt(checks.decode_mask, sample.mask_file, encoded)
-    if sample.mask is not None and self._classes:
-      sample.label = sample.attempt(self._classes.labels_of, self._tree, path)
+    file = sample.mask_file
+    mask = sample.attempt(masks.decode, file, encoded, self._nodata)
+    if mask is None:
+      return
+    sample.mask = _pixels(mask)
+    if self._classes:
+      sample.label = sample.attempt(self._classes.labels_of, file, mask)
       if sample.label is not None:
         sample.label = _ignoring(sample.label, self.info)
 
@@ -141,16 +161,24 @@ class FolderSamples:
       return
     sample.image_header = _header(encoded)
     if sample.attempt(checks.image_size, sample.image_file, encoded):
+      sample.remarks += checks.remarks(sample.image_file, encoded)
       if sample.mask is not None:
         encoded = checks.upright(encoded, sample.mask.shape[:2])
       sample.image = preprocess.decode_image(encoded)
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
+    used = self.layout.used_masks()
     try:
-      return folder_classes.find(self._tree, self.layout.used_masks())
+      classes = folder_classes.find(
+        self._tree, used, self._nodata, self.faults.append
+      )
     except BadExample as fault:
       self.faults.append(fault)
       return None
+    found = self._tree, self.layout, classes
+    self.faults += folder_checks.faults(*found)
+    self.remarks += folder_checks.remarks(*found)
+    return classes
 
   def _info(self, classes: folder_classes.FolderClasses) -> DatasetInfo:
     return dataclasses.replace(
@@ -183,6 +211,7 @@ class RecordSamples:
     """
     self.info = dataset.info
     self.faults: list[BadExample] = []
+    self.remarks: list[Remark] = []
     self._sources = dict(zip(SPLITS, (dataset.train, dataset.eval)))
 
   def names(self, split: str) -> range:
@@ -193,6 +222,7 @@ class RecordSamples:
     record = source.encoded(index)
     sample = Sample(record["name"], record["name"], record["name"])
     sample.image_header = _header(record["image"])
+    sample.remarks += checks.remarks(record["name"], record["image"])
     example = source[index]
     sample.image, sample.mask = example["image"], example["label"]
     sample.label = _ignoring(sample.mask, self.info)
@@ -202,9 +232,16 @@ class RecordSamples:
 def _header(encoded: bytes) -> PIL.Image.Image | None:
   """The image, not decoded yet; None if it is none."""
   try:
-    return PIL.Image.open(io.BytesIO(encoded))
+    return headers.open_picture(encoded)
   except Exception:  # whatever is wrong is noted when it is decoded
     return None
+
+
+def _pixels(mask: Mask) -> np.ndarray:
+  if mask.unknown is None:
+    return mask.pixels
+  known = mask.pixels.astype(np.int64)
+  return np.where(mask.unknown, preprocess.IGNORE, known)
 
 
 def _ignoring(label: np.ndarray, info: DatasetInfo) -> np.ndarray:

@@ -1,11 +1,11 @@
 """What can be wrong with the splits, and with the images taken together."""
 
-import collections
 from collections.abc import Iterator
 
 import numpy as np
 
 from deeplab_jax.data import preprocess
+from deeplab_jax.data.builders.faults import REMARKS
 from deeplab_jax.doctor.facts import Facts
 from deeplab_jax.doctor.findings import Finding, Mention, error, warning
 from deeplab_jax.doctor.samples import SPLITS
@@ -36,19 +36,16 @@ def missing_classes(survey: Survey) -> Iterator[Finding]:
   if not survey.info or not all(map(survey.of, SPLITS)):
     return
   has = {s: c[: survey.info.num_classes] > 0 for s, c in survey.counts.items()}
-  remedies = {
-    "train": "nothing can be learnt of them: move images into train",
-    "val": "their IoU cannot be measured: move images into val",
-  }
   for split, other in (SPLITS, SPLITS[::-1]):
     missing = np.flatnonzero(has[other] & ~has[split]).tolist()
     if missing:
+      code = f"class-missing-in-{split}"
       names = ", ".join(survey.name(label) for label in missing[:10])
       yield warning(
-        f"class-missing-in-{split}",
-        f"{len(missing)} classes of {other} have no pixel in {split}: {names}"
+        code,
+        f"{REMARKS[code].message}: {len(missing)} of {other}, {names}"
         f"{', ...' if missing[10:] else ''}",
-        remedies[split],
+        REMARKS[code].remedy,
       )
 
 
@@ -138,25 +135,16 @@ def repeated(survey: Survey) -> Iterator[Finding]:
 
 
 def folder_splits(survey: Survey) -> Iterator[Finding]:
-  """Lists and subfolders that do not say what their author meant."""
+  """Files that no list names, or that have an unknown suffix."""
   if survey.folder is None:
     return
   layout = survey.folder.layout
-  tops = collections.Counter(name.split("/")[0] for name in layout.images)
-  if layout.drawn and {"train", "val"} <= tops.keys():
-    yield warning(
-      "split-folders",
-      "images are in folders train/ and val/, which mean nothing without "
-      "lists: the splits were drawn from all of them",
-      "write train.txt and val.txt with lines such as train/NAME",
-    )
-  used = {name for names in layout.splits.values() for name in names}
-  unlisted = sorted(layout.images.keys() - used)
+  unlisted = layout.unlisted()
   if unlisted:
     yield warning(
       "unlisted-images",
-      f"{len(unlisted)} images are in no list and so unused",
-      "add them to train.txt or val.txt if they are meant to be used",
+      f"{REMARKS['unlisted-images'].message}: {len(unlisted)}",
+      REMARKS["unlisted-images"].remedy,
       (Mention(survey.folder.where(layout.images[n])) for n in unlisted),
     )
   if survey.folder.unread:

@@ -55,7 +55,7 @@ class Survey:
   @property
   def infers_colours(self) -> bool:
     """Whether each colour that the masks hold was made a class."""
-    return self.infers_classes and self.folder.has_colours
+    return self.folder is not None and self.folder.infers_colours
 
   def size_of(self, split: str) -> int:
     """How many examples `split` has."""

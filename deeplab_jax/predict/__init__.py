@@ -19,7 +19,7 @@ from deeplab_jax.inference import load
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job, find_jobs
 from deeplab_jax.predict.packages import SERVERS, pack
-from deeplab_jax.predict.reading import read_image
+from deeplab_jax.predict.reading import read_image, remarks
 
 __all__ = [
   "SERVERS",
@@ -30,6 +30,7 @@ __all__ = [
   "pack",
   "predict_files",
   "read_image",
+  "remarks",
 ]
 
 
@@ -57,6 +58,8 @@ def _run(flags: argparse.Namespace) -> int:
     scales=flags.scales,
     flip=flags.flip,
   )
+  for line in remarks(job.source for job in jobs):
+    print(f"warning: {line}", file=sys.stderr)
   failures = predict_files(segmenter, jobs, flags.out, show_progress=True)
   seconds = time.monotonic() - began
   done = len(jobs) - len(failures)

@@ -1,18 +1,20 @@
 """Any picture file as the 8-bit RGB array that a network takes."""
 
-import math
+import collections
 import os
+import pathlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pictures may be as large as memory allows: see `_check_size`.
-Image.MAX_IMAGE_PIXELS = None
+from deeplab_jax.data import headers, limits
+from deeplab_jax.data.headers import Header
 
 _WHITE = (255, 255, 255, 255)
-_BYTES_PER_PIXEL = 16  # decoded, converted, labelled, painted
 _UNKNOWN = "not a picture of 8 or 16 bits in a known format"
+_SHOWN = 3  # pictures that a remark names
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -20,7 +22,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
   The first frame of an animation, turned upright as its EXIF orientation says;
   on white where transparent; 16 bits reduced to 8; grey, palette and CMYK
-  converted.
+  converted. Of more bands than three, those of red, green and blue.
 
   Args:
     path: of a file in any format that Pillow or OpenCV reads.
@@ -33,27 +35,78 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     ValueError: pixels of a kind whose range is unknown, or more of them than
       memory holds.
   """
+  limits.check_file(path)
+  encoded = pathlib.Path(path).read_bytes()
+  header = headers.read(encoded)
+  if header is not None:
+    _check(header)
   try:
-    with Image.open(path) as picture:
-      _check_size(picture.size)
-      return _to_rgb(ImageOps.exif_transpose(picture))
+    picture = headers.open_picture(encoded)
+    _check_size(picture.size[::-1])
+    return _to_rgb(ImageOps.exif_transpose(picture))
   except UnidentifiedImageError:
-    return _read_with_opencv(path)
+    return _read_with_opencv(encoded)
+
+
+def _check(header: Header) -> None:
+  """Refuses what a decoder would read as something else."""
+  _check_size(header.size)
+  if header.kind == "float":
+    raise ValueError("floating point pixels; convert it to 8 or 16 bits")
+  if header.bits > 16:
+    raise ValueError(f"{header.bits}-bit pixels; convert it to 8 or 16 bits")
+  if header.kind == "int":
+    raise ValueError("pixels with a sign; convert it to 8 or 16 bits")
+  if header.colours == 1 and header.extra:
+    raise ValueError(f"{header.bands} bands; convert it to grey or RGB")
 
 
 def _check_size(size: tuple[int, int]) -> None:
-  """Before decoding: a damaged header may claim any size."""
-  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  if math.prod(size) * _BYTES_PER_PIXEL > memory:
-    raise ValueError(
-      f"{size[0]} x {size[1]} pixels, this machine's memory holds "
-      f"{memory // _BYTES_PER_PIXEL // 10**6} million; cut it into parts"
+  try:
+    limits.check_pixels(size)
+  except ValueError as error:
+    raise ValueError(f"{error}; cut it into parts") from error
+
+
+def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
+  """What of pictures is not read, or not as one might think: a line a kind.
+
+  Files that cannot be read are passed over: reading them says why.
+  """
+  kinds = collections.defaultdict(list)
+  for path in paths:
+    try:
+      limits.check_file(path)
+      header = headers.read(pathlib.Path(path).read_bytes())
+    except OSError:
+      continue
+    for kind in _kinds(header) if header else ():
+      kinds[kind].append(str(path))
+  return [
+    f"{kind}: {len(files)} pictures, {', '.join(files[:_SHOWN])}"
+    f"{', ...' if files[_SHOWN:] else ''}"
+    for kind, files in kinds.items()
+  ]
+
+
+def _kinds(header: Header) -> list[str]:
+  kinds = []
+  if header.bits > 8:
+    kinds.append(
+      f"{header.bits} bits, of which the upper 8 are used (dark if the others "
+      "hold all; scale the values to the full range)"
     )
+  if header.extra:
+    used = header.colours + header.alpha
+    kinds.append(f"{header.bands} bands, of which {used} are used")
+  if header.pictures > 1:
+    kinds.append("several pictures in a file, of which the first is used")
+  return kinds
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
   """uint8 RGB (h, w, 3) of a picture in any of Pillow's modes."""
-  if picture.mode == "F":
+  if picture.mode == "F":  # of a format whose header only Pillow knows
     raise ValueError("floating point pixels; convert it to 8 or 16 bits")
   if picture.mode.startswith("I"):
     return _from_16_bits(np.asarray(picture))
@@ -72,11 +125,11 @@ def _from_16_bits(grey: np.ndarray) -> np.ndarray:
   return np.repeat(high[..., None], 3, axis=-1)
 
 
-def _read_with_opencv(path: str | os.PathLike) -> np.ndarray:
+def _read_with_opencv(encoded: bytes) -> np.ndarray:
   """What Pillow does not know, such as TIFF of 16 bits a channel."""
-  content = np.fromfile(path, np.uint8)
   image = None
-  if content.size:
+  if encoded:
+    content = np.frombuffer(encoded, np.uint8)
     image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
   if image is None:
     raise OSError(_UNKNOWN)

@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,9 +18,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from deeplab_jax.data import manifest
-from deeplab_jax.data.builders import archives
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data import limits, manifest
+from deeplab_jax.data.builders import archives, faults
+from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 
@@ -36,6 +35,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     skip_bad: count and list unusable examples instead of stopping.
     partial: accept a sample: any number of examples, any checksum.
     skipped: what was wrong with the examples left out.
+    remarks: what may be meant; kept beside the records, in the metadata.
     dataset: facts about the data set that is built.
   """
 
@@ -56,6 +56,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.skip_bad = skip_bad
     self.partial = partial
     self.skipped: list[str] = []
+    self.remarks: list[faults.Remark] = []
     self.dataset: DatasetInfo = DATASETS[self.name]
     self._downloads: tfds.download.DownloadManager | None = None
     super().__init__(file_format="array_record", **kwargs)
@@ -145,6 +146,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         f"first of {len(self.skipped)} faults: {self.skipped[:1]}"
       )
     self.info.metadata["largest"][split] = largest.tolist()
+    self.info.metadata["remarks"] = faults.lines(self.remarks)
     manifest.write(pathlib.Path(self.data_dir), split, entries)
 
   def _try(self, split: str, key: Any):
@@ -168,8 +170,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
 def in_order(
   function: Callable[[Any], Any], items: Iterable[Any]
 ) -> Iterator[Any]:
-  """`map(function, items)` by as many threads as there are cores."""
-  threads = os.cpu_count() or 1
+  """`map(function, items)` by as many threads as there are cores to use."""
+  threads = limits.num_readers()
   pending: collections.deque[concurrent.futures.Future] = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     for item in items:

@@ -7,7 +7,7 @@ layout (`train/`, `trainannot/`, ..., void = 11) or as a folder in VOC layout
 
 import dataclasses
 
-from deeplab_jax.data.builders import checks, voc_layout
+from deeplab_jax.data.builders import masks, voc_layout
 from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import (
   Example,
@@ -46,5 +46,5 @@ class Camvid(SegmentationBuilder, skip_registration=True):
     example = read_pair(
       self._tree, f"{split}/{key}.png", f"{split}annot/{key}.png"
     )
-    mask = checks.remap(example.mask_file, example.mask, _TRAIN_IDS)
+    mask = masks.remap(example.mask_file, example.mask, _TRAIN_IDS)
     return dataclasses.replace(example, mask=mask)

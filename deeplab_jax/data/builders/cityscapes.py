@@ -7,7 +7,7 @@ train_extra folder, `val_coarse` those of val.
 
 import dataclasses
 
-from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders import masks
 from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import (
   Example,
@@ -72,5 +72,5 @@ class Cityscapes(SegmentationBuilder, skip_registration=True):
     if split == "test_fine":
       return Example(self._tree.where(image), self._tree.read(image))
     example = read_pair(self._tree, image, f"{kind}/{key}_{kind}_labelIds.png")
-    mask = checks.remap(example.mask_file, example.mask, _TRAIN_IDS)
+    mask = masks.remap(example.mask_file, example.mask, _TRAIN_IDS)
     return dataclasses.replace(example, mask=mask)

@@ -1,30 +1,39 @@
 """Which files of a user's folder are images, masks and lists of splits.
 
-Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`;
-a mask has the path of its image, but for the suffix. Optional: `train.txt` and
-`val.txt` (in the folder or in `ImageSets/Segmentation/`), a name a line, else a
-tenth of the images is for validation.
+Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`,
+or `img_dir/` and `ann_dir/`; a mask has the path of its image, but for the
+suffix. The splits are those of `train.txt` and `val.txt` (in the folder or in
+`ImageSets/Segmentation/`), a name a line; else the folders `train/` and `val/`
+in both, such as `images/train/`; else a tenth of the images is for validation.
 """
 
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import os
+import unicodedata
 
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.faults import (
+  BadExample,
+  Report,
+  printable,
+  refuse,
+)
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.builders.voc_layout import MARKER
 
-_LAYOUTS = (("images", "masks"), ("JPEGImages", "SegmentationClass"))
+_LAYOUTS = (
+  ("images", "masks"),
+  ("JPEGImages", "SegmentationClass"),
+  ("img_dir", "ann_dir"),
+)
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
-
-Report = Callable[[BadExample], None]
-
-
-def refuse(fault: BadExample) -> None:
-  """Stops at the first fault."""
-  raise fault
+# What folders of splits are called, in small letters.
+_FOLDERS = {
+  **dict.fromkeys(("train", "training"), "train"),
+  **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +44,18 @@ class Layout:
     images: path of each image.
     masks: path of each mask.
     splits: names of "train" and of "val".
-    drawn: whether the splits were drawn, for want of lists.
+    matched: masks whose path is that of their image in another Unicode form.
   """
 
   images: dict[str, str]
   masks: dict[str, str]
   splits: dict[str, list[str]]
-  drawn: bool
+  matched: dict[str, str]
+
+  def unlisted(self) -> list[str]:
+    """Names of the images in no split, sorted."""
+    used = {name for names in self.splits.values() for name in names}
+    return sorted(self.images.keys() - used)
 
   def used_masks(self) -> list[str]:
     """Paths of the masks of all splits, sorted by name."""
@@ -58,8 +72,7 @@ class Layout:
       raise BadExample(
         tree.where(self.images[name]),
         "image-without-mask",
-        "an image must have a mask of its name, got none; add it, or list the "
-        "images to use in train.txt and val.txt",
+        "an image must have a mask of its name, got none",
       )
     return self.masks[name]
 
@@ -77,8 +90,7 @@ def find(tree: Tree, report: Report = refuse) -> Layout:
   images, masks = _pairs(tree, report)
   names = list(images)
   lists = {split: _listed(tree, split, names, report) for split in _SPLITS}
-  drawn = lists["train"] is None and lists["val"] is None
-  return Layout(images, masks, _splits(names, lists), drawn)
+  return Layout(images, masks, _splits(names, lists), _matched(images, masks))
 
 
 def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
@@ -92,16 +104,14 @@ def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
       tree.origin,
       "no-layout",
       "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
-      f"with files that end in {', '.join(_SUFFIXES)}, got {_contents(tree)}; "
-      "rename the folders, convert the files, or give another data.path",
+      f"with files that end in {', '.join(_SUFFIXES)}, got {_contents(tree)}",
     )
   for name in sorted(found[1].keys() - found[0].keys()):
     report(
       BadExample(
         tree.where(found[1][name]),
         "mask-without-image",
-        f"a mask must have an image of its name in {images}/, got none; add "
-        "the image or remove the mask",
+        f"a mask must have an image of its name in {images}/, got none",
       )
     )
   return found
@@ -114,7 +124,7 @@ def _contents(tree: Tree) -> str:
     for path in tree.stems("", "")
   )
   found = [f"{kind} ({count})" for kind, count in kinds.most_common(6)]
-  return ", ".join(found) or "no file"
+  return printable(", ".join(found)) or "no file"
 
 
 def _by_name(tree: Tree, folder: str, report: Report) -> dict[str, str]:
@@ -124,24 +134,54 @@ def _by_name(tree: Tree, folder: str, report: Report) -> dict[str, str]:
     is_hidden = path.rsplit("/", 1)[-1].startswith(".")  # as macOS leaves
     if is_hidden or f".{suffix.lower()}" not in _SUFFIXES:
       continue
+    name = _composed(name)
     if name in files:
-      report(
-        BadExample(
-          tree.where(f"{folder}/{path}"),
-          "duplicate-name",
-          f"a name must have one file, got {files[name]} as well; rename or "
-          "remove one",
-        )
-      )
+      report(_duplicate(tree, f"{folder}/{path}", files[name]))
     files[name] = f"{folder}/{path}"
   return files
+
+
+def _duplicate(tree: Tree, path: str, other: str) -> BadExample:
+  """The fault of a file whose name another has."""
+  where, shown = tree.where(path), printable(other)
+  forms = ""
+  if _without_suffix(path) != _without_suffix(other):  # look the same
+    where = where.encode("ascii", "backslashreplace").decode()
+    shown = shown.encode("ascii", "backslashreplace").decode()
+    forms = ", the same letters in another Unicode form"
+  return BadExample(
+    where,
+    "duplicate-name",
+    f"a name must have one file, got {shown} as well{forms}",
+  )
+
+
+def _composed(name: str) -> str:
+  """The form of Unicode in which names are compared: NFC."""
+  return unicodedata.normalize("NFC", name)
+
+
+def _without_suffix(path: str) -> str:
+  """A path below its top folder, without the suffix of the file."""
+  return path.partition("/")[2].rpartition(".")[0]
+
+
+def _matched(images: dict[str, str], masks: dict[str, str]) -> dict[str, str]:
+  """The masks, by name, whose path is their image's in another form."""
+  return {
+    name: masks[name]
+    for name in images.keys() & masks.keys()
+    if _without_suffix(images[name]) != _without_suffix(masks[name])
+  }
 
 
 def _splits(
   names: list[str], lists: dict[str, list[str] | None]
 ) -> dict[str, list[str]]:
-  """Names of train and val: as listed, else drawn by a hash of the name."""
+  """Names of train and val: as listed, by folder, or drawn by a hash."""
   lists = dict(lists)
+  if lists["train"] is None and lists["val"] is None:
+    lists = _by_folder(names)
   if lists["train"] is None and lists["val"] is None:
     count = max(len(names) // 10, 1)
     lists["val"] = sorted(sorted(names, key=_hash)[:count])
@@ -152,8 +192,19 @@ def _splits(
   return lists
 
 
+def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
+  """Names by the split that their top folder names; None without both."""
+  found = {split: [] for split in _SPLITS}
+  for name in names:
+    folder, below, _ = name.partition("/")
+    split = _FOLDERS.get(folder.lower())
+    if below and split:
+      found[split].append(name)
+  return found if all(found.values()) else dict.fromkeys(_SPLITS)
+
+
 def _hash(name: str) -> str:
-  return hashlib.sha256(name.encode()).hexdigest()
+  return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def _listed(
@@ -164,25 +215,26 @@ def _listed(
   for path in (f"{split}.txt", f"{MARKER}/{split}.txt"):
     if path in tree:
       try:
-        listed = [_name(line) for line in tree.lines(path)]
+        lines = tree.lines(path)
       except BadExample as fault:
         report(fault)
         return None
-      unknown = [name for name in listed if name not in known]
-      for found in unknown or ([] if listed else ["no line"]):
+      unknown = [line for line in lines if _name(line) not in known]
+      for found in unknown or ([] if lines else ["no line"]):
         report(
           BadExample(
             tree.where(path),
             "wrong-list",
-            f"must list images that are there, got {found}; correct the list",
+            f"must list images that are there, got {printable(found)}",
           )
         )
-      return [name for name in listed if name in known]
+      return [name for name in map(_name, lines) if name in known]
   return None
 
 
 def _name(line: str) -> str:
   """A line of a list is a name, with or without its suffix."""
+  line = _composed(line)
   for suffix in _SUFFIXES:
     if line.lower().endswith(suffix):
       return line[: -len(suffix)]

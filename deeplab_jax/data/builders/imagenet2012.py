@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from deeplab_jax.data.builders import checks
 from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.base import Builder, Record
+from deeplab_jax.data.builders.faults import BadExample
 
 _PAGE = "https://www.image-net.org/download-images.php"
 _ARCHIVES = {
@@ -80,10 +81,10 @@ class Imagenet2012(Builder, skip_registration=True):
     else:
       wnid = key.split("/")[0]
     if wnid not in self._labels:
-      raise checks.BadExample(
+      raise BadExample(
         file,
         "unknown-class",
         "its folder must be one of the 1000 WordNet ids of ILSVRC 2012, got "
-        f"{wnid}; take the official archive",
+        f"{wnid}",
       )
     return self._labels[wnid]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders import checks, faults, masks
 from deeplab_jax.data.builders.base import Builder, Record
 from deeplab_jax.data.builders.trees import Tree
 
@@ -55,8 +55,10 @@ class SegmentationBuilder(Builder, skip_registration=True):
     if mask is None:
       mask = np.full(size, self.dataset.ignore_label)
     checks.check_pair(example.mask_file, mask, size, self.dataset)
-    label = checks.encode_mask(mask)
-    return {"image": example.image, "label": label, "name": str(key)}, size
+    self.remarks.extend(checks.remarks(example.image_file, example.image))
+    label = masks.encode(mask)
+    name = faults.printable(str(key))
+    return {"image": example.image, "label": label, "name": name}, size
 
 
 def read_pair(tree: Tree, image: str, mask: str) -> Example:
@@ -65,5 +67,5 @@ def read_pair(tree: Tree, image: str, mask: str) -> Example:
     tree.where(image),
     tree.read(image),
     tree.where(mask),
-    checks.read_mask(tree.where(mask), tree.read(mask)),
+    masks.read_labels(tree.where(mask), tree.read(mask)),
   )

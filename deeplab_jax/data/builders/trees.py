@@ -6,6 +6,7 @@ builders need not know whether the user has extracted the archive.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import gzip
@@ -19,9 +20,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data import limits
+from deeplab_jax.data.builders.faults import BadExample, printable
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError)
+_PART = 64 << 20
+_KEEP_FREE = 1 << 30  # bytes on the disk that unpacking leaves
+_MOST_LINKED = 100  # ways to one folder: links to links to links multiply
+_DAMAGE = (
+  *(tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError),
+  RuntimeError,  # zipfile's, of a password or a compression that it lacks
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,9 +71,10 @@ class Tree:
         "it again"
       ) from error
     files = {
-      name: File(f"{path}/{name}", reader) for name, reader in readers.items()
+      name: File(printable(f"{path}/{name}"), reader)
+      for name, reader in readers.items()
     }
-    return cls(str(path), files)
+    return cls(printable(str(path)), files)
 
   def __contains__(self, path: str) -> bool:
     return path in self._files
@@ -93,16 +102,12 @@ class Tree:
       BadExample: it is not there, or is damaged.
     """
     if path not in self._files:
-      raise BadExample(
-        self.where(path), "missing-file", "no such file; complete the data"
-      )
+      raise BadExample(self.where(path), "missing-file", "no such file")
     try:
       return self._files[path].read()
     except _DAMAGE as error:
       raise BadExample(
-        self.where(path),
-        "unreadable",
-        f"cannot be read ({error}); replace the file",
+        self.where(path), "unreadable", f"cannot be read ({error})"
       ) from error
 
   def lines(self, path: str) -> list[str]:
@@ -113,7 +118,7 @@ class Tree:
       raise BadExample(
         self.where(path),
         "not-text",
-        f"must be UTF-8 text ({error}); save it as such",
+        f"must be UTF-8 text ({error})",
       ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -121,7 +126,7 @@ class Tree:
     """How a message names the file `path`."""
     if path in self._files:
       return self._files[path].where
-    return f"{self.origin}/{path}"
+    return printable(f"{self.origin}/{path}")
 
   def below(self, marker: str) -> Tree | None:
     """The subtree, at any depth, that has the file or folder `marker`."""
@@ -153,25 +158,55 @@ class Tree:
 
 
 def files_below(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """All files in a folder, through links to folders as well."""
-  for folder, _, names in os.walk(root, followlinks=True):
+  """All files in a folder, through links to folders as well.
+
+  Raises:
+    BadExample: a link leads back to a folder that it is in, or many links to
+      one folder.
+  """
+  ways = collections.Counter()
+  above: dict[str, set[tuple[int, int]]] = {}
+  for folder, folders, names in os.walk(root, followlinks=True):
+    status = os.stat(folder)
+    identity = status.st_dev, status.st_ino
+    before = above.pop(folder, set())
+    ways[identity] += 1
+    if identity in before or ways[identity] > _MOST_LINKED:
+      raise BadExample(
+        printable(folder),
+        "linked-in-circle",
+        "must not be a link to a folder that it is in, nor one of many links "
+        "to one folder",
+      )
+    for name in folders:
+      above[os.path.join(folder, name)] = before | {identity}
     yield from (pathlib.Path(folder, name) for name in names)
 
 
 def _folder(root: pathlib.Path) -> dict[str, Callable[[], bytes]]:
   return {
-    path.relative_to(root).as_posix(): path.read_bytes
+    path.relative_to(root).as_posix(): functools.partial(_read_file, path)
     for path in files_below(root)
   }
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+  limits.check_file(path)
+  return path.read_bytes()
 
 
 def _zip(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
   archive = zipfile.ZipFile(path)  # reads of several threads take turns
   return {
-    name: functools.partial(archive.read, name)
+    name: functools.partial(_read_member, archive, name)
     for name in archive.namelist()
     if not name.endswith("/")
   }
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+  limits.check_bytes(archive.getinfo(name).file_size)  # never more is unpacked
+  return archive.read(name)
 
 
 def _tar(contents: _Contents) -> dict[str, Callable[[], bytes]]:
@@ -210,9 +245,22 @@ class _Contents:
     return self._path.open("rb")
 
   def read(self, offset: int, size: int) -> bytes:
+    limits.check_bytes(size)
     with self.open() as file:
       file.seek(offset)
       return file.read(size)
+
+
+def _copy(packed: IO[bytes], copy: IO[bytes]) -> None:
+  """Copies all of `packed`, as long as the disk keeps some space.
+
+  Raises:
+    OSError: it does not fit.
+  """
+  while part := packed.read(_PART):
+    if shutil.disk_usage(copy.name).free < _KEEP_FREE:
+      raise OSError(f"it unpacks to more than fits beside {copy.name}")
+    copy.write(part)
 
 
 class _Unpacked(_Contents):
@@ -222,7 +270,7 @@ class _Unpacked(_Contents):
     with tempfile.NamedTemporaryFile(delete=False) as copy:
       super().__init__(pathlib.Path(copy.name))
       with gzip.open(path) as packed:
-        shutil.copyfileobj(packed, copy)
+        _copy(packed, copy)
 
   def __del__(self):
     self._path.unlink(missing_ok=True)

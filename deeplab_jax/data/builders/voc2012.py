@@ -14,7 +14,7 @@ import scipy.io
 
 from deeplab_jax.data.builders import voc_layout
 from deeplab_jax.data.builders.archives import Archive
-from deeplab_jax.data.builders.checks import BadExample
+from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
 
@@ -90,5 +90,5 @@ def _sbd_labels(tree: Tree, path: str) -> np.ndarray:
     raise BadExample(
       tree.where(path),
       "undecodable",
-      f"must hold GTcls.Segmentation ({error!r}); replace the file",
+      f"must hold GTcls.Segmentation ({error!r})",
     ) from error

@@ -1,0 +1,202 @@
+"""The list of classes that a user's folder may have.
+
+`classes.yaml`, all but `classes` optional:
+
+    classes: {background: [0, 0, 0], road: [128, 64, 128]}   # or just names
+    ignore_label: 255           # of masks of numbers; null = none
+    ignore_color: [224, 224, 192]                            # of colour masks
+
+or `classes.txt`, a name a line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from deeplab_jax.data.builders import masks
+from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.datasets import Color
+from deeplab_jax.data.classes import IGNORE
+
+_FILE = "classes.yaml"
+_NAMES = "classes.txt"
+FILES = (_FILE, _NAMES)  # the first that is there counts
+_FIELDS = {"classes", "ignore_label", "ignore_color"}
+_SCALAR = str | int | float
+_MOST_BYTES = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassList:
+  """What the user says of the classes.
+
+  Attributes:
+    file: where, for messages.
+    names: one per label.
+    colors: one per label; None where none is given.
+    ignore_label: number of masks that is ignored; None = none.
+    says_ignored: whether the user gives the ignore label, else it is 255.
+    rgb: label of the code of each colour given, the ignored one among them.
+  """
+
+  file: str
+  names: tuple[str, ...]
+  colors: tuple[Color | None, ...]
+  ignore_label: int | None = IGNORE
+  says_ignored: bool = False
+  rgb: dict[int, int] = dataclasses.field(default_factory=dict)
+
+
+def read(tree: Tree) -> ClassList | None:
+  """The list in the folder `tree`; None if there is none.
+
+  Raises:
+    BadExample: it is wrong.
+  """
+  if _FILE in tree:
+    return _from_yaml(tree.where(_FILE), tree.read(_FILE))
+  if _NAMES in tree:
+    names = tuple(tree.lines(_NAMES))
+    _check_names(tree.where(_NAMES), names)
+    return ClassList(tree.where(_NAMES), names, (None,) * len(names))
+  return None
+
+
+def check_count(file: str, count: int, reason: str = "") -> None:
+  """Refuses more classes than 8 bits hold beside the ignored 255."""
+  if count > IGNORE:
+    raise BadExample(
+      file,
+      "too-many-classes",
+      f"a folder must have at most {IGNORE} classes, got {count}{reason}",
+    )
+
+
+class _Loader(yaml.SafeLoader):
+  """Refuses keys given twice, and aliases.
+
+  YAML would keep the last of the keys. Aliases, which no list of classes needs,
+  let a few lines stand for billions.
+  """
+
+  def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    if self.check_event(yaml.AliasEvent):
+      raise yaml.YAMLError("aliases (*) are not allowed")
+    return super().compose_node(parent, index)
+
+  def construct_mapping(self, node: yaml.MappingNode, deep: bool = False):
+    seen = set()
+    for key in (str(self.construct_object(key)) for key, _ in node.value):
+      if key in seen:
+        raise yaml.YAMLError(f"{key} is there twice")
+      seen.add(key)
+    return super().construct_mapping(node, deep)
+
+
+def _from_yaml(file: str, text: bytes) -> ClassList:
+  fields = _fields(file, text)
+  classes = fields["classes"]
+  names = tuple(str(name) for name in classes)
+  _check_names(file, names)
+  if not isinstance(classes, dict):
+    classes = dict.fromkeys(classes)
+  colors = tuple(
+    None if color is None else _color(file, name, color)
+    for name, color in classes.items()
+  )
+  ignore_label = fields.get("ignore_label", IGNORE)
+  if ignore_label is not None and ignore_label not in range(256):
+    raise _wrong(
+      file, f"ignore_label must be 0..255 or null, got {ignore_label!r}"
+    )
+  rgb: dict[int, int] = {}
+  for label, color in enumerate(colors):
+    if color is not None:
+      _add_color(file, names[label], color, rgb, label)
+  if "ignore_color" in fields:
+    _check_ignore_color(file, ignore_label, rgb)
+    color = _color(file, "ignore_color", fields["ignore_color"])
+    _add_color(file, "ignore_color", color, rgb, ignore_label)
+  says_ignored = "ignore_label" in fields
+  return ClassList(file, names, colors, ignore_label, says_ignored, rgb)
+
+
+def _fields(file: str, text: bytes) -> dict[str, Any]:
+  """The contents of the YAML file, with known keys and a list of classes."""
+  if len(text) > _MOST_BYTES:
+    raise _wrong(file, f"must be a list of classes, got {len(text)} bytes")
+  try:
+    fields = yaml.load(text, _Loader)
+  except (yaml.YAMLError, ValueError, RecursionError) as error:
+    reason = f"{error}"[:300] or type(error).__name__
+    raise _wrong(file, f"must be YAML ({reason})") from error
+  if (
+    not isinstance(fields, dict)
+    or not isinstance(fields.get("classes"), dict | list)
+    or not fields["classes"]
+    or not all(isinstance(name, _SCALAR) for name in fields["classes"])
+    or fields.keys() - _FIELDS
+  ):
+    raise _wrong(
+      file,
+      "must have classes, a list of names or a name: [r, g, b] each, and may "
+      f"have ignore_label and ignore_color, got {fields!r:.200}",
+    )
+  return fields
+
+
+def _color(file: str, name: str, color: Any) -> Color:
+  if (
+    not isinstance(color, list)
+    or len(color) != 3
+    or not all(isinstance(v, int) and v in range(256) for v in color)
+  ):
+    raise _wrong(
+      file,
+      f"the colour of {name} must be [r, g, b] of 0..255, got {color!r:.200}",
+    )
+  return tuple(color)
+
+
+def _check_names(file: str, names: Sequence[str]) -> None:
+  if not names:
+    raise _wrong(file, "must have a class name a line, got none")
+  check_count(file, len(names))
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise _wrong(
+      file, f"each class must have a name of its own, got {twice[0]} twice"
+    )
+
+
+def _add_color(
+  file: str, name: str, color: Color, rgb: dict[int, int], label: int
+) -> None:
+  code = masks.code_of(color)
+  if code in rgb:
+    raise _wrong(file, f"each colour must be used once, got {name}'s twice")
+  rgb[code] = label
+
+
+def _check_ignore_color(
+  file: str, ignore_label: int | None, rgb: dict[int, int]
+) -> None:
+  if ignore_label is None:
+    raise _wrong(
+      file,
+      "ignore_label must be 0..255 where there is an ignore_color, got null",
+    )
+  if not rgb:
+    raise _wrong(
+      file, "an ignore_color needs the colours of the classes, got only names"
+    )
+
+
+def _wrong(file: str, problem: str) -> BadExample:
+  """A fault of the list of classes."""
+  return BadExample(file, "wrong-class-list", problem)

@@ -1,0 +1,200 @@
+"""What the header of a picture says: depth, bands, kind of numbers.
+
+Decoders are lenient. Pillow gives 16-bit colours as 8 bits and int8 as uint8,
+OpenCV drops bands and reads int16 as black. So what a file holds is asked here
+and never taken from what a decoder makes of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+# Pictures may be as large as memory allows: see `limits`.
+Image.MAX_IMAGE_PIXELS = None
+
+# What Pillow may not try: formats that start programs, such as Ghostscript, or
+# that only point at other files.
+Image.init()
+_REFUSED = {"EPS", "WMF", "FPX", "MIC", "GBR", "BUFR", "GRIB", "HDF5", "MPEG"}
+_FORMATS = tuple(name for name in Image.OPEN if name not in _REFUSED)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_BANDS = {0: (1, 0), 2: (3, 0), 3: (1, 0), 4: (1, 1), 6: (3, 1)}
+_TIFF = {b"II*\0": 8, b"MM\0*": 8, b"II+\0": 16, b"MM\0+": 16}  # first bytes
+_TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint"}
+_TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+_NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
+_PHOTOMETRIC, _SAMPLES, _EXTRA, _KIND, _NODATA = 262, 277, 338, 339, 42113
+_SMALLER_OR_MASK = 0b101  # kinds of subfiles: an overview, a mask
+_LOSSY_COMPRESSIONS = {6, 7, 34892}  # JPEG in a TIFF
+_MOST_PAGES = 10_000
+_MODE_BITS = {"1": 1, "I": 32, "F": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """One picture file; of a file with several, the first.
+
+  Attributes:
+    format: Pillow's name, such as "PNG".
+    size: height and width.
+    kind: of the numbers: "uint", "int" or "float".
+    bits: of one number.
+    colours: bands of grey (1), red, green, blue (3) or inks (4); palette
+      indices are 1.
+    alpha: bands of transparency, 0 or 1.
+    extra: bands beyond, such as near infrared.
+    pictures: in the file, smaller copies not counted.
+    lossy: whether its compression alters numbers.
+    nodata: the number that means "nothing known", where the file declares one.
+  """
+
+  format: str
+  size: tuple[int, int]
+  kind: str
+  bits: int
+  colours: int
+  alpha: int = 0
+  extra: int = 0
+  pictures: int = 1
+  lossy: bool = False
+  nodata: float | None = None
+
+  @property
+  def bands(self) -> int:
+    """All bands together."""
+    return self.colours + self.alpha + self.extra
+
+  @property
+  def dtype(self) -> str:
+    """Kind and bits, such as "float32"."""
+    return f"{self.kind}{self.bits}"
+
+
+def open_picture(encoded: bytes) -> Image.Image:
+  """The picture as Pillow sees it, its pixels not decoded yet.
+
+  Raises:
+    Exception: whatever Pillow raises of broken or unknown bytes.
+  """
+  return Image.open(io.BytesIO(encoded), formats=_FORMATS)
+
+
+def read(encoded: bytes) -> Header | None:
+  """The header of a picture file's contents; None if they are no picture."""
+  try:
+    if encoded[:4] in _TIFF:
+      return _of_tiff(encoded)
+    return _of_others(encoded)
+  except Exception:  # whatever broken bytes end in
+    return None
+
+
+def _of_others(encoded: bytes) -> Header:
+  """PNG's own header counts; of other formats, Pillow's mode tells all."""
+  picture = open_picture(encoded)
+  bands = picture.getbands()
+  alpha = int(bands[-1] in "Aa")
+  bits = _MODE_BITS.get(picture.mode, 16 if ";16" in picture.mode else 8)
+  colours = len(bands) - alpha
+  if encoded.startswith(_PNG):
+    bits, kind = encoded[24:26]
+    colours, alpha = _PNG_BANDS[kind]
+  return Header(
+    format=picture.format,
+    size=picture.size[::-1],
+    kind="float" if picture.mode == "F" else "uint",
+    bits=bits,
+    colours=colours,
+    alpha=alpha,
+    pictures=getattr(picture, "n_frames", 1),
+    lossy=_is_lossy(picture.format, encoded),
+  )
+
+
+def _is_lossy(kind: str, encoded: bytes) -> bool:
+  if kind == "WEBP":
+    return _has_lossy_chunk(encoded, 12)
+  return kind in ("JPEG", "MPO")
+
+
+def _has_lossy_chunk(encoded: bytes, start: int) -> bool:
+  """Whether a WebP holds a "VP8 " chunk, in a frame of an animation as well."""
+  while start + 8 <= len(encoded):
+    name, size = encoded[start : start + 4], encoded[start + 4 : start + 8]
+    if name == b"VP8 ":
+      return True
+    if name == b"ANMF":  # a frame: 16 bytes of its own, then chunks
+      start += 24
+      continue
+    start += 8 + int.from_bytes(size, "little") + size[0] % 2
+  return False
+
+
+def _of_tiff(encoded: bytes) -> Header:
+  pages = _tiff_pages(encoded)
+  first = pages[0]
+  extra = first.get(_EXTRA, ())
+  extra = (extra,) if isinstance(extra, int) else extra
+  bands = _number(first.get(_SAMPLES, 1))
+  colours = min(_TIFF_COLOURS.get(first.get(_PHOTOMETRIC), bands), bands)
+  if colours == 1 and bands >= 3:  # as GDAL writes colours of 16 bits
+    colours = 3
+  alpha = int(any(kind in (1, 2) for kind in extra) and bands > colours)
+  return Header(
+    format="TIFF",
+    size=(_number(first[_HEIGHT]), _number(first[_WIDTH])),
+    kind=_TIFF_KINDS[_number(first.get(_KIND, 1))],
+    bits=_number(first.get(_BITS, 1)),
+    colours=colours,
+    alpha=alpha,
+    extra=bands - colours - alpha,
+    pictures=sum(
+      not _number(page.get(_NEW_SUBFILE, 0)) & _SMALLER_OR_MASK
+      for page in pages
+    ),
+    lossy=_number(first.get(_COMPRESSION, 1)) in _LOSSY_COMPRESSIONS,
+    nodata=_nodata(first.get(_NODATA)),
+  )
+
+
+def _tiff_pages(encoded: bytes) -> list[Any]:
+  """The directories of tags, one for each page, the first being the picture."""
+  file = io.BytesIO(encoded)
+  tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(_TIFF[encoded[:4]]))
+  pages, seen = [], set()
+  while tags.next and tags.next not in seen and len(pages) < _MOST_PAGES:
+    seen.add(tags.next)  # a damaged or hostile file may lead in a circle
+    file.seek(tags.next)
+    tags.load(file)
+    pages.append(dict(tags))
+  return pages
+
+
+def _number(value: Any) -> int:
+  """A tag's number; of several, as each band has one, the largest."""
+  return max(value) if isinstance(value, tuple) else value
+
+
+def _nodata(text: str | None) -> float | None:
+  try:
+    return None if text is None else float(text.strip(" \0"))
+  except ValueError:
+    return None
+
+
+def true_values(header: Header, pixels: np.ndarray) -> np.ndarray:
+  """Numbers (h, w) as the file has them, of what Pillow made of one band.
+
+  Pillow stretches 2 and 4 bits to 0..255, and takes int8 for uint8 and uint32
+  for int32.
+  """
+  if header.bits in (2, 4) and header.format in ("PNG", "TIFF"):
+    return pixels // np.uint8(255 // (2**header.bits - 1))
+  if header.dtype in ("int8", "uint32"):
+    return pixels.view(header.dtype)
+  return pixels
