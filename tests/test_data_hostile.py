@@ -15,6 +15,7 @@ import zlib
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 
 from deeplab_jax import predict
@@ -240,20 +241,39 @@ def test_limit_of_a_control_group_is_found(tmp_path, files, expected):
   assert list(limits._cgroup_limits(tmp_path)) == expected
 
 
-def test_reading_maps_prints_nothing(tmp_path):
-  """OpenCV's lines on tags it does not know, 80,000 in a run."""
-  array = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
-  (tmp_path / "map.tif").write_bytes(tiff(array))
+def test_reading_what_was_built_prints_nothing(tmp_path):
+  """OpenCV's lines on a map's tags, libpng's on profiles: at every read."""
+  root = scenes.write(tmp_path / "mine", count=4)
+  images = {}
+  for name, profile in (
+    ("s00", b"no profile at all"),
+    ("s01", PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB"))),
+  ):
+    path = root / f"images/{name}.png"
+    images[name] = np.array(PIL.Image.open(path))
+    if not isinstance(profile, bytes):
+      profile = profile.tobytes()
+    scenes.save(path, images[name], icc_profile=profile)
+  images["s02"] = np.array(PIL.Image.open(root / "images/s02.png"))
+  (root / "images/s02.tif").write_bytes(tiff(images["s02"]))
+  (root / "images/s02.png").unlink()
+  (root / "train.txt").write_text("s00\ns01\ns02\n")
+  (root / "val.txt").write_text("s03\n")
+  config = scenes.config(root)
+  dataset = open_dataset(config.data)
+  for i, image in enumerate(images.values()):
+    np.testing.assert_array_equal(dataset.train[i]["image"], image)
   program = (
-    "import sys, pathlib, numpy as np\n"
-    "from deeplab_jax.data.preprocess import decode_image\n"
-    "image = decode_image(pathlib.Path(sys.argv[1]).read_bytes())\n"
-    "print(image.sum())"
+    "import pathlib, sys\n"
+    "from deeplab_jax.data.source import Dataset\n"
+    "train = Dataset(pathlib.Path(sys.argv[1])).train\n"
+    "print(sum(int(train[i]['image'].sum()) for i in range(3)))"
   )
   done = subprocess.run(
-    [sys.executable, "-c", program, str(tmp_path / "map.tif")],
+    [sys.executable, "-c", program, str(dataset.directory)],
     capture_output=True,
     text=True,
     check=True,
   )
-  assert (done.stdout.strip(), done.stderr) == (str(array.sum()), "")
+  expected = sum(int(image.sum()) for image in images.values())
+  assert (done.stdout.strip(), done.stderr) == (str(expected), "")

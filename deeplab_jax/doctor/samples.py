@@ -160,8 +160,10 @@ class FolderSamples:
     if encoded is None:
       return
     sample.image_header = _header(encoded)
+    remarks = list(checks.remarks(sample.image_file, encoded))
+    encoded = checks.quiet(encoded)
     if sample.attempt(checks.image_size, sample.image_file, encoded):
-      sample.remarks += checks.remarks(sample.image_file, encoded)
+      sample.remarks += remarks
       if sample.mask is not None:
         encoded = checks.upright(encoded, sample.mask.shape[:2])
       sample.image = preprocess.decode_image(encoded)

@@ -19,6 +19,8 @@ from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.headers import Header
 from deeplab_jax.data.preprocess import decode_image
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}
 _USUAL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "F")
 
 
@@ -74,7 +76,7 @@ def remarks(file: str, encoded: bytes) -> Iterator[Remark]:
 
 def _depth(header: Header, encoded: bytes) -> str:
   """Its bits, and how bright the 8 that are read are."""
-  image = decode_image(encoded)
+  image = decode_image(quiet(encoded))
   brightest = "" if image is None else f", at most {image.max()} of 255 as read"
   return f"{header.bits} bits{brightest}"
 
@@ -84,6 +86,24 @@ def _mode(encoded: bytes) -> str:
     return headers.open_picture(encoded).mode
   except Exception:  # of a kind that only OpenCV reads
     return _USUAL_MODES[0]
+
+
+def quiet(encoded: bytes) -> bytes:
+  """The image without what libpng would complain of at every read.
+
+  Colour profiles and text change no pixel of what is read, but where they are
+  odd, as many programs write them, a line is printed each time. Other files
+  than PNG stay as they are.
+  """
+  if not encoded.startswith(_PNG):
+    return encoded
+  kept, start = [_PNG], len(_PNG)
+  while start + 12 <= len(encoded):
+    end = start + 12 + int.from_bytes(encoded[start : start + 4])
+    if encoded[start + 4 : start + 8] in _PNG_CHUNKS:
+      kept.append(encoded[start:end])
+    start = end
+  return b"".join([*kept, encoded[start:]])  # the rest of one that is cut off
 
 
 def upright(encoded: bytes, size: tuple[int, int]) -> bytes:

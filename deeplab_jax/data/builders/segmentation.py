@@ -50,7 +50,8 @@ class SegmentationBuilder(Builder, skip_registration=True):
     example = self.read(split, key)
     if example is None:
       return None
-    size = checks.image_size(example.image_file, example.image)
+    image = checks.quiet(example.image)
+    size = checks.image_size(example.image_file, image)
     mask = example.mask
     if mask is None:
       mask = np.full(size, self.dataset.ignore_label)
@@ -58,7 +59,7 @@ class SegmentationBuilder(Builder, skip_registration=True):
     self.remarks.extend(checks.remarks(example.image_file, example.image))
     label = masks.encode(mask)
     name = faults.printable(str(key))
-    return {"image": example.image, "label": label, "name": name}, size
+    return {"image": image, "label": label, "name": name}, size
 
 
 def read_pair(tree: Tree, image: str, mask: str) -> Example:
