@@ -2,15 +2,19 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from deeplab_jax import prepare
 from deeplab_jax.data import build
+from tests import doctor_scenes as scenes
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -84,3 +88,22 @@ def test_two_builds_at_once_both_succeed(tmp_path):
   processes = [_start(tmp_path) for _ in range(2)]
   assert [process.wait() for process in processes] == [0, 0]
   assert build.is_built(build.directory("shapes", str(tmp_path)))
+
+
+def test_prepare_of_a_folder_says_what_may_be_meant(tmp_path, capsys):
+  """And takes the number of masks that means that nothing is known."""
+  root = scenes.write(tmp_path / "mine", count=4)
+  (root / "classes.txt").write_text("a\nb\nc\nd\n")
+  for path in (root / "masks").iterdir():
+    mask = np.array(PIL.Image.open(path))
+    scenes.save(path, mask + np.uint16(65280) * (mask == 255))
+  command = ["folder", "--manual_dir", str(root), "--data_dir", str(tmp_path)]
+  assert prepare.main(command) == 1
+  said = capsys.readouterr().err
+  assert re.search(
+    r"error: .*\.png: values must be .* got 65535; if 65535", said
+  )
+  assert "--nodata=65535" in said
+  assert prepare.main([*command, "--nodata=65535"]) == 0
+  said = capsys.readouterr().out
+  assert re.search(r"warning: declared-nodata: .*\.png: \d+ pixels", said)
