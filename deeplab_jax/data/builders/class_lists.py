@@ -20,8 +20,8 @@ import yaml
 from deeplab_jax.data.builders import masks
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import Tree
-from deeplab_jax.data.datasets import Color
 from deeplab_jax.data.classes import IGNORE
+from deeplab_jax.data.datasets import Color
 
 _FILE = "classes.yaml"
 _NAMES = "classes.txt"

@@ -27,9 +27,8 @@ from deeplab_jax.data.builders.faults import (
 from deeplab_jax.data.builders.folder_masks import Found
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
-from deeplab_jax.data.classes import bit_colors
+from deeplab_jax.data.classes import IGNORE, bit_colors
 from deeplab_jax.data.datasets import Color
-from deeplab_jax.data.classes import IGNORE
 
 __all__ = ["FILES", "FolderClasses", "find"]
 
