@@ -275,6 +275,13 @@ def test_other_classes_are_refused_unless_allowed(disturbed, capsys):
   assert continuing.data_changes(workdir, stored) == Changes([], [])
 
 
+def test_an_evaluation_of_permuted_classes_is_refused(run, tmp_path):
+  root = _folder(tmp_path / "mine")
+  (root / "classes.txt").write_text("road\nsky\ncar\n")
+  with pytest.raises(ValueError, match="trained with, sky, road, car; got roa"):
+    evaluate.report(run, _config_of(root))
+
+
 def _start(root, data_dir, workdir, index, port) -> subprocess.Popen:
   return subprocess.Popen(
     [

@@ -46,13 +46,15 @@ def report(
     what was found.
 
   Raises:
-    ValueError: nothing to compare with, or of other classes; a wrong field.
+    ValueError: nothing to compare with, or of other classes; a wrong field; the
+      model's classes in another order.
   """
   model, variables, facts = load_variables(checkpoint)
   least_crop = stored_least_crop(facts)
   dataset = open_dataset(config.data, testing=True)
   described = json.dumps(describe(dataset, ["eval"]))
   sharding.require_same(described, f"the data in {dataset.directory}")
+  _check_order(facts, dataset.info)
   other = compare and _read_other(pathlib.Path(compare), dataset.info)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
@@ -75,6 +77,20 @@ def report(
     write(evaluation, folder, other)
     print(f"report: {messages.printable(folder / 'report.html')}")
   return evaluation
+
+
+def _check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
+  """Refuses the classes that a model knows in another order.
+
+  Other names are no fault: those of a folder without a list are made up.
+  """
+  names = list(info.class_names)
+  trained = (facts.get("dataset") or {}).get("class_names") or []
+  if sorted(trained) == sorted(names) and trained != names:
+    raise ValueError(
+      f"the classes of data.name {info.name!r} must have the order that the "
+      f"model was trained with, {', '.join(trained)}; got {', '.join(names)}"
+    )
 
 
 def _say_least_crop(
