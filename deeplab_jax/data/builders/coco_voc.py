@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from deeplab_jax.data.builders.archives import Archive
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree, files_below
-from deeplab_jax.data.classes import VOC
+from deeplab_jax.data.classes import IGNORE, VOC
 
 _MINIMUM_PIXELS = 1000
 _VOC_NAMES = {
@@ -91,7 +91,7 @@ class CocoVoc(SegmentationBuilder, skip_registration=True):
   def read(self, split: str, key: str) -> Example | None:
     tree, image = self._trees[split], self._images[split][key]
     mask = _rasterize(image)
-    if np.count_nonzero((mask > 0) & (mask < 255)) <= _MINIMUM_PIXELS:
+    if np.count_nonzero((mask > 0) & (mask < IGNORE)) <= _MINIMUM_PIXELS:
       return None
     where = tree.where(key)
     return Example(where, tree.read(key), f"annotations of {where}", mask)
@@ -147,7 +147,7 @@ def _rasterize(image: _Image) -> np.ndarray:
     return not annotation["iscrowd"], -annotation["area"]
 
   for annotation in sorted(image.annotations, key=order):
-    label = 255 if annotation["iscrowd"] else annotation["label"]
+    label = IGNORE if annotation["iscrowd"] else annotation["label"]
     mask[_region(annotation["segmentation"], *mask.shape)] = label
   return mask
 
