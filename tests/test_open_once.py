@@ -256,6 +256,15 @@ def test_changes_are_told_before_the_next_step(disturbed, capsys):
   assert (workdir / "data.json").read_bytes() == before  # nothing was trained
 
 
+def test_data_in_another_order_is_stored_anew(tmp_path):
+  data = {"train": {"examples": {"a": "1", "b": "2"}}}
+  continuing.write_data(tmp_path, data)
+  data["train"]["examples"] = {"b": "2", "a": "1"}
+  continuing.write_data(tmp_path, data)
+  stored = json.loads((tmp_path / "data.json").read_text())
+  assert list(stored["train"]["examples"]) == ["b", "a"]
+
+
 def test_other_classes_are_refused_unless_allowed(disturbed, capsys):
   root, workdir = disturbed
   (root / "classes.txt").write_text("road\nsky\ncar\n")

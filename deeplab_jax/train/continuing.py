@@ -174,7 +174,8 @@ def _write_if_new(path: pathlib.Path, content: dict[str, Any]) -> None:
     before = _read(path)
   except ValueError:
     before = None
-  if content != before:
+  # As texts: the order of examples counts, which a dict's equality ignores.
+  if json.dumps(content) != json.dumps(before):
     atomic.write_json(path, content)
 
 

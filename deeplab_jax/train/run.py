@@ -72,8 +72,9 @@ def train_and_evaluate(
     continuing.settle(workdir, found, allow_changes)  # before data is built
     dataset = open_dataset(config.data)
     data = describe(dataset)
-    sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
+    # Every process compares before the first of them may write.
     found = continuing.told(changes, continuing.data_changes(workdir, data))
+    sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
     changed = continuing.settle(workdir, found, allow_changes)
     model = config_lib.make_model(config, dataset.info.num_classes)
     optimizer = make_optimizer(config)
