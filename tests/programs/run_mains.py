@@ -14,6 +14,7 @@ import sys
 from absl import flags
 
 from deeplab_jax import main
+from deeplab_jax.config import door
 
 
 def outcome(arguments: list[str]) -> tuple[int, str]:
@@ -26,7 +27,7 @@ def outcome(arguments: list[str]) -> tuple[int, str]:
   output, status = io.StringIO(), 0
   with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
     try:
-      main.run()
+      door.run(main.main)
     except SystemExit as end:
       status = end.code
   if isinstance(status, str):  # Python prints it and exits with 1
