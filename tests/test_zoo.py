@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+import deeplab_jax
 from configs import camvid
-from deeplab_jax import evaluate
+from deeplab_jax import evaluate, metrics
 from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data import build, datasets
+from deeplab_jax.data.source import open_dataset
 
 _ZOO = pathlib.Path(__file__).parent.parent / "zoo" / "camvid_mobilenet_v2"
 
@@ -50,3 +52,10 @@ def test_its_test_miou_is_the_one_stated(shared, tmp_path):
   found = evaluate.evaluate(model, variables, config)
   assert found.num_images == 233
   assert found.miou == pytest.approx(0.6024, abs=5e-4)
+  # What is scored is what is served.
+  segmenter = deeplab_jax.load(_ZOO)
+  counts = np.zeros((11, 11), int)
+  for example in open_dataset(config.data).eval:
+    labels = segmenter(example["image"])
+    counts += metrics.confusion_matrix_numpy(example["label"], labels, 11)
+  assert metrics.mean_iou(counts) == pytest.approx(found.miou, abs=1e-4)

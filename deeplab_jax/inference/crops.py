@@ -8,7 +8,6 @@ layer that knows the canvas; anything else, known or not, raises
 `NotConfinable`, and the network is compiled for every crop by itself.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +36,9 @@ _REDUCTIONS = {
   *("reduce_prod", "reduce_sum", "reduce_xor"),
 }
 _SCANS = {"cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"}
+# Rows and columns, in strides, of the canvases that a network is read on: far
+# apart, so that a choice by size shows.
+_SIZES = (4, 6), (41, 37)
 # What a value of the program is.
 _MAP = "map"  # (b, h, w, ...), each pixel's value from that pixel of others
 _LAYER = "layer"  # within a layer that knows the canvas
@@ -78,34 +80,21 @@ def apply_on(
 def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
   """Why `model` (a `DeepLab`) cannot be kept to a crop; None if it can.
 
-  It is read on two canvases: what differs between them but the size of maps,
-  such as a number made of their size, depends on the canvas.
+  It is traced, in a second or two, on two canvases: what differs between them
+  but the size of maps, such as a number made of it, depends on the canvas.
 
   Args:
     model: the network.
     variables: its variables, or their shapes.
   """
-  leaves, structure = jax.tree.flatten(variables)
-  shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-  return _why_not(model, structure, shapes)
-
-
-@functools.lru_cache(maxsize=64)
-def _why_not(model, structure, shapes) -> str | None:
-  variables = jax.tree.unflatten(structure, shapes)
-  crops = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  stride = model.output_stride
+  stride, crops = model.output_stride, jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  canvases = (
+    jax.ShapeDtypeStruct((1, a * stride + 1, b * stride + 1, 3), jnp.float32)
+    for a, b in _SIZES
+  )
   try:
     first, second = (
-      _read(
-        model,
-        variables,
-        jax.ShapeDtypeStruct(
-          (1, a * stride + 1, b * stride + 1, 3), jnp.float32
-        ),
-        crops,
-      )[1]
-      for a, b in ((4, 6), (7, 5))
+      _read(model, variables, images, crops)[1] for images in canvases
     )
   except NotConfinable as reason:
     return str(reason)
@@ -157,7 +146,8 @@ class _Reader:
       after = self._after(step, [mark_of(atom) for atom in step.invars])
       for result, mark in zip(step.outvars, after):
         if mark == _MAP:
-          self._place.scale(result.aval.shape[1:3])
+          scale = self._place.scale(result.aval.shape[1:3])
+          self.steps.append((scale,))
         known[result] = mark
     return [mark_of(atom) for atom in program.outvars]
 
@@ -169,7 +159,8 @@ class _Reader:
     """
     name = step.primitive.name
     count = len(step.outvars)
-    if name == "name" and step.params["name"] == canvas.ENTER:
+    if name == "name" and step.params["name"].startswith(canvas.ENTER):
+      self.steps.append((step.params["name"],))
       return [_LAYER]
     if name == "name" and step.params["name"] == canvas.LEAVE:
       return [_MAP]

@@ -55,8 +55,9 @@ def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
     if crops is not None:
       crops = _scaled(crops, canvas, size)
     result = apply_on(model, variables, inputs, crops)
-    merged = scaled_size(canvas, max(scale, 1.0) / model.logits_stride)
-    return resize_bilinear(result, merged)
+    if scale >= 1:
+      return result
+    return resize_bilinear(result, scaled_size(canvas, 1 / model.logits_stride))
 
   return logits
 

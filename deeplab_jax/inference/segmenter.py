@@ -198,10 +198,11 @@ class Segmenter:
 
   def _fits_a_canvas(self, crop: Size) -> bool:
     stride = self.model.output_stride
-    if not self.protocol.fits_a_canvas(crop, stride):
-      return False
-    with _layers(self._in_onednn):
-      return why_not_confinable(self.model, self._variables) is None
+    return self.protocol.fits_a_canvas(crop, stride) and self._may_share
+
+  @functools.cached_property
+  def _may_share(self) -> bool:
+    return why_not_confinable(self.model, self._variables) is None
 
   def _run_window(
     self, part: np.ndarray, window: Window, want: str

@@ -173,7 +173,8 @@ class ConvNorm(nn.Module):
     return self.param(name, self.kernel_init, shape).astype(self.dtype)
 
   def _convolve(self, x, kernel):
-    x = canvas.enter(x, 0 if self.kernel_size > 1 else None)
+    outside = 0 if self.kernel_size > 1 else None
+    x = canvas.enter(x, outside, self.kernel_size, self.stride, self.rate)
     settings = {"stride": self.stride, "rate": self.rate}
     if self.depthwise:
       pads = paddings(x, kernel, self.stride, self.rate, self.padding)

@@ -55,7 +55,7 @@ def visit(
   size: tuple[int, int],
   note: Callable[[nn.Module, tuple[Any, ...], jax.Array], None],
 ) -> None:
-  """Calls `note` with every module of `model`, its inputs and its output.
+  """Calls `note` with every module that takes inputs, these and its output.
 
   Args:
     model: takes images `(b, h, w, 3)`.
@@ -65,9 +65,10 @@ def visit(
 
   def record(call, args, kwargs, context):
     outputs = call(*args, **kwargs)
-    if context.method_name == "__call__":
+    inputs = (*args, *kwargs.values())
+    if context.method_name == "__call__" and inputs:
       y = outputs[0] if isinstance(outputs, tuple) else outputs
-      note(context.module, (*args, *kwargs.values()), y)
+      note(context.module, inputs, y)
     return outputs
 
   images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)

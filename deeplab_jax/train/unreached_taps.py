@@ -32,6 +32,8 @@ def clear_unreached_taps(
   """
   flat = flax.traverse_util.flatten_dict(params)
   for layer in layers(model, crop_size):
+    if len(layer.kernel) != 4:
+      continue  # of a layer without taps, such as Flax's Dense
     reached = _reached(layer)
     if not reached.all():
       name = "depthwise_kernel" if layer.depthwise else "kernel"

@@ -31,7 +31,8 @@ Size = tuple[int, int]
 
 ENTER = "enters a layer that knows the canvas"
 LEAVE = "leaves a layer that knows the canvas"
-"""Names, in a traced program, of what `enter` and `leave` were called on."""
+"""Names, in a traced program, of what `enter` and `leave` were called on; the
+first goes on with the settings of the layer."""
 
 
 class NotConfinable(Exception):
@@ -115,14 +116,22 @@ def on(canvas: Canvas) -> Iterator[None]:
     _canvas.reset(token)
 
 
-def enter(x: jax.Array, outside: float | None = 0.0) -> jax.Array:
-  """What a layer that looks around reads: `x` (b, h, w, c), if on a canvas with
-  `outside` in the place of what lies outside the crops; None leaves it there,
-  for a layer that looks at single pixels."""
+def enter(
+  x: jax.Array, outside: float | None = 0.0, *settings: object
+) -> jax.Array:
+  """What a layer that looks around reads.
+
+  Args:
+    x: `(b, h, w, c)`.
+    outside: on a canvas, stands in the place of what lies outside the crops;
+      None leaves it there, for a layer that looks at single pixels.
+    *settings: what the layer does depends on, such as its stride and rate. They
+      must not follow from the size of the map.
+  """
   canvas = _canvas.get()
   if canvas is None:
     return x
-  x = checkpoint_name(x, ENTER)
+  x = checkpoint_name(x, f"{ENTER} {settings}")
   if outside is None:
     return x
   return jnp.where(
