@@ -18,17 +18,17 @@ _SESSION = "DEEPLAB_TESTS_FOLDER"  # in the environment
 # A file that is not named is in both, and `make check` tells if it should not.
 _COMPILES = {
   "compile networks": """
-    checkpoints cuda evaluate import_weights import_weights_torch
-    inference_fusion inference_network inference_onednn inference_segmenter
-    models_atrous models_deeplab models_depthwise models_golden models_layers
-    models_loops official_weights one_answer train_folded_norms train_step
-    train_step_golden train_unreached_taps zoo
+    checkpoints checkpoints_damage cuda evaluate hostile_names import_weights
+    import_weights_torch inference_fusion inference_network inference_onednn
+    inference_segmenter models_atrous models_deeplab models_depthwise
+    models_golden models_layers models_loops official_weights one_answer
+    train_folded_norms train_step train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """
     benchmarks chain configs_run doctor doctor_sound extending
     import_weights_command launch main notebooks open_once predict prepare
-    sharding train_run
+    sharding train_continuing train_lock train_run
     """,
 }
 
