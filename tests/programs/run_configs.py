@@ -23,7 +23,7 @@ def run(name: str, data_dir: str, folder: str) -> None:
   ]
   flags.FLAGS.unparse_flags()
   flags.FLAGS(sys.argv)
-  main.main(["main"])
+  main.main()
   delattr(flags.FLAGS, "config.data.data_dir")  # each config defines its own
 
 
