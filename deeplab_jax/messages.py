@@ -28,14 +28,18 @@ def printable(text: object) -> str:
   r"""`text` on one line, in characters that any terminal shows as they are.
 
   Others, such as line ends, terminal escapes, marks that turn the direction of
-  writing and bytes that are not UTF-8, become `\n`, `\x1b`, `\u202e`, `\udcff`.
+  writing and bytes that are not UTF-8, become `\n`, `\x1b`, `\u202e`, `\xff`.
   """
   return "".join(
-    character
-    if character.isprintable()
-    else character.encode("unicode_escape", "backslashreplace").decode()
+    character if character.isprintable() else _escaped(character)
     for character in str(text)
   )
+
+
+def _escaped(character: str) -> str:
+  if "\udc80" <= character <= "\udcff":  # Python keeps a lone byte so.
+    return f"\\x{ord(character) - 0xDC00:02x}"
+  return character.encode("unicode_escape", "backslashreplace").decode()
 
 
 def printable_lines(text: object) -> str:

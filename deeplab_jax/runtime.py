@@ -23,6 +23,7 @@ from deeplab_jax import messages
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """The value of `GLIBC_TUNABLES`; glibc 2.35 and newer know it."""
 
+_PATIENCE = 5  # seconds
 _HUGE_PAGES_MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -99,14 +100,19 @@ class StopRequest:
     numbers = [signal.SIGINT, *[signal.SIGTERM] * self._alone]
     # Ignored, as in jobs that a script runs in the background, it stays so.
     numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
-    self._before = {n: signal.signal(n, self._receive) for n in numbers}
+    self._before = {n: signal.getsignal(n) for n in numbers}
     if self._alone:
       reader, self._writer = os.pipe()
       os.set_blocking(self._writer, False)
       self._wakeup = signal.set_wakeup_fd(
         self._writer, warn_on_full_buffer=False
       )
-      threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+      self._watcher = threading.Thread(
+        target=self._watch, args=(reader,), daemon=True
+      )
+      self._watcher.start()
+    for number in numbers:
+      signal.signal(number, self._receive)
 
   def _receive(self, number: int, _) -> None:
     if number == signal.SIGINT:
@@ -114,14 +120,16 @@ class StopRequest:
     if not self._alone:
       os.kill(os.getpid(), signal.SIGTERM)  # which the service waits for
     elif not self._training:
+      if not _in_a_notebook(number):
+        self._watcher.join(_PATIENCE)  # which ends the program
       raise KeyboardInterrupt
     self._received = True
 
   def _watch(self, reader: int) -> None:
     """Ends the program at a signal as long as there is nothing to save."""
     while number := os.read(reader, 1):
-      notebook = number[0] == signal.SIGINT and hasattr(sys, "ps1")
-      if number[0] in self._before and not (self._training or notebook):
+      goes_on = self._training or _in_a_notebook(number[0])
+      if number[0] in self._before and not goes_on:
         for child in multiprocessing.active_children():
           child.terminate()
         print("stopped before the first step; nothing was to be saved")
@@ -151,6 +159,11 @@ class StopRequest:
       os.close(self._writer)  # which ends the thread
     for number, before in self._before.items():
       signal.signal(number, before)
+
+
+def _in_a_notebook(number: int) -> bool:
+  """Whether a signal interrupts the work, not the program."""
+  return number == signal.SIGINT and hasattr(sys, "ps1")
 
 
 def huge_pages_advice() -> str | None:

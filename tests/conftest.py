@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -76,6 +77,9 @@ def pytest_runtest_call(item: pytest.Item):
 def pytest_configure(config: pytest.Config) -> None:
   """Begins to collect errors, and makes what all workers share."""
   config.stash[_EXACTNESS] = Exactness()
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell's "&" leaves it; processes started here would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   if _SESSION not in os.environ:  # workers find it there
     folder = tempfile.mkdtemp(prefix="deeplab_jax_tests_")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -83,7 +83,8 @@ def test_our_own_mistakes_are_not_explained_away(error):
     ("\x9b31m", r"\x9b31m"),
     ("a\nb\r", r"a\nb\r"),
     ("\u202etxt\u200b", r"\u202etxt\u200b"),
-    ("\udcff", r"\udcff"),
+    ("\udcff", r"\xff"),
+    ("\ud800", r"\ud800"),
   ],
 )
 def test_names_reach_the_terminal_as_characters(name, shown):

@@ -273,6 +273,33 @@ def test_heads_of_others_answer_as_defined(monkeypatch, folder, dataset, head):
   _forget_networks()
 
 
+class OtherwiseWhenLarge(ASPP):
+  """Subtracts the means over rows of maps of more than four rows."""
+
+  @nn.compact
+  def __call__(self, x, use_batch_stats, train):
+    y = ConvNorm(self.features, _NORM, name="conv")(x, False)
+    return y - y.mean(1, keepdims=True) if y.shape[1] > 4 else y
+
+
+def test_what_a_network_does_on_large_canvases_only_is_found_late(
+  monkeypatch, folder, dataset
+):
+  monkeypatch.setattr("deeplab_jax.models.deeplab.ASPP", OtherwiseWhenLarge)
+  monkeypatch.setattr(crops, "_SIZES", ((1, 2), (3, 2)))
+  _forget_networks()
+  model = _small(decoder=())
+  assert crops.why_not_confinable(model, _variables(model)) is None
+  _assert_one_answer(model, folder, dataset, batch_sizes=(2,))
+  segmenter = inference.Segmenter(
+    model, _variables(model), class_names=NAMES, colors=COLORS
+  ).compile(*SIZES)
+  before = segmenter.num_compilations
+  segmenter(random_image(97, 70))
+  assert segmenter.num_compilations == before
+  _forget_networks()
+
+
 def _forget_networks():
   """These are equal but for what was put into them."""
   loop._make_step.cache_clear()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from deeplab_jax.data.source import Dataset
+from deeplab_jax.messages import printable
 
 Record = dict[str, Any]
 
@@ -137,8 +138,3 @@ def _few(items: Iterable[str]) -> str:
   more = len(items) - _NAMED
   shown = ", ".join(items[:_NAMED])
   return f"{shown} and {more} more" if more > 0 else shown
-
-
-def printable(name: str) -> str:
-  """`name` for a terminal: what would not show, or would act, is escaped."""
-  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -29,6 +29,7 @@ from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.ops.canvas import NotConfinable
 
 _EXTREMES = 6  # worst and best images kept
 _LOW_BITS = 30
@@ -84,23 +85,26 @@ def evaluate(
   protocol = make_protocol(config, least_crop)
   step = _make_step(model, protocol.scales, protocol.flip, mesh, detailed)
   sizes = segmentation.eval_sizes(dataset, config.data)
-  found = groups(
-    sizes,
-    protocol,
-    model.output_stride,
-    lambda: why_not_confinable(model, variables) is None,
-  )
-  work = _work(found, config.eval.batch_size, mesh)
-  tally = _Tally(info.num_classes, sizes, work, config.eval.pictures, detailed)
-  for views, shared, batch in _batches(dataset, config, work, show_progress):
-    if _any_process(should_stop()):
-      return None
-    names = ["image", "label", "size", *(["crop"] if shared else [])]
-    arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
-    # The step runs on while the host counts the batch before.
-    tally.add(views, batch, *step(variables, **arrays))
-  settings = _settings(dataset, model, protocol, found)
-  return tally.result(info, settings, began)
+
+  def evaluate_groups(may_share: Callable[[], bool]) -> Evaluation | None:
+    found = groups(sizes, protocol, model.output_stride, may_share)
+    work = _work(found, config.eval.batch_size, mesh)
+    pictures = config.eval.pictures
+    tally = _Tally(info.num_classes, sizes, work, pictures, detailed)
+    for views, shared, batch in _batches(dataset, config, work, show_progress):
+      if _any_process(should_stop()):
+        return None
+      names = ["image", "label", "size", *(["crop"] if shared else [])]
+      arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
+      # The step runs on while the host counts the batch before.
+      tally.add(views, batch, *step(variables, **arrays))
+    settings = _settings(dataset, model, protocol, found)
+    return tally.result(info, settings, began)
+
+  try:
+    return evaluate_groups(lambda: why_not_confinable(model, variables) is None)
+  except NotConfinable:  # The network does something else at a canvas's size.
+    return evaluate_groups(lambda: False)
 
 
 def make_protocol(

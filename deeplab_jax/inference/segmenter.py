@@ -21,6 +21,7 @@ from deeplab_jax.inference.protocol import (
   stored_least_crop,
 )
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.ops.canvas import NotConfinable
 
 Size = tuple[int, int]
 
@@ -147,11 +148,12 @@ class Segmenter:
       )
     if any(len(size) != 2 or min(size) < 1 for size in sizes):
       raise ValueError(f"sizes must be positive (height, width), got {sizes}")
-    needed = {
-      self._place(window) for size in sizes for window in self._windows(size)
-    }
+    windows = [window for size in sizes for window in self._windows(size)]
+    needed = {self._place(window): window for window in windows}
     with futures.ThreadPoolExecutor() as pool:
-      list(pool.map(lambda key: self._program(*key, want), needed))
+      list(pool.map(lambda w: self._program_for(w, want), needed.values()))
+    if not needed.keys() <= {self._place(window) for window in windows}:
+      self.compile(*sizes, want=want)  # They turned out not to share any.
     return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -208,14 +210,24 @@ class Segmenter:
     self, part: np.ndarray, window: Window, want: str
   ) -> np.ndarray:
     """Labels of `part`, or what is wanted, of the size of the canvas."""
-    canvas, shared = self._place(window)
+    canvas, shared, program = self._program_for(window, want)
     height, width = part.shape[:2]
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[:height, :width] = part
     size = np.array([height, width], np.int32)
     limits = np.array(window.crop, np.int32) if shared else None
-    program = self._program(canvas, shared, want)
     return np.asarray(program(self._variables, padded, size, limits))
+
+  def _program_for(
+    self, window: Window, want: str
+  ) -> tuple[Size, bool, Callable]:
+    """The place of a window, and the program for it."""
+    place = self._place(window)
+    try:
+      return *place, self._program(*place, want)
+    except NotConfinable:  # The network does something else at this size.
+      self._may_share = False
+      return self._program_for(window, want)
 
   def _program(self, canvas: Size, is_confined: bool, want: str) -> Callable:
     key = (canvas, is_confined, want)

@@ -270,17 +270,3 @@ def _line(code: str, said: list[str]) -> str:
     f"{code}: {kind.message} ({'; '.join(said[:_SHOWN])}{more}) -> "
     f"{kind.remedy}"
   )
-
-
-def printable(text: str) -> str:
-  """`text`, such as a file's name, on one line that any terminal shows.
-
-  Bytes that are no UTF-8, which Python keeps as lone surrogates, and control
-  characters are written as escapes.
-  """
-  text = text.encode("utf-8", "surrogateescape").decode(
-    "utf-8", "backslashreplace"
-  )
-  return "".join(
-    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-  )

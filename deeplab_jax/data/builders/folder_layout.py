@@ -13,14 +13,10 @@ import hashlib
 import os
 import unicodedata
 
-from deeplab_jax.data.builders.faults import (
-  BadExample,
-  Report,
-  printable,
-  refuse,
-)
+from deeplab_jax.data.builders.faults import BadExample, Report, refuse
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.builders.voc_layout import MARKER
+from deeplab_jax.messages import printable
 
 _LAYOUTS = (
   ("images", "masks"),

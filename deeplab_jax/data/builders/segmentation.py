@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_jax.data.builders import checks, faults, masks
+from deeplab_jax.data.builders import checks, masks
 from deeplab_jax.data.builders.base import Builder, Record
 from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.messages import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class SegmentationBuilder(Builder, skip_registration=True):
     checks.check_pair(example.mask_file, mask, size, self.dataset)
     self.remarks.extend(checks.remarks(example.image_file, example.image))
     label = masks.encode(mask)
-    name = faults.printable(str(key))
+    name = printable(key)
     return {"image": image, "label": label, "name": name}, size
 
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from deeplab_jax.data import limits
-from deeplab_jax.data.builders.faults import BadExample, printable
+from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.messages import printable
 
 _PART = 64 << 20
 _KEEP_FREE = 1 << 30  # bytes on the disk that unpacking leaves
