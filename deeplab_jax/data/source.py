@@ -96,11 +96,18 @@ class SegmentationSource(Source):
   `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
   """
 
+  def __init__(self, *arguments: Any):
+    """As `Source`."""
+    super().__init__(*arguments)
+    self._sizes: list[tuple[int, int]] = []
+
   def sizes(self, count: int) -> list[tuple[int, int]]:
     """Heights and widths of the first `count` examples, or of all."""
-    indices = range(min(count, len(self)))
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      return list(pool.map(self._size, indices))
+    count = min(count, len(self))
+    if len(self._sizes) < count:  # Read once: a record holds its image, too.
+      with futures.ThreadPoolExecutor(_THREADS) as pool:
+        self._sizes += pool.map(self._size, range(len(self._sizes), count))
+    return self._sizes[:count]
 
   def _size(self, index: int) -> tuple[int, int]:
     """As the header of the label's PNG file says."""

@@ -1,14 +1,17 @@
 """The HTML report of an evaluation, optionally beside another one."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from deeplab_jax import metrics, visualize
 from deeplab_jax.evaluate.results import Evaluation, ScoredPicture
 from deeplab_jax.visualize import html
+
+if TYPE_CHECKING:  # Imported by `visualize` when something is plotted.
+  from matplotlib.figure import Figure
 
 _SHARES = {
   "mIoU": "miou",

@@ -57,6 +57,21 @@ def truncated_normal(stddev: float) -> Initializer:
   return nn.initializers.truncated_normal(stddev)
 
 
+def _param(
+  module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
+) -> jax.Array:
+  """`module.param`, quicker where the parameter is there.
+
+  Flax traces the initialiser even then, to compare shapes: that is a third of
+  the time in which a network is traced.
+  """
+  if module.has_variable("params", name):
+    value = module.get_variable("params", name)
+    if getattr(value, "shape", None) == shape:
+      return value
+  return module.param(name, init, shape)
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation over `(b, h, w)` as TensorFlow's fused kernel does it.
 
@@ -76,8 +91,8 @@ class BatchNorm(nn.Module):
   def __call__(self, x: jax.Array, use_batch_stats: bool) -> jax.Array:
     """Normalises `x` (b, h, w, c); updates the statistics if asked to."""
     shape = x.shape[-1:]
-    scale = self.param("scale", nn.initializers.ones, shape)
-    bias = self.param("bias", nn.initializers.zeros, shape)
+    scale = _param(self, "scale", nn.initializers.ones, shape)
+    bias = _param(self, "bias", nn.initializers.zeros, shape)
     mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     var = self.variable("batch_stats", "var", jnp.ones, shape)
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -170,7 +185,7 @@ class ConvNorm(nn.Module):
       name, shape = "depthwise_kernel", (*size, 1, channels)
     else:
       name, shape = "kernel", (*size, channels, self.features)
-    return self.param(name, self.kernel_init, shape).astype(self.dtype)
+    return _param(self, name, self.kernel_init, shape).astype(self.dtype)
 
   def _convolve(self, x, kernel):
     outside = 0 if self.kernel_size > 1 else None
@@ -285,7 +300,7 @@ class Conv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """`(b, h, w, c)` to `(b, h, w, features)`."""
     shape = (1, 1, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.kernel_init, shape)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    kernel = _param(self, "kernel", self.kernel_init, shape)
+    bias = _param(self, "bias", nn.initializers.zeros, (self.features,))
     y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
     return y + bias.astype(self.dtype)
