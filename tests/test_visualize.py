@@ -121,6 +121,37 @@ def test_legend_wraps_to_width():
   assert narrow.shape[1] == 220 and narrow.shape[0] > wide.shape[0]
 
 
+def test_legend_shortens_a_name_of_any_length():
+  legend = visualize.legend(["x" * 5000], COLORS, 220)
+  assert legend.shape[1] < 500
+
+
+@pytest.mark.parametrize("size", [(5, 7), (60, 90), (900, 200), (1400, 1800)])
+def test_a_picture_keeps_its_pixels_above_the_classes_that_occur(size):
+  rng = np.random.default_rng(0)
+  picture = rng.integers(1, 250, (*size, 3), np.uint8)
+  labels = np.zeros(size, np.uint8)
+  labels[1:], labels[0, 0] = 2, 255
+  sheet = visualize.with_legend(picture, labels, COLORS, NAMES)
+  height, width = size
+  np.testing.assert_array_equal(sheet[:height, :width], picture)
+  assert (sheet[:height, width:] == 255).all()
+  below = sheet[height:].reshape(-1, 3).tolist()
+  assert [list(color) in below for color in COLORS] == [True, False, True]
+
+
+def test_letters_below_a_picture_grow_with_it():
+  heights = []
+  for side in (300, 600, 1200, 2400):
+    picture = np.zeros((side, side, 3), np.uint8)
+    labels = np.zeros((side, side), np.uint8)
+    sheet = visualize.with_legend(picture, labels, COLORS, NAMES)
+    assert sheet.shape[1] == side
+    heights.append(sheet.shape[0] - side)
+  assert heights[0] == heights[1] < heights[2] < heights[3]
+  assert heights[3] < 0.06 * 2400
+
+
 def _bar_widths(figure):
   return [patch.get_width() for patch in figure.axes[0].patches]
 

@@ -9,7 +9,8 @@ from deeplab_jax.visualize.colors import (
   voc_colormap,
   write_label_png,
 )
-from deeplab_jax.visualize.pictures import error_map, legend, picture_grid
+from deeplab_jax.visualize.legends import legend, with_legend
+from deeplab_jax.visualize.pictures import error_map, picture_grid
 from deeplab_jax.visualize.plots import (
   confusion_figure,
   iou_figure,
@@ -31,5 +32,6 @@ __all__ = [
   "reliability_figure",
   "trimap_figure",
   "voc_colormap",
+  "with_legend",
   "write_label_png",
 ]
