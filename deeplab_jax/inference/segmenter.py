@@ -141,51 +141,64 @@ class Segmenter:
     Raises:
       ValueError: `want` or a size is wrong.
     """
-    if want not in _OUTPUTS:
-      raise ValueError(
-        f"want must be one of {', '.join(_OUTPUTS)}, got {want!r}"
-      )
+    _check_wanted("want", (want,))
     if any(len(size) != 2 or min(size) < 1 for size in sizes):
       raise ValueError(f"sizes must be positive (height, width), got {sizes}")
     needed = {
       self._place(window) for size in sizes for window in self._windows(size)
     }
     with futures.ThreadPoolExecutor() as pool:
-      list(pool.map(lambda key: self._program(*key, want), needed))
+      list(pool.map(lambda key: self._program(*key, (want,)), needed))
     return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
     """Labels of `image`, uint8 RGB (h, w, 3): uint8 or uint16 (h, w)."""
-    return self._segment(image, "labels")
+    return self.outputs(image, "labels")["labels"]
 
   def probabilities(self, image: np.ndarray) -> np.ndarray:
     """Class probabilities of `image`: float32 (h, w, num_classes)."""
-    return self._segment(image, "probabilities")
+    return self.outputs(image, "probabilities")["probabilities"]
 
   def uncertainty(self, image: np.ndarray) -> np.ndarray:
     """Entropy of the probabilities over its maximum: float32 (h, w), 0..1."""
-    return self._segment(image, "uncertainty")
+    return self.outputs(image, "uncertainty")["uncertainty"]
 
   def overlay(self, image: np.ndarray) -> np.ndarray:
     """The labels' colours over `image`: uint8 (h, w, 3)."""
     image = _checked(image)
     return visualize.overlay(image, self(image), self.colors)
 
-  def _segment(self, image: np.ndarray, want: str) -> np.ndarray:
+  def outputs(self, image: np.ndarray, *wanted: str) -> dict[str, np.ndarray]:
+    """Several of the above from one pass through the network.
+
+    Args:
+      image: uint8 RGB (h, w, 3).
+      *wanted: "labels", "probabilities", "uncertainty".
+
+    Returns:
+      each by its name, of the shapes and types given above.
+
+    Raises:
+      ValueError: nothing is wanted or something unknown, or a wrong image.
+    """
+    _check_wanted("wanted", wanted)
     image = _checked(image)
-    result = None
+    results = {}
     for window in self._windows(image.shape[:2]):
       rows, columns, crop = window[:3]
       top, left = rows.start, columns.start
       part = image[top : top + crop[0], left : left + crop[1]]
-      part = self._run_window(part, window, want)
-      if result is None:
-        result = np.empty((*image.shape[:2], *part.shape[2:]), part.dtype)
-      result[rows.first : rows.end, columns.first : columns.end] = part[
-        rows.first - top : rows.end - top,
-        columns.first - left : columns.end - left,
-      ]
-    return result
+      decided = (
+        slice(rows.first - top, rows.end - top),
+        slice(columns.first - left, columns.end - left),
+      )
+      there = slice(rows.first, rows.end), slice(columns.first, columns.end)
+      for name, found in self._run_window(part, window, wanted).items():
+        if name not in results:
+          shape = *image.shape[:2], *found.shape[2:]
+          results[name] = np.empty(shape, found.dtype)
+        results[name][there] = found[decided]
+    return results
 
   def _windows(self, size: Size) -> list[Window]:
     return self.protocol.windows(size, self.model.output_stride)
@@ -205,38 +218,42 @@ class Segmenter:
     return why_not_confinable(self.model, self._variables) is None
 
   def _run_window(
-    self, part: np.ndarray, window: Window, want: str
-  ) -> np.ndarray:
-    """Labels of `part`, or what is wanted, of the size of the canvas."""
+    self, part: np.ndarray, window: Window, wanted: tuple[str, ...]
+  ) -> dict[str, np.ndarray]:
+    """What is wanted of `part`, each of the size of the canvas."""
     canvas, shared = self._place(window)
     height, width = part.shape[:2]
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[:height, :width] = part
     size = np.array([height, width], np.int32)
     limits = np.array(window.crop, np.int32) if shared else None
-    program = self._program(canvas, shared, want)
-    return np.asarray(program(self._variables, padded, size, limits))
+    program = self._program(canvas, shared, wanted)
+    return jax.device_get(program(self._variables, padded, size, limits))
 
-  def _program(self, canvas: Size, is_confined: bool, want: str) -> Callable:
-    key = (canvas, is_confined, want)
+  def _program(
+    self, canvas: Size, is_confined: bool, wanted: tuple[str, ...]
+  ) -> Callable:
+    key = (canvas, is_confined, wanted)
     if key not in self._programs:
       image = jax.ShapeDtypeStruct((*canvas, 3), np.uint8)
       pair = jax.ShapeDtypeStruct((2,), np.int32)
       limits = pair if is_confined else None
-      traced = self._run.lower(self._variables, image, pair, limits, want)
+      traced = self._run.lower(self._variables, image, pair, limits, wanted)
       self._programs[key] = onednn.compiled(traced)
     return self._programs[key]
 
 
 def _jitted(predict: Callable, in_onednn: bool) -> Callable:
-  """The program for one image; `want` is a key of `_OUTPUTS`."""
+  """The program for one image; `wanted` are keys of `_OUTPUTS`."""
 
-  @functools.partial(jax.jit, static_argnames="want")
-  def run(variables, image, size, crop, want):
+  @functools.partial(jax.jit, static_argnames="wanted")
+  def run(variables, image, size, crop, wanted):
     crops = None if crop is None else crop[None]
     with _layers(in_onednn):
       labels, probabilities = predict(variables, image[None], size[None], crops)
-    return _OUTPUTS[want](labels[0], probabilities[0])
+    return {
+      name: _OUTPUTS[name](labels[0], probabilities[0]) for name in wanted
+    }
 
   return run
 
@@ -265,6 +282,14 @@ def _check(model, class_names, colors) -> None:
         f"{name} must be {model.num_classes} as the model's classes, got "
         f"{len(given)}"
       )
+
+
+def _check_wanted(argument: str, names: Sequence[str]) -> None:
+  if not names or not set(names) <= _OUTPUTS.keys():
+    found = ", ".join(map(repr, names)) or "nothing"
+    raise ValueError(
+      f"{argument} must be of {', '.join(_OUTPUTS)}, got {found}"
+    )
 
 
 def _checked(image: Any) -> np.ndarray:
