@@ -164,6 +164,35 @@ def test_iou_figure_draws_both_runs():
   assert texts == ["50.0", "absent", "25.0", "100.0"]
 
 
+def test_curves_show_loss_without_decay_its_mean_scores_and_rate():
+  rows = [
+    {"step": s, "train/loss": 3.0 + s % 2, "train/learning_rate": 0.1}
+    | ({"train/weight_decay": 1.0} if s > 10 else {"train/loss": None})
+    for s in range(1, 101)
+  ]
+  rows += [{"step": 50, "eval/miou": 0.25}, {"step": 100, "eval/miou": None}]
+  figure = visualize.curves_figure({"_$x$": rows, "b": []}, "eval/miou", "mIoU")
+  left, middle, right = figure.axes
+  raw, mean = (line.get_xydata() for line in left.lines[:2])
+  assert raw[0].tolist() == [11, 3] and raw[-1].tolist() == [100, 2]
+  np.testing.assert_allclose(mean[0], [11, 3])
+  np.testing.assert_allclose(mean[-1], [100, (2 + 3 + 2 + 3 + 2) / 5])
+  assert middle.lines[0].get_xydata().tolist() == [[50, 25]]
+  assert set(right.lines[0].get_ydata()) == {0.1}
+  names = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert names == [" _$x$", "b"]
+
+
+@pytest.mark.parametrize(
+  ("last", "scale"), [(1.0, "linear"), (0.1, "log"), (0.0, "linear")]
+)
+def test_losses_that_fall_far_have_a_log_scale(last, scale):
+  rows = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": last}]
+  figure = visualize.curves_figure({"a": rows}, "eval/miou", "mIoU")
+  assert figure.axes[0].get_yscale() == scale
+  assert not figure.legends
+
+
 def test_confusion_figure_shows_row_shares():
   figure = visualize.confusion_figure(
     np.array([[9, 1], [0, 0]]), ("sky", "sea")

@@ -9,6 +9,7 @@ from deeplab_jax.visualize.colors import (
   voc_colormap,
   write_label_png,
 )
+from deeplab_jax.visualize.curves import curves_figure
 from deeplab_jax.visualize.legends import legend, with_legend
 from deeplab_jax.visualize.pictures import error_map, picture_grid
 from deeplab_jax.visualize.plots import (
@@ -16,11 +17,13 @@ from deeplab_jax.visualize.plots import (
   iou_figure,
   reliability_figure,
   trimap_figure,
+  write_figure,
 )
 
 __all__ = [
   "colorize",
   "confusion_figure",
+  "curves_figure",
   "error_map",
   "html",
   "iou_figure",
@@ -33,5 +36,6 @@ __all__ = [
   "trimap_figure",
   "voc_colormap",
   "with_legend",
+  "write_figure",
   "write_label_png",
 ]
