@@ -6,7 +6,12 @@ The names below load on first use, so that `import deeplab_jax` is quick:
 """
 
 import importlib
+import os
 from typing import Any
+
+# XLA reads this when jax is imported. It takes a compilation of two minutes for
+# a fault and prints a banner for it; what does fail is raised as well.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _HOMES = {
   "load": "deeplab_jax.inference",

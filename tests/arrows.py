@@ -27,7 +27,7 @@ FLOORS = (
   ("evaluate", "predict"),
   ("tasks",),
   ("train",),
-  ("__main__", "doctor", "main", "plan", "prepare", PACKAGE),
+  ("__main__", "compare", "doctor", "main", "plan", "prepare", PACKAGE),
 )
 """The rooms, lowest floor first; last the doors, which nothing imports.
 

@@ -112,13 +112,34 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_fault_of_the_config_is_found(root, name):
+def test_fault_of_the_config_is_found_and_not_contradicted(root, name):
   fields, (code, severity, part) = CONFIGS[name]
   checkup = examine(scenes.config(root, **fields), overfit_steps=0)
   found = {f.code: f for f in checkup.findings}
   assert found.keys() == {code}
   assert found[code].severity is severity
   assert part in found[code].message + found[code].remedy
+  last = checkup_text.text(checkup).splitlines()[-1]
+  if severity is Severity.ERROR:
+    assert last == "1 error, no warnings: correct the errors first"
+  elif code in ("init-from", "no-masks"):
+    assert last.startswith("no errors, 1 warning: ")
+    assert "this can be trained on" not in last
+  else:
+    expected = "this can be trained on, if the warnings are meant"
+    assert last == f"no errors, 1 warning: {expected}"
+
+
+def test_the_last_line_of_sound_data_and_of_a_loss_that_stays(root):
+  sound = examine(scenes.config(root), overfit_steps=0)
+  assert checkup_text.text(sound).endswith(
+    "no errors, no warnings: this can be trained on"
+  )
+  result = _losses(*map(float, np.linspace(2, 1.9, 40)))
+  stays = tuple(overfit.findings(result, scenes.config(root)))
+  checkup = dataclasses.replace(sound, findings=stays, overfit=result)
+  last = checkup_text.text(checkup).splitlines()[-1]
+  assert last.endswith("1 warning: find out first why the loss does not fall")
 
 
 @pytest.mark.parametrize("share", [0, 0.5])

@@ -142,7 +142,14 @@ def test_the_list_of_commands_has_each_and_says_what_it_does():
     check=True,
   )
   lines = done.stdout.splitlines()
-  for command in ("doctor", "import_weights", "main", "plan", "predict"):
+  for command in (
+    "compare",
+    "doctor",
+    "import_weights",
+    "main",
+    "plan",
+    "predict",
+  ):
     assert any(line.split()[:1] == [command] for line in lines), command
   first = [line for line in lines[2:] if not line.startswith("   ")]
   assert all(len(line.split()) > 2 for line in first), done.stdout

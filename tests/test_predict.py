@@ -1,8 +1,10 @@
 """Pictures of every kind from files to label files, and the command."""
 
 import errno
+import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,6 +21,7 @@ from deeplab_jax import checkpoints, predict, visualize
 from deeplab_jax.models import DeepLab
 from tests.random_variables import random_variables
 from tests.test_data_headers import tiff
+from tests.tiny_segmenter import random_image
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 COLORS = ((0, 0, 0), (10, 200, 30), (30, 60, 250))
@@ -270,7 +273,67 @@ def test_files_receive_labels_and_overlays(tmp_path, segmenter):
     np.testing.assert_array_equal(palette[:3], COLORS)
     overlay = np.asarray(Image.open(tmp_path / "out/overlays" / job.name))
     expected = visualize.overlay(image, labels, COLORS)
+    expected = visualize.with_legend(expected, labels, COLORS, ("a", "b", "c"))
     np.testing.assert_array_equal(overlay, expected)
+
+
+def test_files_receive_what_is_asked_for(tmp_path, segmenter, pixels):
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  jobs = [predict.Job(tmp_path / "a.png", "deep/a.png")]
+  kinds = ("labels", "probabilities", "uncertainty")
+  assert predict.predict_files(segmenter, jobs, tmp_path / "out", kinds) == []
+  written = [
+    path.relative_to(tmp_path / "out").as_posix()
+    for path in sorted((tmp_path / "out").rglob("*"))
+    if path.is_file()
+  ]
+  assert written == [
+    "labels/deep/a.png",
+    "probabilities/deep/a.npy",
+    "uncertainty/deep/a.png",
+  ]
+  stored = np.load(tmp_path / "out/probabilities/deep/a.npy")
+  assert stored.dtype == np.float16 and stored.shape == (20, 30, 3)
+  probabilities = segmenter.probabilities(pixels)
+  np.testing.assert_allclose(stored, probabilities, atol=6e-4)
+  with Image.open(tmp_path / "out/uncertainty/deep/a.png") as picture:
+    assert picture.mode == "L"
+    grey = np.asarray(picture) / 255
+  np.testing.assert_allclose(grey, segmenter.uncertainty(pixels), atol=3e-3)
+
+
+@pytest.mark.parametrize("kinds", [(), ("labels", "logits")])
+def test_kinds_of_results_are_checked(tmp_path, segmenter, kinds):
+  with pytest.raises(ValueError, match=r"kinds must be of labels, .* got \("):
+    predict.predict_files(segmenter, [], tmp_path, kinds)
+
+
+def test_a_picture_has_one_answer_however_it_is_named(
+  tmp_path, segmenter, pixels
+):
+  """As a file, without an ending, in a list, in folders of any name."""
+  encoded = io.BytesIO()
+  Image.fromarray(pixels).save(encoded, "PNG")
+  for name in ("in/a.png", "bare", "b.2024", "folder.jpg/deep.png/a.png"):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded.getvalue())
+  expected = segmenter(pixels)
+  for inputs, names in (
+    (["in/a.png"], ["a"]),
+    (["bare"], ["bare"]),
+    (["b.2024", "in/a.png", "bare"], ["b", "a", "bare"]),
+    (["in"], ["a"]),
+    (["folder.jpg"], ["deep.png/a"]),
+    (["folder.jpg", "in", "bare"], ["deep.png/a", "a", "bare"]),
+  ):
+    jobs = predict.find_jobs([tmp_path / x for x in inputs], tmp_path / "out")
+    assert [job.name for job in jobs] == [f"{name}.png" for name in names]
+    assert predict.predict_files(segmenter, jobs, tmp_path / "out") == []
+    for job in jobs:
+      labels = np.asarray(Image.open(tmp_path / "out/labels" / job.name))
+      np.testing.assert_array_equal(labels, expected)
+    shutil.rmtree(tmp_path / "out")
 
 
 def test_files_that_fail_are_named_and_the_others_done(
@@ -399,9 +462,43 @@ def test_command_reports_what_failed(tmp_path, checkpoint, pixels):
   assert alone.returncode == 0, alone.stderr
 
 
+def test_command_writes_what_its_flags_say(
+  tmp_path, checkpoint, monkeypatch, capsys
+):
+  """A picture without an ending in a folder called like one, in windows."""
+  monkeypatch.setattr("deeplab_jax.runtime.start_runtime", lambda: None)
+  image = random_image(40, 130)
+  (tmp_path / "x.jpg").mkdir()
+  Image.fromarray(image).save(tmp_path / "x.jpg/a.png")
+  Image.fromarray(image).save(tmp_path / "bare", "PNG")
+  arguments = [str(checkpoint), str(tmp_path / "x.jpg"), str(tmp_path / "bare")]
+  arguments += ["--out", str(tmp_path / "out"), "--no_overlay", "--tile", "65"]
+  arguments += ["--probabilities", "--uncertainty"]
+  assert predict.main(arguments) == 0
+  said = capsys.readouterr()
+  assert f"{tmp_path / 'x.jpg'} is a folder: the pictures in" in said.err
+  assert "bare" not in said.err
+  assert "2 of 2 pictures done" in said.out
+  kinds = sorted(path.name for path in (tmp_path / "out").iterdir())
+  assert kinds == ["labels", "probabilities", "uncertainty"]
+  options = {"tile": 65, "max_pixels": 65 * 65}
+  cut = deeplab_jax.load(checkpoint, **options).probabilities(image)
+  whole = deeplab_jax.load(checkpoint).probabilities(image)
+  assert np.abs(cut - whole).max() > 0.01  # so the flag makes a difference
+  for name in ("a", "bare"):
+    stored = np.load(tmp_path / f"out/probabilities/{name}.npy")
+    np.testing.assert_allclose(stored, cut, atol=6e-4)
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [
+    (
+      ("{checkpoint}", "a.png", "--tile", "64"),
+      "tile must be a multiple of 32",
+    ),
+    (("{checkpoint}", "a.png", "--tile", "0"), "plus 1, got 0"),
+    (("{checkpoint}", "{checkpoint}"), "no pictures in folder"),
     (("nowhere", "a.png"), "no checkpoint at"),
     (("{checkpoint}", "a.png", "--output_stride", "12"), "must be 8, 16 or 32"),
     (("{checkpoint}", "a.png", "--scales", "0.3"), "multiples of 1/4"),

@@ -33,7 +33,9 @@ def test_prepare_builds_and_says_where(tmp_path, capsys):
   assert prepare.main(["shapes", "--data_dir", str(tmp_path)]) == 0
   folder = build.directory("shapes", str(tmp_path))
   assert build.is_built(folder)
-  assert f"shapes is in {folder}" in capsys.readouterr().out
+  said = capsys.readouterr()
+  assert said.out == f"shapes is in {folder}\n"
+  assert "Unknown size" not in said.err
 
 
 def test_prepare_again_changes_nothing(tmp_path):

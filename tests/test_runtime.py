@@ -46,6 +46,38 @@ def test_no_advice_without_a_library_that_knows_them(
   assert runtime.huge_pages_advice() is None
 
 
+# XLA takes this, a constant that takes it seconds to compute, for a fault.
+_SLOW = """
+import deeplab_jax
+import jax, numpy as np
+x = np.ones((130, 130), np.float32)
+add = jax.lax.add
+fold = lambda: jax.lax.reduce_window(x, 0.0, add, (9, 9), (1, 1), "SAME")
+jax.jit(fold).lower().compile()
+"""
+
+
+@pytest.mark.parametrize("level", [None, "1"])
+def test_a_slow_compilation_has_no_banner_unless_one_is_asked_for(level):
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  for name in ("TF_CPP_MIN_LOG_LEVEL", "JAX_COMPILATION_CACHE_DIR"):
+    environment.pop(name, None)
+  if level is not None:
+    environment["TF_CPP_MIN_LOG_LEVEL"] = level
+  done = subprocess.run(
+    [sys.executable, "-c", _SLOW],
+    cwd=pathlib.Path(__file__).parent.parent,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  if level is None:
+    assert done.stderr == ""
+  else:
+    assert "slow_operation_alarm" in done.stderr
+
+
 # Waits in C with the signals' handlers in Python, as during a compilation.
 _COMPILING = """
 import hashlib, signal, sys

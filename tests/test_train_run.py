@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from deeplab_jax import checkpoints, train
 from deeplab_jax import config as config_lib
@@ -111,6 +113,13 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
   pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
   assert pictures == ["step_0.png", "step_20.png", "step_40.png"]
   assert list((workdir / "tensorboard").glob("events.*"))
+  with Image.open(workdir / "curves.png") as picture:
+    assert min(picture.size) > 300
+  compiling = output.index("compiling the training step ...")
+  assert output.index("step 0: evaluating") < compiling
+  first = next(li for li in output.splitlines() if li.startswith("step 1/40"))
+  assert compiling < output.index(first) and "left" not in first
+  assert re.search(r"step 2/40 .* images/s .*\d:\d\d left", output)
   miou = evaluated[-1]["eval/miou"]
   assert f"held-out mIoU {miou:.2%} after 40 steps" in output
   assert "images in train" in output and "M parameters" in output
@@ -353,6 +362,7 @@ def test_init_from_starts_with_the_weights_of_another_run(
   config.update(init_from=str(uninterrupted[0]), steps=1, lr=1e-9)
   config.train_batch_norm = False
   train.train_and_evaluate(config, folder / "from", evaluating=False)
+  assert (folder / "from/curves.png").is_file()
   found, source = (
     items.restore(run / f"checkpoints/{step}/variables")
     for run, step in ((folder / "from", 1), (uninterrupted[0], 40))

@@ -121,6 +121,37 @@ def test_legend_wraps_to_width():
   assert narrow.shape[1] == 220 and narrow.shape[0] > wide.shape[0]
 
 
+def test_legend_shortens_a_name_of_any_length():
+  legend = visualize.legend(["x" * 5000], COLORS, 220)
+  assert legend.shape[1] < 500
+
+
+@pytest.mark.parametrize("size", [(5, 7), (60, 90), (900, 200), (1400, 1800)])
+def test_a_picture_keeps_its_pixels_above_the_classes_that_occur(size):
+  rng = np.random.default_rng(0)
+  picture = rng.integers(1, 250, (*size, 3), np.uint8)
+  labels = np.zeros(size, np.uint8)
+  labels[1:], labels[0, 0] = 2, 255
+  sheet = visualize.with_legend(picture, labels, COLORS, NAMES)
+  height, width = size
+  np.testing.assert_array_equal(sheet[:height, :width], picture)
+  assert (sheet[:height, width:] == 255).all()
+  below = sheet[height:].reshape(-1, 3).tolist()
+  assert [list(color) in below for color in COLORS] == [True, False, True]
+
+
+def test_letters_below_a_picture_grow_with_it():
+  heights = []
+  for side in (300, 600, 1200, 2400):
+    picture = np.zeros((side, side, 3), np.uint8)
+    labels = np.zeros((side, side), np.uint8)
+    sheet = visualize.with_legend(picture, labels, COLORS, NAMES)
+    assert sheet.shape[1] == side
+    heights.append(sheet.shape[0] - side)
+  assert heights[0] == heights[1] < heights[2] < heights[3]
+  assert heights[3] < 0.06 * 2400
+
+
 def _bar_widths(figure):
   return [patch.get_width() for patch in figure.axes[0].patches]
 
@@ -131,6 +162,35 @@ def test_iou_figure_draws_both_runs():
   assert _bar_widths(figure) == [50, 0, 25, 100]
   texts = [text.get_text() for text in figure.axes[0].texts]
   assert texts == ["50.0", "absent", "25.0", "100.0"]
+
+
+def test_curves_show_loss_without_decay_its_mean_scores_and_rate():
+  rows = [
+    {"step": s, "train/loss": 3.0 + s % 2, "train/learning_rate": 0.1}
+    | ({"train/weight_decay": 1.0} if s > 10 else {"train/loss": None})
+    for s in range(1, 101)
+  ]
+  rows += [{"step": 50, "eval/miou": 0.25}, {"step": 100, "eval/miou": None}]
+  figure = visualize.curves_figure({"_$x$": rows, "b": []}, "eval/miou", "mIoU")
+  left, middle, right = figure.axes
+  raw, mean = (line.get_xydata() for line in left.lines[:2])
+  assert raw[0].tolist() == [11, 3] and raw[-1].tolist() == [100, 2]
+  np.testing.assert_allclose(mean[0], [11, 3])
+  np.testing.assert_allclose(mean[-1], [100, (2 + 3 + 2 + 3 + 2) / 5])
+  assert middle.lines[0].get_xydata().tolist() == [[50, 25]]
+  assert set(right.lines[0].get_ydata()) == {0.1}
+  names = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert names == [" _$x$", "b"]
+
+
+@pytest.mark.parametrize(
+  ("last", "scale"), [(1.0, "linear"), (0.1, "log"), (0.0, "linear")]
+)
+def test_losses_that_fall_far_have_a_log_scale(last, scale):
+  rows = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": last}]
+  figure = visualize.curves_figure({"a": rows}, "eval/miou", "mIoU")
+  assert figure.axes[0].get_yscale() == scale
+  assert not figure.legends
 
 
 def test_confusion_figure_shows_row_shares():

@@ -12,6 +12,13 @@ from deeplab_jax.doctor.survey import Survey, class_weights, majority_miou
 
 _SHOWN = 5  # files of a finding; JSON has all
 
+# Warnings with which "this can be trained on" would be false, or rash.
+_RESERVATIONS = {
+  "init-from": "training starts once the weights to start from are there",
+  "loss-does-not-fall": "find out first why the loss does not fall",
+  "no-masks": "nothing is known of the data",
+}
+
 
 def text(checkup: Checkup) -> str:
   """The report: what the data is, errors, warnings, how training went."""
@@ -49,10 +56,21 @@ def _training(checkup: Checkup) -> str:
 
 
 def _verdict(checkup: Checkup) -> str:
+  """The last line, which must not say more than the findings allow."""
   errors, warnings = len(checkup.errors), len(checkup.warnings)
-  if not errors:
-    return f"no error, {warnings} warnings: this can be trained on"
-  return f"{errors} errors, {warnings} warnings: correct the errors first"
+  count = f"{_several(errors, 'error')}, {_several(warnings, 'warning')}"
+  if errors:
+    return f"{count}: correct the errors first"
+  codes = {finding.code for finding in checkup.warnings}
+  for code, reservation in _RESERVATIONS.items():
+    if code in codes:
+      return f"{count}: {reservation}"
+  meant = ", if the warnings are meant" if warnings else ""
+  return f"{count}: this can be trained on{meant}"
+
+
+def _several(count: int, what: str) -> str:
+  return f"{count or 'no'} {what}{'s' if count != 1 else ''}"
 
 
 def _describe(survey: Survey) -> list[str]:

@@ -10,7 +10,7 @@ import jax
 import rich
 from ml_collections import ConfigDict
 
-from deeplab_jax import atomic, messages, sharding
+from deeplab_jax import atomic, messages, sharding, visualize
 from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.datasets import DatasetInfo
@@ -114,8 +114,7 @@ def write(
   evaluation.write_picture(folder / "examples.png")
   plots = page.draw_plots(evaluation, other)
   for name, figure in plots.items():
-    with atomic.replacing(folder / f"{name}.png") as partial:
-      figure.savefig(partial, format="png", dpi=110)
+    visualize.write_figure(folder / f"{name}.png", figure)
   text = page.render(evaluation, content, plots, other)
   atomic.write_text(folder / "report.html", text)
 

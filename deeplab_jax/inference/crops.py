@@ -87,14 +87,14 @@ def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
     model: the network.
     variables: its variables, or their shapes.
   """
-  stride, crops = model.output_stride, jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  stride = model.output_stride
   canvases = (
     jax.ShapeDtypeStruct((1, a * stride + 1, b * stride + 1, 3), jnp.float32)
     for a, b in _SIZES
   )
   try:
     first, second = (
-      _read(model, variables, images, crops)[1] for images in canvases
+      _read(model, variables, images, None)[1] for images in canvases
     )
   except NotConfinable as reason:
     return str(reason)
@@ -103,6 +103,8 @@ def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
 
 def _read(model, variables, images, crops) -> tuple[core.ClosedJaxpr, list]:
   """The program of `model` on a canvas, and its steps, for comparison.
+
+  Without crops, what lies outside them is not replaced: to be read alone.
 
   Raises:
     NotConfinable: it does not keep to the crops.
@@ -116,7 +118,8 @@ def _read(model, variables, images, crops) -> tuple[core.ClosedJaxpr, list]:
 
   program = jax.make_jaxpr(apply)(variables, images, crops)
   reader = _Reader(Canvas(crops, size, grain), program)
-  marks = [*[None] * len(jax.tree.leaves(variables)), _MAP, None]
+  marks = [*[None] * len(jax.tree.leaves(variables)), _MAP]
+  marks += [None] * (crops is not None)
   if reader.follow(program.jaxpr, marks) != [_MAP]:
     raise NotConfinable("its result is not a map")
   return program, reader.steps

@@ -30,9 +30,9 @@ class Segmenter:
   """A network ready to label images.
 
   An image is padded and, if it is large, cut into windows as `Protocol` says,
-  so that it has the labels here that evaluation scores. The program that
-  computes them is compiled for a larger canvas, shared by many sizes, where
-  that is proven not to change the answer (see `crops`), else for the crop.
+  so that it has the labels here that evaluation scores. The program for the
+  first size is compiled for its crop; those for others for a larger canvas that
+  many sizes share, where that is proven not to change the answer (see `crops`).
 
   Attributes:
     model: the network.
@@ -91,6 +91,9 @@ class Segmenter:
     predict = predict_fn(model, self.protocol.scales, flip)
     self._run = _jitted(predict, self._in_onednn)
     self._programs = {}
+    # The first crop is computed as it is: who labels pictures of one size is
+    # spared a larger canvas, and the proof that one may be shared.
+    self._lone_crop: Size | None = None
 
   @classmethod
   def from_model_json(
@@ -142,52 +145,67 @@ class Segmenter:
     Raises:
       ValueError: `want` or a size is wrong.
     """
-    if want not in _OUTPUTS:
-      raise ValueError(
-        f"want must be one of {', '.join(_OUTPUTS)}, got {want!r}"
-      )
+    _check_wanted("want", (want,))
     if any(len(size) != 2 or min(size) < 1 for size in sizes):
       raise ValueError(f"sizes must be positive (height, width), got {sizes}")
     windows = [window for size in sizes for window in self._windows(size)]
+    if self._lone_crop is None and len({w.crop for w in windows}) > 1:
+      self._lone_crop = self.protocol.least_crop
     needed = {self._place(window): window for window in windows}
     with futures.ThreadPoolExecutor() as pool:
-      list(pool.map(lambda w: self._program_for(w, want), needed.values()))
+      list(pool.map(lambda w: self._program_for(w, (want,)), needed.values()))
     if not needed.keys() <= {self._place(window) for window in windows}:
       self.compile(*sizes, want=want)  # They turned out not to share any.
     return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
     """Labels of `image`, uint8 RGB (h, w, 3): uint8 or uint16 (h, w)."""
-    return self._segment(image, "labels")
+    return self.outputs(image, "labels")["labels"]
 
   def probabilities(self, image: np.ndarray) -> np.ndarray:
     """Class probabilities of `image`: float32 (h, w, num_classes)."""
-    return self._segment(image, "probabilities")
+    return self.outputs(image, "probabilities")["probabilities"]
 
   def uncertainty(self, image: np.ndarray) -> np.ndarray:
     """Entropy of the probabilities over its maximum: float32 (h, w), 0..1."""
-    return self._segment(image, "uncertainty")
+    return self.outputs(image, "uncertainty")["uncertainty"]
 
   def overlay(self, image: np.ndarray) -> np.ndarray:
     """The labels' colours over `image`: uint8 (h, w, 3)."""
     image = _checked(image)
     return visualize.overlay(image, self(image), self.colors)
 
-  def _segment(self, image: np.ndarray, want: str) -> np.ndarray:
+  def outputs(self, image: np.ndarray, *wanted: str) -> dict[str, np.ndarray]:
+    """Several of the above from one pass through the network.
+
+    Args:
+      image: uint8 RGB (h, w, 3).
+      *wanted: "labels", "probabilities", "uncertainty".
+
+    Returns:
+      each by its name, of the shapes and types given above.
+
+    Raises:
+      ValueError: nothing is wanted or something unknown, or a wrong image.
+    """
+    _check_wanted("wanted", wanted)
     image = _checked(image)
-    result = None
+    results = {}
     for window in self._windows(image.shape[:2]):
       rows, columns, crop = window[:3]
       top, left = rows.start, columns.start
       part = image[top : top + crop[0], left : left + crop[1]]
-      part = self._run_window(part, window, want)
-      if result is None:
-        result = np.empty((*image.shape[:2], *part.shape[2:]), part.dtype)
-      result[rows.first : rows.end, columns.first : columns.end] = part[
-        rows.first - top : rows.end - top,
-        columns.first - left : columns.end - left,
-      ]
-    return result
+      decided = (
+        slice(rows.first - top, rows.end - top),
+        slice(columns.first - left, columns.end - left),
+      )
+      there = slice(rows.first, rows.end), slice(columns.first, columns.end)
+      for name, found in self._run_window(part, window, wanted).items():
+        if name not in results:
+          shape = *image.shape[:2], *found.shape[2:]
+          results[name] = np.empty(shape, found.dtype)
+        results[name][there] = found[decided]
+    return results
 
   def _windows(self, size: Size) -> list[Window]:
     return self.protocol.windows(size, self.model.output_stride)
@@ -195,7 +213,10 @@ class Segmenter:
   def _place(self, window: Window) -> tuple[Size, bool]:
     """The canvas that a window is computed on, and if others share it."""
     crop = window.crop
-    shared = crop != self.protocol.least_crop and self._fits_a_canvas(crop)
+    if self._lone_crop is None:
+      self._lone_crop = crop
+    alone = crop in (self._lone_crop, self.protocol.least_crop)
+    shared = not alone and self._fits_a_canvas(crop)
     return (window.canvas if shared else crop), shared
 
   def _fits_a_canvas(self, crop: Size) -> bool:
@@ -207,48 +228,52 @@ class Segmenter:
     return why_not_confinable(self.model, self._variables) is None
 
   def _run_window(
-    self, part: np.ndarray, window: Window, want: str
-  ) -> np.ndarray:
-    """Labels of `part`, or what is wanted, of the size of the canvas."""
-    canvas, shared, program = self._program_for(window, want)
+    self, part: np.ndarray, window: Window, wanted: tuple[str, ...]
+  ) -> dict[str, np.ndarray]:
+    """What is wanted of `part`, each of the size of the canvas."""
+    canvas, shared, program = self._program_for(window, wanted)
     height, width = part.shape[:2]
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[:height, :width] = part
     size = np.array([height, width], np.int32)
     limits = np.array(window.crop, np.int32) if shared else None
-    return np.asarray(program(self._variables, padded, size, limits))
+    return jax.device_get(program(self._variables, padded, size, limits))
 
   def _program_for(
-    self, window: Window, want: str
+    self, window: Window, wanted: tuple[str, ...]
   ) -> tuple[Size, bool, Callable]:
     """The place of a window, and the program for it."""
     place = self._place(window)
     try:
-      return *place, self._program(*place, want)
+      return *place, self._program(*place, wanted)
     except NotConfinable:  # The network does something else at this size.
       self._may_share = False
-      return self._program_for(window, want)
+      return self._program_for(window, wanted)
 
-  def _program(self, canvas: Size, is_confined: bool, want: str) -> Callable:
-    key = (canvas, is_confined, want)
+  def _program(
+    self, canvas: Size, is_confined: bool, wanted: tuple[str, ...]
+  ) -> Callable:
+    key = (canvas, is_confined, wanted)
     if key not in self._programs:
       image = jax.ShapeDtypeStruct((*canvas, 3), np.uint8)
       pair = jax.ShapeDtypeStruct((2,), np.int32)
       limits = pair if is_confined else None
-      traced = self._run.lower(self._variables, image, pair, limits, want)
+      traced = self._run.lower(self._variables, image, pair, limits, wanted)
       self._programs[key] = onednn.compiled(traced)
     return self._programs[key]
 
 
 def _jitted(predict: Callable, in_onednn: bool) -> Callable:
-  """The program for one image; `want` is a key of `_OUTPUTS`."""
+  """The program for one image; `wanted` are keys of `_OUTPUTS`."""
 
-  @functools.partial(jax.jit, static_argnames="want")
-  def run(variables, image, size, crop, want):
+  @functools.partial(jax.jit, static_argnames="wanted")
+  def run(variables, image, size, crop, wanted):
     crops = None if crop is None else crop[None]
     with _layers(in_onednn):
       labels, probabilities = predict(variables, image[None], size[None], crops)
-    return _OUTPUTS[want](labels[0], probabilities[0])
+    return {
+      name: _OUTPUTS[name](labels[0], probabilities[0]) for name in wanted
+    }
 
   return run
 
@@ -277,6 +302,14 @@ def _check(model, class_names, colors) -> None:
         f"{name} must be {model.num_classes} as the model's classes, got "
         f"{len(given)}"
       )
+
+
+def _check_wanted(argument: str, names: Sequence[str]) -> None:
+  if not names or not set(names) <= _OUTPUTS.keys():
+    found = ", ".join(map(repr, names)) or "nothing"
+    raise ValueError(
+      f"{argument} must be of {', '.join(_OUTPUTS)}, got {found}"
+    )
 
 
 def _checked(image: Any) -> np.ndarray:

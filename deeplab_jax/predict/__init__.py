@@ -3,9 +3,11 @@
   python -m deeplab_jax.predict CHECKPOINT IMAGE_OR_FOLDER... --out DIR
 
 DIR/labels/<name>.png holds class numbers, with the classes' colours as palette;
-DIR/overlays/<name>.png shows them over the picture. Exit status 1 if a picture
-could not be done; the others are. `--package NAME` also packs the labels of a
-whole test split for its server, see `packages`.
+DIR/overlays/<name>.png shows them over the picture, with their names below it,
+unless --no_overlay is given. --probabilities adds DIR/probabilities/<name>.npy,
+--uncertainty adds DIR/uncertainty/<name>.png; see `predict_files`. Exit status
+1 if a picture could not be done; the others are. `--package NAME` also packs
+the labels of a whole test split for its server, see `packages`.
 """
 
 import argparse
@@ -13,11 +15,20 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from deeplab_jax import messages, runtime
 from deeplab_jax.inference import load
 from deeplab_jax.predict.files import Failure, predict_files
-from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job, find_jobs
+from deeplab_jax.predict.naming import (
+  LABELS,
+  OVERLAYS,
+  PROBABILITIES,
+  UNCERTAINTY,
+  Job,
+  find_jobs,
+  folders_like_pictures,
+)
 from deeplab_jax.predict.packages import SERVERS, pack
 from deeplab_jax.predict.reading import read_image, remarks
 
@@ -50,17 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
   runtime.start_runtime()
   began = time.monotonic()
+  for folder in folders_like_pictures(flags.inputs):
+    line = f"{folder} is a folder: the pictures in it are taken"
+    print(messages.printable(line), file=sys.stderr)
   jobs = find_jobs(flags.inputs, flags.out)
-  _make_folders(flags.out)
+  kinds = _kinds(flags)
+  _make_folders(flags.out, kinds)
   segmenter = load(
-    flags.checkpoint,
-    output_stride=flags.output_stride,
-    scales=flags.scales,
-    flip=flags.flip,
+    flags.checkpoint, output_stride=flags.output_stride, **_protocol(flags)
   )
   for line in remarks(job.source for job in jobs):
     print(f"warning: {line}", file=sys.stderr)
-  failures = predict_files(segmenter, jobs, flags.out, show_progress=True)
+  failures = predict_files(
+    segmenter, jobs, flags.out, kinds, show_progress=True
+  )
   seconds = time.monotonic() - began
   done = len(jobs) - len(failures)
   out = messages.printable(flags.out)
@@ -76,9 +90,28 @@ def _run(flags: argparse.Namespace) -> int:
   return 0
 
 
-def _make_folders(out: str) -> None:
+def _kinds(flags: argparse.Namespace) -> list[str]:
+  """What to write of each picture."""
+  asked = {
+    LABELS: True,
+    OVERLAYS: not flags.no_overlay,
+    PROBABILITIES: flags.probabilities,
+    UNCERTAINTY: flags.uncertainty,
+  }
+  return [kind for kind, is_asked in asked.items() if is_asked]
+
+
+def _protocol(flags: argparse.Namespace) -> dict[str, Any]:
+  """How pictures are looked at: arguments of `Segmenter`."""
+  protocol = {"scales": flags.scales, "flip": flags.flip}
+  if flags.tile is None:
+    return protocol
+  return protocol | {"tile": flags.tile, "max_pixels": max(flags.tile, 1) ** 2}
+
+
+def _make_folders(out: str, kinds: Sequence[str]) -> None:
   """Finds out before any work whether results can be written."""
-  for kind in (LABELS, OVERLAYS):
+  for kind in kinds:
     try:
       pathlib.Path(out, kind).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,6 +140,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--flip", action="store_true", help="average over mirror images, too"
+  )
+  parser.add_argument(
+    "--tile",
+    type=int,
+    help="side of the windows that pictures of more pixels than such a window "
+    "are cut into, k * 32 + 1; by default 1025, for those above 2049 x 2049",
+  )
+  parser.add_argument(
+    "--probabilities",
+    action="store_true",
+    help="also write those of all classes, .npy of float16 (h, w, classes)",
+  )
+  parser.add_argument(
+    "--uncertainty",
+    action="store_true",
+    help="also write how unsure each pixel is, from black to white",
+  )
+  parser.add_argument(
+    "--no_overlay", action="store_true", help="write no overlays"
   )
   parser.add_argument(
     "--package", choices=SERVERS, help="also pack the labels for a test server"

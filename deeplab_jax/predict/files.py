@@ -4,7 +4,7 @@ import collections
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,14 @@ from PIL import Image
 
 from deeplab_jax import atomic, messages, visualize
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.predict.naming import LABELS, OVERLAYS, Job
+from deeplab_jax.predict.naming import (
+  KINDS,
+  LABELS,
+  OVERLAYS,
+  PROBABILITIES,
+  UNCERTAINTY,
+  Job,
+)
 from deeplab_jax.predict.reading import read_image
 
 T = TypeVar("T")
@@ -39,24 +46,36 @@ def predict_files(
   segmenter: Segmenter,
   jobs: Sequence[Job],
   out: str | os.PathLike,
+  kinds: Sequence[str] = (LABELS, OVERLAYS),
   show_progress: bool = False,
 ) -> list[Failure]:
-  """Writes OUT/labels/<name> and OUT/overlays/<name> of every picture.
+  """Writes OUT/<kind>/<name> of every picture.
 
-  Labels are indexed PNG with the palette of the classes (grey of 16 bits above
-  256 classes), overlays RGB.
+  - "labels": indexed PNG with the palette of the classes (grey of 16 bits above
+    256 classes);
+  - "overlays": RGB PNG of the picture under the colours of its labels, and
+    below it the names of the classes that occur;
+  - "probabilities": of all classes, float16 (h, w, num_classes), as `.npy`;
+  - "uncertainty": grey PNG of 8 bits, 255 times `Segmenter.uncertainty`.
 
   Args:
     segmenter: the network.
     jobs: pictures and names.
     out: created if missing.
+    kinds: which of these to write.
     show_progress: whether to draw a progress bar.
 
   Returns:
     the pictures that could not be read or written, with the reason. All others
     are done.
+
+  Raises:
+    ValueError: there is no such kind.
   """
+  if not kinds or not set(kinds) <= set(KINDS):
+    raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {kinds}")
   out = pathlib.Path(out)
+  computed = [k for k in (PROBABILITIES, UNCERTAINTY) if k in kinds]
   failures = []
   with ThreadPoolExecutor(_THREADS) as pool:
     writing = collections.deque()
@@ -66,8 +85,9 @@ def predict_files(
     ):
       with _noting(failures, job):
         image = reading.result()
-        labels = segmenter(image)
-        task = pool.submit(_write, out, job.name, image, labels, segmenter)
+        outputs = segmenter.outputs(image, LABELS, *computed)
+        paths = {kind: out / kind / job.name for kind in kinds}
+        task = pool.submit(_write, paths, image, outputs, segmenter)
         writing.append((job, task))
       if len(writing) > _AHEAD:
         _finish(*writing.popleft(), failures)
@@ -106,16 +126,31 @@ def _noting(failures: list[Failure], job: Job) -> Iterator[None]:
 
 
 def _write(
-  out: pathlib.Path,
-  name: str,
+  paths: Mapping[str, pathlib.Path],
   image: np.ndarray,
-  labels: np.ndarray,
+  outputs: Mapping[str, np.ndarray],
   segmenter: Segmenter,
 ) -> None:
-  overlay = visualize.overlay(image, labels, segmenter.colors)
-  for kind, picture in (
-    (LABELS, visualize.label_picture(labels, segmenter.colors)),
-    (OVERLAYS, Image.fromarray(overlay)),
-  ):
-    with atomic.replacing(out / kind / name) as partial:
-      picture.save(partial, "PNG")
+  """Writes each kind of result to its path; see `predict_files`."""
+  labels, colors = outputs[LABELS], segmenter.colors
+  for kind, path in paths.items():
+    if kind == LABELS:
+      visualize.write_label_png(path, labels, colors)
+    elif kind == OVERLAYS:
+      overlay = visualize.overlay(image, labels, colors)
+      names = segmenter.class_names
+      _write_png(path, visualize.with_legend(overlay, labels, colors, names))
+    elif kind == UNCERTAINTY:
+      _write_png(path, np.rint(255 * outputs[kind]).astype(np.uint8))
+    else:
+      _write_npy(path.with_suffix(".npy"), outputs[kind].astype(np.float16))
+
+
+def _write_png(path: pathlib.Path, picture: np.ndarray) -> None:
+  with atomic.replacing(path) as partial:
+    Image.fromarray(picture).save(partial, "PNG")
+
+
+def _write_npy(path: pathlib.Path, array: np.ndarray) -> None:
+  with atomic.replacing(path) as partial, partial.open("wb") as file:
+    np.save(file, array)

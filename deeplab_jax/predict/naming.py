@@ -7,8 +7,10 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-# Where predictions go, below the folder of the results.
 LABELS, OVERLAYS = "labels", "overlays"
+PROBABILITIES, UNCERTAINTY = "probabilities", "uncertainty"
+KINDS = (LABELS, OVERLAYS, PROBABILITIES, UNCERTAINTY)
+"""What can be had of a picture: folders below that of the results."""
 
 # HEIC cannot be read; it is tried so that its pictures are named as failed.
 _PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif")
@@ -46,7 +48,7 @@ def find_jobs(
   Raises:
     ValueError: a folder holds no picture, or a result would replace a picture.
   """
-  results = [pathlib.Path(out).resolve() / kind for kind in (LABELS, OVERLAYS)]
+  results = [pathlib.Path(out).resolve() / kind for kind in KINDS]
   found = {}  # the same file may be named twice
   for path in map(pathlib.Path, inputs):
     if path.is_dir():
@@ -59,6 +61,15 @@ def find_jobs(
   jobs = [Job(source, name) for (source, _), name in zip(found.values(), names)]
   _refuse_to_replace(jobs, results)
   return jobs
+
+
+def folders_like_pictures(inputs: Iterable[str | os.PathLike]) -> list[str]:
+  """Those of `inputs` that are folders but have the ending of a picture."""
+  return [
+    str(path)
+    for path in map(pathlib.Path, inputs)
+    if _looks_like_picture(path.name) and path.is_dir()
+  ]
 
 
 def _refuse_to_replace(jobs: list[Job], results: list[pathlib.Path]) -> None:
@@ -85,7 +96,10 @@ def _pictures(
     ]
     found += [root / name for name in files if _looks_like_picture(name)]
   if not found:
-    raise ValueError(f"no pictures in folder {folder}")
+    raise ValueError(
+      f"no pictures in folder {folder}: in folders, names must have the ending "
+      "of a picture, such as .jpg; files that are named themselves need none"
+    )
   return sorted(found)
 
 

@@ -12,8 +12,6 @@ _COLUMNS = (
   rich.progress.MofNCompleteColumn(),
   rich.progress.BarColumn(),
   rich.progress.TextColumn("{task.fields[figures]}"),
-  rich.progress.TimeRemainingColumn(),
-  rich.progress.TextColumn("left"),
 )
 
 
@@ -28,7 +26,7 @@ class Progress:
     """Shows `first_step` of `steps`; nothing at all unless `visible`."""
     self.result = ""
     self._console = rich.console.Console(quiet=not visible, highlight=False)
-    self._steps, self._first_step = steps, first_step
+    self._steps = steps
     self._bar = rich.progress.Progress(
       *_COLUMNS,
       console=self._console,
@@ -37,7 +35,7 @@ class Progress:
     self._task = self._bar.add_task(
       "", total=steps, completed=first_step, figures=""
     )
-    self._began = time.monotonic()
+    self._timed_from: tuple[int, float] | None = None
 
   def __enter__(self):
     return self
@@ -46,21 +44,39 @@ class Progress:
     self._bar.stop()
 
   def advance(self, step: int) -> None:
-    """Moves the bar to `step`; it is there once the first has been made."""
+    """Moves the bar to `step`; it is there once the first has been made.
+
+    Steps are timed from the first one's end: that was compiled before.
+    """
+    if self._timed_from is None:
+      self._timed_from = step, time.monotonic()
     self._bar.start()
     self._bar.update(self._task, completed=step)
 
-  def show(self, step: int, loss: float, images_per_second: float) -> None:
-    """Shows the figures of a logging step."""
-    figures = f"loss {loss:.3f}  {images_per_second:.1f} images/s"
+  def show(
+    self, step: int, loss: float, images_per_second: float | None
+  ) -> None:
+    """Shows the figures of a logging step; the rate is None where unknown."""
+    figures = f"loss {loss:.3f}"
+    if images_per_second is not None:
+      figures += f"  {images_per_second:.1f} images/s"
     if self.result:
       figures += f"  {self.result}"
+    figures += self._left(step)
     self._bar.update(self._task, completed=step, figures=figures)
     if self._bar.disable:
-      rate = (time.monotonic() - self._began) / (step - self._first_step)
-      left = round(rate * (self._steps - step))
-      figures += f"  {left // 60}:{left % 60:02} left"
       self.say(f"step {step}/{self._steps}  {figures}")
+
+  def _left(self, step: int) -> str:
+    """The time that is left; nothing before a second step has been timed."""
+    first, began = self._timed_from or (step, 0.0)
+    if step <= first:
+      return ""
+    rate = (time.monotonic() - began) / (step - first)
+    minutes, seconds = divmod(round(rate * (self._steps - step)), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"  {clock}:{seconds:02} left"
 
   def say(self, text: str) -> None:
     """Prints lines, above the bar if there is one."""

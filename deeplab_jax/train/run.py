@@ -21,7 +21,7 @@ from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.runtime import StopRequest
 from deeplab_jax.tasks import Task, find_task
-from deeplab_jax.train import continuing, lock
+from deeplab_jax.train import continuing, curves, lock
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.continuing import Change
 from deeplab_jax.train.initialize import starting_point
@@ -116,7 +116,10 @@ def train_and_evaluate(
       train_step = make_train_step(model, loss, optimizer, config, mesh)
       state = _loop(run, state, train_step)
     checkpoints.wait()
-    return _report(run, int(state.step))
+    last = int(state.step)
+    if last > step and records.score(last) is None:
+      _draw_curves(run)
+    return _report(run, last)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,13 +201,17 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
       break
     batch = next(batches)
     names = batch.pop("name")
+    if step == run.first_step:
+      run.progress.say("compiling the training step ...")
     state, metrics = train_step(state, sharding.global_batch(batch, run.mesh))
     step += 1
+    window.add(step, names, metrics)
     if step == run.first_step + 1:
       run.stop.training_began()
       _write_descriptions(run)
+      jax.block_until_ready(metrics)
+      window.restart_clock()
     run.progress.advance(step)
-    window.add(step, names, metrics)
     stopping = run.stop.at(step)
     saving = stopping or run.due(step, config.checkpoint_every)
     evaluating = run.evaluates(step) and not stopping
@@ -231,6 +238,7 @@ def _owes_evaluation(run: _Run, state: TrainState, step: int) -> bool:
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
   """Evaluates, draws, records, keeps the best; False if told to stop."""
+  run.progress.say(f"step {step}: evaluating ...")
   figures = run.task.evaluate(
     run.model,
     state.variables,
@@ -245,10 +253,16 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
   score = figures[run.task.score]
   run.records.write(step, figures)
   _write_descriptions(run)
+  _draw_curves(run)
   run.checkpoints.save_best(state, score)
   run.progress.result = f"{run.task.title} {score:.2%}"
   run.progress.say(f"step {step}: held-out {run.progress.result}")
   return True
+
+
+def _draw_curves(run: _Run) -> None:
+  if jax.process_index() == 0:
+    curves.write(run.workdir, run.task)
 
 
 def _report(run: _Run, step: int) -> float | None:
@@ -262,8 +276,9 @@ def _report(run: _Run, step: int) -> float | None:
   result = "not evaluated"
   if score is not None:
     result = f"held-out {run.task.title} {score:.2%}"
-  folders = [run.workdir / name for name in ("pictures", "checkpoints", "best")]
-  there = "".join(f"\n{x.name}: {x}" for x in folders if x.is_dir())
+  names = ("curves.png", "pictures", "checkpoints", "best")
+  paths = [run.workdir / name for name in names]
+  there = "".join(f"\n{x.stem}: {x}" for x in paths if x.exists())
   run.progress.say(f"{result} after {step} steps{there}")
   return score
 
@@ -300,9 +315,11 @@ class _Window:
     """Records and shows the figures of the last step."""
     step, figures = self.check()
     seconds = time.monotonic() - self._began
-    rate = self._steps_timed * self._run.config.batch_size / seconds
+    rate = None
+    if self._steps_timed:  # none before the second step of this start
+      rate = self._steps_timed * self._run.config.batch_size / seconds
+      figures["images_per_second"] = rate
     self.restart_clock()
-    figures["images_per_second"] = rate
     values = {f"train/{name}": value for name, value in figures.items()}
     self._run.records.write(step, values)
     self._run.progress.show(step, figures["loss"], rate)

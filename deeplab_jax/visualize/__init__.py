@@ -9,17 +9,21 @@ from deeplab_jax.visualize.colors import (
   voc_colormap,
   write_label_png,
 )
-from deeplab_jax.visualize.pictures import error_map, legend, picture_grid
+from deeplab_jax.visualize.curves import curves_figure
+from deeplab_jax.visualize.legends import legend, with_legend
+from deeplab_jax.visualize.pictures import error_map, picture_grid
 from deeplab_jax.visualize.plots import (
   confusion_figure,
   iou_figure,
   reliability_figure,
   trimap_figure,
+  write_figure,
 )
 
 __all__ = [
   "colorize",
   "confusion_figure",
+  "curves_figure",
   "error_map",
   "html",
   "iou_figure",
@@ -31,5 +35,7 @@ __all__ = [
   "reliability_figure",
   "trimap_figure",
   "voc_colormap",
+  "with_legend",
+  "write_figure",
   "write_label_png",
 ]

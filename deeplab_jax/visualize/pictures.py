@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from deeplab_jax import messages
 from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.visualize.colors import Colors, colorize
+from deeplab_jax.visualize.legends import font, legend
 
 _CELL = 320
 _GAP = 6
@@ -28,28 +28,6 @@ def error_map(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
   )
   picture[labels == IGNORE] = _UNJUDGED
   return picture
-
-
-def legend(
-  class_names: Sequence[str], colors: Colors, width: int
-) -> np.ndarray:
-  """Colour patches with names in lines of `width` pixels: uint8 RGB."""
-  font = _font()
-  class_names = [messages.printable(name) for name in class_names]
-  places, x, y = [], _GAP, _GAP
-  for name in class_names:
-    length = int(font.getlength(name)) + 2 * _LINE
-    if x + length > width and x > _GAP:
-      x, y = _GAP, y + _LINE
-    places.append((x, y))
-    x += length
-  canvas = Image.new("RGB", (width, y + _LINE + _GAP), _PAPER)
-  draw = ImageDraw.Draw(canvas)
-  for name, color, (x, y) in zip(class_names, colors, places):
-    patch = (x, y + 3, x + _LINE - 7, y + _LINE - 4)
-    draw.rectangle(patch, fill=tuple(color), outline=_INK)
-    draw.text((x + _LINE, y + 1), name, fill=_INK, font=font)
-  return np.asarray(canvas)
 
 
 def picture_grid(
@@ -97,10 +75,6 @@ def _classes_in(label_maps, num_classes):
   return found[found < num_classes] if found[0] < num_classes else [0]
 
 
-def _font():
-  return ImageFont.load_default(size=13)
-
-
 def _fit(picture):
   """Scales to the cell's width; height follows, within limits."""
   height = round(picture.shape[0] * _CELL / picture.shape[1])
@@ -124,5 +98,5 @@ def _titles(names):
   canvas = Image.new("RGB", (len(names) * width - _GAP, _LINE), _PAPER)
   draw = ImageDraw.Draw(canvas)
   for index, name in enumerate(names):
-    draw.text((index * width + _GAP, 2), name, fill=_INK, font=_font())
+    draw.text((index * width + _GAP, 2), name, fill=_INK, font=font())
   return np.asarray(canvas)

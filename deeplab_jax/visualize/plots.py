@@ -1,22 +1,29 @@
-"""Plots of an evaluation's figures; matplotlib without a display.
+"""Plots of the figures of an evaluation; matplotlib without a display.
 
-Each function returns a `Figure`: save it with `figure.savefig(path)`.
+Each function returns a `Figure`: save it with `write_figure`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deeplab_jax import messages
+from deeplab_jax import atomic, messages
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
   from matplotlib.legend import Legend
 
 _BLUE, _ORANGE = "#3b6ea5", "#e08214"
+
+
+def write_figure(path: str | os.PathLike, figure: Figure) -> None:
+  """Writes `figure` as PNG."""
+  with atomic.replacing(path) as partial:
+    figure.savefig(partial, format="png", dpi=110)
 
 
 def confusion_figure(
@@ -31,7 +38,7 @@ def confusion_figure(
   labelled = confusion.sum(1, keepdims=True)
   shares = confusion / np.maximum(labelled, 1)
   side = 3 + 0.22 * len(class_names)
-  figure = _figure((side + 1, side), "compressed")
+  figure = new_figure((side + 1, side), "compressed")
   axes = figure.subplots()
   mesh = axes.imshow(np.where(labelled > 0, shares, np.nan), "Blues", vmin=0)
   ticks = range(len(class_names))
@@ -63,7 +70,7 @@ def iou_figure(
   """
   runs = [iou] if other is None else [iou, other]
   thickness = 0.8 / len(runs)
-  figure = _figure((7, 1.2 + 0.27 * len(iou)), "constrained")
+  figure = new_figure((7, 1.2 + 0.27 * len(iou)), "constrained")
   axes = figure.subplots()
   for index, (run, color) in enumerate(zip(runs, (_BLUE, _ORANGE))):
     values = [100 * (run.get(name) or 0) for name in iou]
@@ -79,7 +86,7 @@ def iou_figure(
   axes.spines[["top", "right"]].set_visible(False)
   if len(runs) > 1:
     legend = figure.legend(loc="outside upper center", ncols=2)
-    _no_formulas(legend)
+    without_formulas(legend)
   return figure
 
 
@@ -89,7 +96,7 @@ def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
   Args:
     curves: name of a run -> mean IoU (0..1) in the bands of 1, 2, ... pixels.
   """
-  figure = _figure((6, 4.5), "constrained")
+  figure = new_figure((6, 4.5), "constrained")
   axes = figure.subplots()
   for (name, curve), color in zip(curves.items(), (_BLUE, _ORANGE)):
     widths = np.arange(1, len(curve) + 1)
@@ -97,7 +104,7 @@ def trimap_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
   axes.set(xlabel="width of the band in pixels", ylabel="mean IoU in %")
   axes.grid(alpha=0.3)
   if len(curves) > 1:
-    _no_formulas(axes.legend(loc="lower right"))
+    without_formulas(axes.legend(loc="lower right"))
   return figure
 
 
@@ -107,7 +114,7 @@ def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
   Args:
     curve: what `metrics.reliability` returns.
   """
-  figure = _figure((6, 4.5), "constrained")
+  figure = new_figure((6, 4.5), "constrained")
   upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
   bins = len(curve["pixels"])
   middles = (np.arange(bins) + 0.5) / bins
@@ -121,7 +128,8 @@ def reliability_figure(curve: Mapping[str, np.ndarray]) -> Figure:
   return figure
 
 
-def _no_formulas(legend: Legend) -> None:
+def without_formulas(legend: Legend) -> None:
+  """Shows names as they are: one with $ is no formula."""
   for text in legend.get_texts():
     text.set_parse_math(False)
 
@@ -130,7 +138,8 @@ def _percent(value):
   return "absent" if value is None else f"{100 * value:.1f}"
 
 
-def _figure(size: tuple[float, float], layout: str) -> Figure:
+def new_figure(size: tuple[float, float], layout: str) -> Figure:
+  """An empty figure of `size` in inches that no window belongs to."""
   # Imported when something is plotted: matplotlib takes a third of the time in
   # which a model is loaded, which needs no plots.
   from matplotlib.figure import Figure

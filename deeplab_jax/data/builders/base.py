@@ -104,6 +104,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
       metadata=tfds.core.MetadataDict(),
     )
 
+  def _log_download_bytes(self) -> None:
+    """Not TFDS's line, to which all sizes are unknown: ours shows progress."""
+
+  def _log_download_done(self) -> None:
+    """Whoever asked for the data set says where it is, if that is of use."""
+
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     self._downloads = dl_manager
     splits = {split: keys for split, keys in self.open().items() if keys}

@@ -60,12 +60,12 @@ class Canvas:
 
   Attributes:
     crops: int32 (b, 2), height and width in pixels of what each example takes
-      of the canvas, from the top left corner.
+      of the canvas, from the top left corner; None if a network is only read.
     size: height and width of the network's input.
     grain: crops are multiples of it plus 1, at least 1.
   """
 
-  crops: jax.Array
+  crops: jax.Array | None
   size: Size
   grain: int
 
@@ -132,7 +132,7 @@ def enter(
   if canvas is None:
     return x
   x = checkpoint_name(x, f"{ENTER} {settings}")
-  if outside is None:
+  if outside is None or canvas.crops is None:
     return x
   return jnp.where(
     canvas.inside(x.shape[1:3]), x, jnp.asarray(outside, x.dtype)
@@ -149,5 +149,7 @@ def mean(x: jax.Array) -> jax.Array:
   canvas = _canvas.get()
   if canvas is None:
     return x.mean((1, 2), keepdims=True)
+  if canvas.crops is None:
+    return leave(enter(x).mean((1, 2), keepdims=True))
   pixels = canvas.extent(x.shape[1:3]).prod(1)[:, None, None, None]
   return leave(enter(x).sum((1, 2), keepdims=True) / pixels.astype(x.dtype))
