@@ -14,6 +14,11 @@ from tests.exactness import Exactness
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _EXACTNESS = pytest.StashKey[Exactness]()
 _SESSION = "DEEPLAB_TESTS_FOLDER"  # in the environment
+# Most of the time of the tests is that in which LLVM optimises the programs of
+# XLA, which the tests run a few times. So it is told not to, here and in the
+# processes that tests start, but for slow tests and those of exactness; they
+# compile as users do.
+_QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 # The files that `make check` leaves to `make test`, by what takes long in them.
 # A file that is not named is in both, and `make check` tells if it should not.
@@ -80,6 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
   if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell's "&" leaves it; processes started here would ignore it, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+  slow = "slow" in config.option.markexpr.replace("not slow", "")
+  if not slow and not config.option.exactness:
+    os.environ.setdefault(_QUICKLY, "1")
   if _SESSION not in os.environ:  # workers find it there
     folder = tempfile.mkdtemp(prefix="deeplab_jax_tests_")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -100,17 +108,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture
-def quick_compilation() -> Iterator[None]:
-  """Compiles programs in about half the time, less well optimised.
-
-  For tests of large programs to whose promise rounding does not matter.
-  """
+def optimized() -> Iterator[None]:
+  """Compiles programs as users do, in twice the time: see `_QUICKLY`."""
   import jax  # not before `pytest_configure`
 
-  name = "jax_disable_most_optimizations"
-  jax.config.update(name, True)
+  before = jax.config.jax_disable_most_optimizations
+  jax.config.update("jax_disable_most_optimizations", False)
   yield
-  jax.config.update(name, False)
+  jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,6 @@ class _Chain:
         "PYTHON": sys.executable,
         "JAX_PLATFORMS": "cpu",
         "DEEPLAB_CACHE": str(self.folder / "cache"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half
       },
       capture_output=True,
       text=True,

@@ -66,7 +66,6 @@ def runs(request, data_dir, tmp_path_factory) -> pathlib.Path:
       "PYTHONPATH": str(_REPOSITORY),
       "JAX_PLATFORMS": "cpu",
       "DEEPLAB_CACHE": str(folder / "cache"),  # VOC and COCO share programs
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the compiling
     },
     capture_output=True,
     text=True,

@@ -297,7 +297,6 @@ def _command(folder, *flags):
       "PYTHONPATH": str(_REPOSITORY),
       "JAX_PLATFORMS": "cpu",
       "DEEPLAB_CACHE": str(folder / "cache"),
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the compiling
     },
     capture_output=True,
     text=True,

@@ -63,7 +63,6 @@ def constant_gates(variables):
   return jax.tree_util.tree_map_with_path(change, variables)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name,size", CASES)
 def test_dense_features_subsampled_equal_coarse(name, size):
   check_consistency(name, size)

@@ -92,7 +92,6 @@ def test_logits_have_the_size_of_their_stride(arguments, stride, size):
   assert variables["params"]["logits"]["kernel"].shape[-1] == 5
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
   model = DeepLab(5, "mobilenet_v2", width_multiplier=0.25, dtype=jnp.bfloat16)
   images = jnp.ones((1, 33, 33, 3))
@@ -115,7 +114,6 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
   assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   "arguments",
   [

@@ -7,6 +7,7 @@ import pytest
 
 from deeplab_jax.models.ops.loops import all_threads, joined
 
+pytestmark = pytest.mark.usefixtures("optimized")
 _SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1.5, 65504.0)
 
 

@@ -53,7 +53,6 @@ def _start(
       **os.environ,
       "DEEPLAB_CACHE": str(folder / "cache"),
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the compiling
       **environment,
     },
     stdout=subprocess.PIPE,
