@@ -49,6 +49,8 @@ def local_path(path: Path, writing: bool = False) -> pathlib.Path:
       "gcsfuse for one, and give the folder where it is: see docs/scaling.md"
     )
   path = pathlib.Path(path).expanduser().absolute()
+  if ".." in path.parts:  # which tensorstore takes for a fault of the files
+    path = path.resolve()
   text = os.fsencode(path).decode("utf-8", "replace")
   found = [character for character in "[\\\ufffd" if character in text]
   if writing and found:
