@@ -1,30 +1,45 @@
-"""Your own pictures and masks: a released MobileNetV2, tuned to them.
+"""Your own pictures and masks: a trained network, tuned to them.
 
-  python -m deeplab_jax.import_weights mobilenetv2_coco_voc_trainaug \
-    --out models/mobilenet_v2_voc
   python -m deeplab_jax.main --config configs/folder.py \
     --config.data.path=DIR --workdir runs/mine
 
-DIR is laid out as `deeplab_jax/data/builders/folder_layout.py` describes.
+starts from the street scenes of zoo/camvid_mobilenet_v2, whose weights are for
+personal and research use only. Any other model may stand in its place, whatever
+its network is, such as one released for VOC:
 
-Arguments: runlocal.
+  python -m deeplab_jax.import_weights mobilenetv2_coco_voc_trainaug \
+    --out models/mobilenet_v2_voc
+  python -m deeplab_jax.main \
+    --config configs/folder.py:init_from=models/mobilenet_v2_voc \
+    --config.data.path=DIR --workdir runs/mine
+
+DIR is laid out as docs/data.md describes. Crops are as large as the images, up
+to 513 x 513.
+
+Arguments: init_from=MODEL (zoo/camvid_mobilenet_v2; nothing draws random
+weights), whose network the fields of `config.model` follow; runlocal.
 Hardware: any. Wall time and mIoU: those of your data, not yet run.
 """
 
+import pathlib
+
 from ml_collections import ConfigDict
 
-from deeplab_jax.config import base_config, parse_arg, runlocal
+from deeplab_jax.config import base_config, follow_model, parse_arg, runlocal
+
+_SHIPPED = pathlib.Path(__file__).parents[1] / "zoo/camvid_mobilenet_v2"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The released head, new logits; frozen batch norm suits small batches."""
-  arg = parse_arg(arg)
+  """The model with new logits; frozen batch norm suits small batches."""
+  arg = parse_arg(arg, init_from=str(_SHIPPED))
   config = base_config()
   config.model.backbone = "mobilenet_v2"
-  config.model.update(atrous_rates=(), decoder=())  # as it was released
-  config.init_from = "models/mobilenet_v2_voc"
-  config.train_batch_norm = False
+  if arg.init_from:
+    follow_model(config, arg.init_from)
+  # A head that is drawn anew has no statistics that could be frozen.
+  config.train_batch_norm = not arg.init_from or config.init_parts != "all"
   config.update(batch_size=8, steps=5000, lr=0.001, last_layer_multiplier=10.0)
   config.update(eval_every=1000, checkpoint_every=500)
-  config.data.name = "folder"
+  config.data.update(name="folder", crop_size=(0, 0))
   return runlocal(config) if arg.runlocal else config

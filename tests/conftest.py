@@ -34,7 +34,7 @@ _COMPILES = {
   "start processes that train, predict or build": """
     benchmarks chain configs_run doctor doctor_sound extending
     import_weights_command launch main notebooks open_once predict prepare
-    sharding train_continuing train_lock train_run
+    readme sharding train_continuing train_initialize train_lock train_run
     """,
 }
 

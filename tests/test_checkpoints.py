@@ -381,3 +381,11 @@ def test_a_path_in_the_home_folder_is_made_absolute(monkeypatch, tmp_path):
   assert checkpoints.local_path("~/run") == tmp_path / "run"
   monkeypatch.chdir(tmp_path)
   assert checkpoints.local_path("run:2/x") == tmp_path / "run:2/x"
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  assert checkpoints.local_path("../run") == tmp_path / "run"
+
+
+def test_a_model_beside_the_current_folder_loads(workdir, monkeypatch):
+  monkeypatch.chdir(workdir / "checkpoints")
+  checkpoints.load_variables("..")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from deeplab_jax import checkpoints, optimizer, sharding, tasks, train
 from deeplab_jax import config as config_lib
-from deeplab_jax import optimizer, sharding, tasks, train
 from deeplab_jax.config import reference
-from deeplab_jax.models import DeepLab, model_to_dict
+from deeplab_jax.models import Classifier, DeepLab, model_to_dict
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
 
@@ -113,6 +113,90 @@ def test_voc_is_tuned_gently_at_stride_8_after_training_at_16():
     "trainval",
   )
   assert (first.init_parts, then.init_parts) == ("backbone", "all")
+
+
+def _stored(folder, model) -> str:
+  """A model directory without weights."""
+  checkpoints.write_model_json(folder, model)
+  return str(folder)
+
+
+def test_folder_follows_the_network_that_it_starts_from(tmp_path):
+  shipped = _load(_CONFIGS / "folder.py")
+  assert checkpoints.read_model(shipped.init_from) == DeepLab(
+    num_classes=11,
+    backbone="mobilenet_v2",
+    atrous_rates=(3, 6, 9),
+    batch_norm_momentum=0.97,
+  )
+  assert tuple(shipped.model.atrous_rates) == (3, 6, 9)
+  assert shipped.init_parts == "all" and not shipped.train_batch_norm
+  (tmp_path / "half").mkdir()
+  half = DeepLab(
+    num_classes=21,
+    backbone="mobilenet_v2",
+    width_multiplier=0.5,
+    atrous_rates=(),
+    decoder=(),
+    decoder_convs=((3, 64),),
+    dropout_rate=0.5,
+  )
+  path = _stored(tmp_path / "half", half)
+  for named in (path, f"{path}/checkpoints/7", f"{path}/best"):
+    config = _load(_CONFIGS / "folder.py", f"init_from={named}")
+    config_lib.check(config)
+    assert config.init_from == named
+    made = config_lib.make_model(config, 21)
+    assert made == half.clone(dropout_rate=0.1)
+  random = _load(_CONFIGS / "folder.py", "init_from=")
+  assert random.init_from == "" and random.train_batch_norm
+
+
+def test_folder_takes_the_backbone_of_a_classifier(tmp_path):
+  model = Classifier(num_classes=9, backbone="resnet_50", output_stride=32)
+  path = _stored(tmp_path / "imagenet", model)
+  config = _load(_CONFIGS / "folder.py", f"init_from={path}")
+  assert config.model.backbone == "resnet_50"
+  assert config.init_parts == "backbone" and config.train_batch_norm
+
+
+def test_folder_names_a_model_that_is_not_there(tmp_path):
+  with pytest.raises(ValueError, match=r"no model at .*/nowhere: give a work"):
+    _load(_CONFIGS / "folder.py", f"init_from={tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize(
+  ("largest", "fields", "expected"),
+  [
+    ((96, 128), {}, (97, 129)),
+    ((97, 129), {}, (97, 129)),
+    ((98, 130), {}, (113, 145)),
+    ((5, 2000), {}, (17, 513)),
+    ((96, 128), {"model__output_stride": 32}, (97, 129)),
+    ((700, 530), {"model__output_stride": 32}, (513, 513)),
+    (
+      (1000, 2000),
+      {"data__resize_min": 97, "data__resize_max": 193},
+      (97, 193),
+    ),
+    (None, {}, (513, 513)),
+    ((96, 128), {"data__crop_size": (65, 65)}, (65, 65)),
+  ],
+)
+def test_a_crop_follows_the_largest_image(largest, fields, expected):
+  config = _changed(**({"data__crop_size": (0, 0)} | fields))
+  config_lib.check(config)
+  settled = config_lib.with_crop(config, largest)
+  config_lib.check(settled)
+  assert settled.data.crop_size == expected
+  given = fields.get("data__crop_size", (0, 0))
+  assert config.data.crop_size == given
+
+
+def test_a_classifier_needs_a_crop_of_its_own():
+  config = _changed(task="classification", data__crop_size=(0, 0))
+  with pytest.raises(ValueError, match=r"crop_size must be 16 or more on both"):
+    config_lib.check(config)
 
 
 @pytest.mark.slow

@@ -187,6 +187,16 @@ def test_counts_and_weights_follow_the_masks(root):
   assert summary["classes"][0]["images"] == 12
 
 
+def test_a_crop_left_to_the_images_is_theirs(root):
+  config = scenes.config(root, data__crop_size=(0, 0))
+  checkup = examine(config, overfit_steps=0)
+  assert not checkup.findings
+  stride = config.model.output_stride
+  crop = checkup.survey.config.data.crop_size
+  for side, image in zip(crop, (72, 96)):
+    assert side % stride == 1 and image <= side < image + stride
+
+
 def test_limit_reads_evenly_spread_images(root):
   checkup = examine(scenes.config(root), limit=3, overfit_steps=0)
   names = [facts.name for facts in checkup.survey.facts]

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import runpy
+import socket
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,7 +36,33 @@ def test_notebook_holds_no_outputs(path):
     assert not cell.get("outputs") and not cell.get("execution_count")
 
 
-def test_inference_notebook_runs(tmp_path, monkeypatch, capsys):
+def test_the_street_is_what_its_program_draws():
+  path = _FOLDER / "draw_street.py"
+  drawn = runpy.run_path(str(path))["draw"]()
+  stored = np.asarray(Image.open(_FOLDER / "street.jpg")).astype(int)
+  assert np.abs(stored - drawn).mean() < 3  # of 255: what JPEG leaves out
+
+
+def test_inference_notebook_runs_offline_on_what_ships(monkeypatch, capsys):
+  """The network sees a street: sky above, road below, houses left and right."""
+  for name in ("CHECKPOINT", "IMAGE"):
+    monkeypatch.delenv(f"DEEPLAB_{name}", raising=False)
+
+  def refuse(*_):
+    raise AssertionError("the notebook asks the network")
+
+  monkeypatch.setattr(socket.socket, "connect", refuse)
+  names = _run("inference.ipynb", monkeypatch)
+  classes = names["segmenter"].class_names
+  seen = {
+    place: classes[names["labels"][place]]
+    for place in ((10, 240), (330, 150), (60, 60), (210, 330))
+  }
+  assert list(seen.values()) == ["Sky", "Road", "Building", "Car"]
+  assert "stride  8:" in capsys.readouterr().out
+
+
+def test_inference_notebook_takes_a_model_and_an_image(tmp_path, monkeypatch):
   model = tiny_model()
   checkpoints.save_model(
     tmp_path / "model",
@@ -53,7 +81,6 @@ def test_inference_notebook_runs(tmp_path, monkeypatch, capsys):
   assert names["labels"].shape == (40, 50)
   assert names["labels_fused"].shape == (40, 50)
   assert set(names["results"]) == {8, 16}
-  assert "stride  8:" in capsys.readouterr().out
 
 
 def test_training_notebook_runs(tmp_path, monkeypatch, capsys):

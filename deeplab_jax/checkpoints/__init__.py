@@ -13,6 +13,7 @@ from deeplab_jax.checkpoints.model_directory import (
   find_step,
   load_variables,
   local_path,
+  read_model,
   save_model,
   write_model_json,
 )
@@ -21,6 +22,7 @@ __all__ = [
   "find_step",
   "load_variables",
   "local_path",
+  "read_model",
   "save_model",
   "write_model_json",
 ]

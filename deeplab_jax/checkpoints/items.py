@@ -142,17 +142,24 @@ def require_same_names(
   found: Mapping[str, Any], wanted: Mapping[str, Any], where: str
 ) -> None:
   """Raises one error that lists every difference of names and shapes."""
-  faults = [f"missing: {name}" for name in wanted if name not in found]
-  faults += [f"unexpected: {name}" for name in found if name not in wanted]
-  faults += [
-    f"wrong shape: {name} must be {tuple(x.shape)}, got "
-    f"{tuple(found[name].shape)}"
-    for name, x in wanted.items()
-    if name in found and tuple(found[name].shape) != tuple(x.shape)
-  ]
+  faults = differences(found, wanted)
   if faults:
     raise ValueError(
       f"{where} is a checkpoint of another architecture; give the model it "
       "was trained with, another --workdir, or init_parts='backbone':\n  "
       + "\n  ".join(faults)
     )
+
+
+def differences(
+  found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[str]:
+  """Every difference of names and shapes, a line each."""
+  faults = [f"missing: {name}" for name in wanted if name not in found]
+  faults += [f"unexpected: {name}" for name in found if name not in wanted]
+  return faults + [
+    f"wrong shape: {name} must be {tuple(x.shape)}, got "
+    f"{tuple(found[name].shape)}"
+    for name, x in wanted.items()
+    if name in found and tuple(found[name].shape) != tuple(x.shape)
+  ]

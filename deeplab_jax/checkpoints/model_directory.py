@@ -27,6 +27,7 @@ Network = DeepLab | Classifier
 
 FORMAT = 1
 KINDS = {"segmenter": DeepLab, "classifier": Classifier}
+_MODEL_JSON = "model.json"
 
 
 def local_path(path: Path, writing: bool = False) -> pathlib.Path:
@@ -48,6 +49,8 @@ def local_path(path: Path, writing: bool = False) -> pathlib.Path:
       "gcsfuse for one, and give the folder where it is: see docs/scaling.md"
     )
   path = pathlib.Path(path).expanduser().absolute()
+  if ".." in path.parts:  # which tensorstore takes for a fault of the files
+    path = path.resolve()
   text = os.fsencode(path).decode("utf-8", "replace")
   found = [character for character in "[\\\ufffd" if character in text]
   if writing and found:
@@ -115,7 +118,7 @@ def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
     "preprocessing": {"mean": backbone.mean, "scale": backbone.scale},
     **fields,
   }
-  atomic.write_json(pathlib.Path(folder) / "model.json", content)
+  atomic.write_json(pathlib.Path(folder) / _MODEL_JSON, content)
 
 
 def load_variables(
@@ -137,22 +140,45 @@ def load_variables(
       are not the model's.
   """
   step = find_step(path)
-  content = _read_model_json(step.parent.parent)
-  found = content.get("kind", "segmenter")
-  if found != kind:
+  model, content = _read_model(step.parent.parent)
+  if not isinstance(model, KINDS[kind]):
     raise ValueError(
-      f"{path} must hold a {kind}, got a {found}; to train from its backbone, "
-      "give it as init_from with init_parts='backbone'"
+      f"{path} must hold a {kind}, got a {content['kind']}; to train from its "
+      "backbone, give it as init_from with init_parts='backbone'"
     )
-  try:
-    model = model_from_dict(content["model"], KINDS[kind])
-  except (KeyError, TypeError, AttributeError) as error:
-    path = step.parent.parent / "model.json"
-    raise ValueError(_damaged(path, error)) from error
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
   wanted = jax.eval_shape(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return model, items.restore(step / "variables", wanted, place), content
+
+
+def read_model(path: Path) -> Network:
+  """The network that is stored at `path`, without its weights.
+
+  Args:
+    path: as `load_variables` takes it.
+
+  Raises:
+    ValueError: there is no `model.json`, or a damaged one.
+  """
+  path = local_path(path)
+  for folder in (path, *list(path.parents)[:2]):
+    if (folder / _MODEL_JSON).is_file():
+      return _read_model(folder)[0]
+  raise ValueError(
+    f"no model at {path}: give a workdir, or a folder written by `python -m "
+    "deeplab_jax.import_weights`"
+  )
+
+
+def _read_model(folder: pathlib.Path) -> tuple[Network, dict[str, Any]]:
+  """The network that `model.json` describes, and all that it holds."""
+  content = _read_model_json(folder)
+  try:
+    kind = KINDS[content.setdefault("kind", "segmenter")]
+    return model_from_dict(content["model"], kind), content
+  except (KeyError, TypeError, AttributeError) as error:
+    raise ValueError(_damaged(folder / _MODEL_JSON, error)) from error
 
 
 def find_step(path: Path) -> pathlib.Path:
@@ -191,7 +217,7 @@ def way_out(workdir: pathlib.Path) -> str:
 
 
 def _read_model_json(folder: pathlib.Path) -> dict[str, Any]:
-  path = folder / "model.json"
+  path = folder / _MODEL_JSON
   if not path.is_file():
     raise ValueError(f"{path} is missing: {folder} is no model directory")
   try:

@@ -14,6 +14,7 @@ from deeplab_jax.config.arguments import (
 )
 from deeplab_jax.config.checks import check
 from deeplab_jax.config.fields import base_config, field_names, make_model
+from deeplab_jax.config.following import follow_model, with_crop
 from deeplab_jax.config.local import runlocal
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
   "check_overrides",
   "config_names",
   "field_names",
+  "follow_model",
   "load",
   "make_model",
   "parse_arg",
   "runlocal",
+  "with_crop",
 ]

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax.config.arguments import nearest
 from deeplab_jax.config.fields import base_config, make_model
+from deeplab_jax.config.following import follows_images
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.losses import LOSSES, settings
 from deeplab_jax.models import model_arguments
@@ -131,7 +132,9 @@ def _check_crop(config: ConfigDict) -> None:
   if config.task == "classification":
     wanted = f"{stride} or more on both sides"
     _require("data.crop_size", min(crop) >= stride, wanted, crop)
-  elif any(side <= 1 or (side - 1) % stride for side in crop):
+  elif not follows_images(config) and any(
+    side <= 1 or (side - 1) % stride for side in crop
+  ):
     nearest = tuple(max(round((s - 1) / stride), 1) * stride + 1 for s in crop)
     raise ValueError(
       f"config.data.crop_size must be k * output_stride + 1 = k * {stride} + 1 "

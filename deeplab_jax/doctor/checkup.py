@@ -113,6 +113,7 @@ def examine(
     if config_checks.has_masks(config):
       data = _Data(config.data)
       survey = _survey(config, data.samples, limit)
+      config = survey.config
       checks = CHECKS if _has_errors(findings) else CHECKS + FIT_CHECKS
       findings += itertools.chain(*(check(survey) for check in checks))
     if survey and not _has_errors(findings):
@@ -157,7 +158,12 @@ class _Data:
 
 
 def _survey(config: ConfigDict, samples: Samples, limit: int) -> Survey:
-  return survey_lib.take(config, samples, _logits_stride(config), limit)
+  """What was read, with the crop that these images ask for in its config."""
+  survey = survey_lib.take(config, samples, _logits_stride(config), limit)
+  sizes = [facts.image.size for facts in survey.of("train") if facts.image]
+  largest = tuple(map(max, zip(*sizes))) if sizes else None
+  config = config_lib.with_crop(config, largest)
+  return dataclasses.replace(survey, config=config)
 
 
 def _logits_stride(config: ConfigDict) -> int:

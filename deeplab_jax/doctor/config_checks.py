@@ -10,6 +10,7 @@ from deeplab_jax.checkpoints.model_directory import find_step
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.doctor.survey import Survey
+from deeplab_jax.train.initialize import check_start
 
 _PUBLISHED_MOMENTUM = 0.9997  # of batch norm in ASPP and decoder
 _UNSETTLED = 0.05  # what is left of the first statistics
@@ -49,7 +50,7 @@ def no_start(config: ConfigDict) -> str:
 
 
 def _start(config: ConfigDict) -> Iterator[Finding]:
-  """Weights to start from that are not there, or are missed."""
+  """Weights to start from that are not there, do not fit, or are missed."""
   if config.init_from:
     mistake = no_start(config)
     if mistake:
@@ -59,6 +60,11 @@ def _start(config: ConfigDict) -> Iterator[Finding]:
         "import weights (python -m deeplab_jax.import_weights), or set "
         "--config.init_from= to start from random ones",
       )
+      return
+    try:
+      check_start(config)
+    except ValueError as mistake:
+      yield error("config", str(mistake), "correct the fields")
   elif not config.train_batch_norm:
     yield warning(
       "frozen-batch-norm",

@@ -146,6 +146,7 @@ def make_plan(
     ValueError: a wrong field, or a batch that the devices cannot share.
   """
   config_lib.check(config, len(machine.devices))
+  config = config_lib.with_crop(config, largest=None)
   num_classes = dataset_info(config.data).num_classes
   model = config_lib.make_model(config, num_classes)
   program = compile_step(config, model, machine, effort)

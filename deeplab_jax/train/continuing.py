@@ -62,7 +62,7 @@ def config_changes(
     ValueError: `config.json` is damaged, and `allow_changes` is not given.
   """
   try:
-    before = _read(workdir / _CONFIG) if _has_checkpoints(workdir) else None
+    before = _read(workdir / _CONFIG) if has_begun(workdir) else None
   except ValueError as error:
     if not allow_changes:
       raise ValueError(f"{error}; --allow_changes goes on without it") from None
@@ -95,7 +95,7 @@ def data_changes(workdir: pathlib.Path, data: Record) -> Changes:
     workdir: of the run; where nothing is trained yet, nothing has changed.
     data: what `describe` says of the data set that is open.
   """
-  if not _has_checkpoints(workdir):
+  if not has_begun(workdir):
     return Changes([], [])
   return changes(_stored(workdir), data)
 
@@ -143,7 +143,7 @@ def write_config(
     before = _read(workdir / _CONFIG) or {}
   except ValueError:
     before = {}
-  history = before.get(_HISTORY, []) if _has_checkpoints(workdir) else []
+  history = before.get(_HISTORY, []) if has_begun(workdir) else []
   values = {c.name: [c.before, c.after] for c in changes}
   entry = {"step": step, "changes": values}
   if changes and entry not in history[-1:]:  # Called again, it is there.
@@ -179,7 +179,8 @@ def _write_if_new(path: pathlib.Path, content: dict[str, Any]) -> None:
     atomic.write_json(path, content)
 
 
-def _has_checkpoints(workdir: pathlib.Path) -> bool:
+def has_begun(workdir: pathlib.Path) -> bool:
+  """Whether the run has saved a step, and so goes on with its own weights."""
   return bool(wholeness.steps(workdir / "checkpoints"))
 
 

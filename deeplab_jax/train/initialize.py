@@ -1,7 +1,9 @@
 """Where a run starts: its own newest checkpoint, another's weights, or none."""
 
 import pathlib
+import shlex
 from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,14 +12,86 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.checkpoints import items
-from deeplab_jax.checkpoints.model_directory import find_step
+from deeplab_jax.checkpoints.model_directory import (
+  Network,
+  find_step,
+  read_model,
+)
+from deeplab_jax.config import make_model
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.import_weights.fit import Report
-from deeplab_jax.models import Classifier, DeepLab, preprocess
+from deeplab_jax.models import (
+  Classifier,
+  DeepLab,
+  model_arguments,
+  preprocess,
+)
 from deeplab_jax.tasks import Task
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.folded_norms import folded_layers, with_statistics
 from deeplab_jax.train.state import TrainState, abstract
+
+T = TypeVar("T")
+
+# Arguments of a network that fit any weights.
+_FIT_ALL = ("num_classes", "dtype", "dropout_rate", "batch_norm_momentum")
+_FIT_ALL += ("output_stride", "multi_grid")
+_OF_BACKBONE = ("backbone", "width_multiplier")
+
+
+def check_start(config: ConfigDict) -> None:
+  """Finds, without reading any weights, if those to start from do not fit.
+
+  Raises:
+    ValueError: there are none at `config.init_from`, or they are those of
+      another network: one line with the fields that differ.
+  """
+  path, parts = config.init_from, config.init_parts
+  folder = find_step(path).parent.parent
+  if not (folder / "model.json").is_file():
+    return  # The weights themselves will tell.
+  stored, wanted = read_model(folder), make_model(config, num_classes=2)
+  if parts == "all" and isinstance(stored, Classifier) != isinstance(
+    wanted, Classifier
+  ):
+    raise ValueError(
+      f"config.init_parts must be 'backbone' where config.init_from={path} is "
+      "a model for another task, got 'all'"
+    )
+  names = _OF_BACKBONE if parts == "backbone" else model_arguments(wanted)
+  differing = [
+    name
+    for name in names
+    if name not in _FIT_ALL and getattr(stored, name) != getattr(wanted, name)
+  ]
+  if differing and _differences(stored, wanted, parts):
+    raise ValueError(_other_network(path, stored, wanted, differing))
+
+
+def _differences(stored: Network, wanted: Network, parts: str) -> list[str]:
+  source, target = _shapes(stored), _shapes(wanted)
+  offered, needed, _ = _divide(source, target, parts)
+  return items.differences(offered, needed)
+
+
+def _shapes(model: Network) -> dict[str, jax.ShapeDtypeStruct]:
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  return items.flatten(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def _other_network(
+  path: str, stored: Network, wanted: Network, differing: list[str]
+) -> str:
+  found = ", ".join(f"{x} {getattr(wanted, x)!r}" for x in differing)
+  flags = " ".join(_flag(x, getattr(stored, x)) for x in differing)
+  return (
+    f"config.init_from={path} holds another network than config.model, which "
+    f"has {found}; set {flags}"
+  )
+
+
+def _flag(name: str, value: Any) -> str:
+  return shlex.quote(f"--config.model.{name}={value}")
 
 
 def starting_point(
@@ -83,14 +157,8 @@ def initialize_from(
   """
   source = items.flatten(items.restore(find_step(path) / "variables"))
   target = items.flatten(state.variables)
-  fresh = {name for name in target if _stays_fresh(name, source, target, parts)}
-  wanted = {name: x for name, x in target.items() if name not in fresh}
-  skipped = {
-    name
-    for name in source
-    if name in fresh or (parts == "backbone" and not _of(("backbone",), name))
-  }
-  offered = {name: x for name, x in source.items() if name not in skipped}
+  offered, wanted, fresh = _divide(source, target, parts)
+  skipped = source.keys() - offered.keys()
   items.require_same_names(offered, wanted, str(path))
   loaded = {
     name: jax.device_put(offered[name].astype(x.dtype), x.sharding)
@@ -99,6 +167,20 @@ def initialize_from(
   variables = items.unflatten_like(state.variables, {**target, **loaded})
   report = Report(*(_below_collection(n) for n in (loaded, skipped, fresh)))
   return state.replace(**variables), report
+
+
+def _divide(
+  source: Mapping[str, T], target: Mapping[str, Any], parts: str
+) -> tuple[dict[str, T], dict[str, Any], set[str]]:
+  """What the source offers, what the target takes, and what stays fresh."""
+  fresh = {name for name in target if _stays_fresh(name, source, target, parts)}
+  wanted = {name: x for name, x in target.items() if name not in fresh}
+  offered = {
+    name: x
+    for name, x in source.items()
+    if name not in fresh and (parts == "all" or _of(("backbone",), name))
+  }
+  return offered, wanted, fresh
 
 
 def _stays_fresh(

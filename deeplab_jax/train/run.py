@@ -24,7 +24,7 @@ from deeplab_jax.tasks import Task, find_task
 from deeplab_jax.train import continuing, curves, lock
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.continuing import Change
-from deeplab_jax.train.initialize import starting_point
+from deeplab_jax.train.initialize import check_start, starting_point
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
 from deeplab_jax.train.state import TrainState, init_state
@@ -70,12 +70,15 @@ def train_and_evaluate(
     changes = continuing.config_changes(workdir, config, allow_changes)
     found = continuing.told(changes)
     continuing.settle(workdir, found, allow_changes)  # before data is built
+    if config.init_from and not continuing.has_begun(workdir):
+      check_start(config)
     dataset = open_dataset(config.data)
     data = describe(dataset)
     # Every process compares before the first of them may write.
     found = continuing.told(changes, continuing.data_changes(workdir, data))
     sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
     changed = continuing.settle(workdir, found, allow_changes)
+    given, config = config, config_lib.with_crop(config, dataset.train.largest)
     model = config_lib.make_model(config, dataset.info.num_classes)
     optimizer = make_optimizer(config)
     crop_size = config.data.crop_size
@@ -91,6 +94,7 @@ def train_and_evaluate(
       contextlib.closing(Records(workdir, step, task.score, writes=first))
     )
     run = _Run(
+      given=given,
       config=config,
       task=task,
       workdir=workdir,
@@ -124,8 +128,12 @@ def train_and_evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """What one run has at hand, all of it fixed for its duration."""
+  """What one run has at hand, all of it fixed for its duration.
 
+  `config` is the one `given`, with the crop that suits the data.
+  """
+
+  given: ConfigDict
   config: ConfigDict
   task: Task
   workdir: pathlib.Path
@@ -156,7 +164,7 @@ def _write_descriptions(run: _Run) -> None:
   """Writes config.json, and model.json with the latest evaluation."""
   if jax.process_index() != 0:
     return
-  continuing.write_config(run.workdir, run.config, run.changes, run.first_step)
+  continuing.write_config(run.workdir, run.given, run.changes, run.first_step)
   continuing.write_data(run.workdir, run.data)
   facts = dataclasses.asdict(run.dataset.info)
   names = ("name", "class_names", "colors", "ignore_label")
@@ -177,10 +185,11 @@ def _summary(run: _Run, state: TrainState) -> str:
   millions = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
   sources = run.dataset.train, run.dataset.eval
   sizes = [f"{len(source)} images in {source.split}" for source in sources]
+  height, width = run.config.data.crop_size
   return (
     f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process"
     f"(es); {run.model.backbone}, {millions:.2f} M parameters; "
-    f"{run.dataset.info.name}: {', '.join(sizes)}"
+    f"{run.dataset.info.name}: {', '.join(sizes)}; crops of {width} x {height}"
   )
 
 
