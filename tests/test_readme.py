@@ -112,7 +112,6 @@ def _execute(clone: pathlib.Path, *words: str) -> str:
     "PYTHONPATH": "",
     "DEEPLAB_CACHE": str(home / "cache"),
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the compiling
     **dict.fromkeys(("http_proxy", "https_proxy"), "http://localhost:9"),
   }
   for name in ("TFDS_DATA_DIR", "TF_CPP_MIN_LOG_LEVEL"):
