@@ -110,7 +110,9 @@ def _locate(
   if archive is None and exists and source not in RELEASES:
     return None, path
   release = find_release(source)
-  return release, pathlib.Path(archive) if archive else download(release.url)
+  if archive:
+    return release, pathlib.Path(archive)
+  return release, download(release.url, release.checksum)
 
 
 def _release_arguments(release: Release | None) -> dict[str, Any]:
