@@ -40,7 +40,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
       self.wfile.write(b"10\r\nabc")
       self.close_connection = True
     elif self.path.startswith("/silent"):
-      time.sleep(2)
+      time.sleep(1)
     else:
       super().do_GET()
 
