@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 PACKAGE = "deeplab_jax"
 FLOORS = (
   ("atomic", "messages"),
+  ("download",),
   ("data", "models", "optimizer", "runtime", "sharding"),
   ("checkpoints", "losses", "metrics", "summary", "visualize"),
   ("config", "import_weights", "inference", "tables"),

@@ -25,10 +25,11 @@ _QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _COMPILES = {
   "compile networks": """
     checkpoints checkpoints_damage cuda evaluate hostile_names import_weights
-    import_weights_torch inference_fusion inference_network inference_onednn
-    inference_segmenter models_atrous models_deeplab models_depthwise
-    models_golden models_layers models_loops official_weights one_answer
-    train_folded_norms train_step train_step_golden train_unreached_taps zoo
+    import_weights_averages import_weights_torch inference_fusion
+    inference_network inference_onednn inference_segmenter models_atrous
+    models_deeplab models_depthwise models_golden models_layers models_loops
+    official_weights one_answer train_folded_norms train_step
+    train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """

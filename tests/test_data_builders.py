@@ -1,12 +1,8 @@
 """What all builders share: archives, checks of every file, their errors."""
 
-import contextlib
-import functools
 import hashlib
-import http.server
 import re
 import shutil
-import threading
 
 import cv2
 import numpy as np
@@ -14,6 +10,7 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
+from deeplab_jax import prepare
 from deeplab_jax.data import build
 from deeplab_jax.data.builders import camvid, checks
 from deeplab_jax.data.builders.archives import Archive
@@ -21,6 +18,7 @@ from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import Dataset
 from tests.archives import pack
+from tests.served import serve
 
 _CAMVID = DATASETS["camvid"]
 
@@ -143,7 +141,7 @@ def test_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch):
   archive = tmp_path / "served/SegNet.zip"
   pack(tmp_path / "files", archive)
   checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
-  with _served(archive.parent) as (address, requests):
+  with serve(archive.parent) as (address, requests):
     source = Archive(
       archive.name, f"{address}/{archive.name}", f"sha256:{checksum}"
     )
@@ -161,20 +159,45 @@ def test_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch):
   )
 
 
-@contextlib.contextmanager
-def _served(folder):
-  """Serves `folder` by HTTP; gives the address and the list of requests."""
-  requests = []
+def test_download_without_a_checksum_stays_as_it_was_first(
+  tmp_path, monkeypatch, capsys
+):
+  _write_archive(tmp_path / "files")
+  archive = tmp_path / "served/SegNet.zip"
+  pack(tmp_path / "files", archive)
+  with serve(archive.parent) as (address, _):
+    url = f"{address}/{archive.name}"
+    monkeypatch.setattr(camvid, "_ARCHIVE", Archive(archive.name, url))
+    with pytest.raises(ValueError, match="train must have 367"):
+      build.build("camvid", data_dir=str(tmp_path))
+    kept = tmp_path / "downloads/SegNet.zip"
+    assert f"no checksum is published for {url}" in capsys.readouterr().out
+    assert kept.with_name("SegNet.zip.sha256").is_file()
+    with kept.open("ab") as file:
+      file.write(b"more")
+    assert prepare.main(["camvid", "--data_dir", str(tmp_path)]) == 1
+  error = capsys.readouterr().err
+  assert f"error: {kept} from {url}: its sha256 must be" in error
+  assert "; delete it to download it again" in error
 
-  class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-      requests.append(arguments)
 
-  handler = functools.partial(Handler, directory=folder)
-  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-    threading.Thread(target=server.serve_forever).start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("page.zip", "it is neither a zip nor a tar file"),
+    ("absent.zip", r"cannot download .*404"),
+    ("cut.zip", r"the connection broke after \d+ of"),
+  ],
+)
+def test_failed_download_says_how_else(tmp_path, monkeypatch, name, message):
+  (tmp_path / "served").mkdir()
+  for file in ("page.zip", "cut.zip"):
+    (tmp_path / "served" / file).write_text("<html>Log in</html>")
+  with serve(tmp_path / "served") as (address, _):
+    monkeypatch.setattr(camvid, "_ARCHIVE", Archive(name, f"{address}/{name}"))
+    with pytest.raises(ValueError, match=rf"{message}.*; .* --manual_dir DIR"):
+      build.build("camvid", data_dir=str(tmp_path))
+  assert not list((tmp_path / "downloads").glob("*.zip*"))
 
 
 def test_real_camvid_has_the_published_pixel_counts(shared, tmp_path):

@@ -162,7 +162,9 @@ def test_extracted_folder_needs_no_archive(shared, tmp_path):
 
 
 def test_sample_is_refused_without_partial(manual_dir, tmp_path):
-  with pytest.raises(ValueError, match=r"May-2012\.tar: sha256 must be e14f76"):
+  with pytest.raises(
+    ValueError, match=r"May-2012\.tar: its sha256 must be e14f76"
+  ):
     build.build("voc2012", data_dir=str(tmp_path), manual_dir=str(manual_dir))
 
 

@@ -1,11 +1,8 @@
 """The import command: releases, downloads, model directories, messages."""
 
-import functools
-import http.server
 import io
 import json
 import tarfile
-import threading
 
 import jax
 import numpy as np
@@ -13,11 +10,17 @@ import pytest
 
 from deeplab_jax import checkpoints
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.import_weights import from_tensorflow, official_shapes, read
+from deeplab_jax.import_weights import (
+  from_tensorflow,
+  official_shapes,
+  read,
+  releases,
+)
 from deeplab_jax.import_weights.__main__ import main
 from deeplab_jax.import_weights.download import download
 from deeplab_jax.import_weights.releases import RELEASES
 from deeplab_jax.models import DeepLab
+from tests.served import serve
 
 SMALL = {"width_multiplier": 0.5, "atrous_rates": (), "decoder": ()}
 
@@ -178,30 +181,13 @@ def test_releases_are_those_of_the_model_zoo(shared):
   assert all(release.archive in text for release in RELEASES.values())
 
 
-class _Server(http.server.SimpleHTTPRequestHandler):
-  """Serves a folder; announces ten bytes too many for `cut.tar.gz`."""
-
-  def send_header(self, keyword, value):
-    if keyword == "Content-Length" and "cut" in self.path:
-      value = str(int(value) + 10)
-    super().send_header(keyword, value)
-
-  def log_message(self, *arguments):
-    pass
-
-
 @pytest.fixture
 def site(tmp_path):
   """A folder and the address that serves it."""
   folder = tmp_path / "site"
   folder.mkdir()
-  handler = functools.partial(_Server, directory=folder)
-  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
+  with serve(folder) as (address, _):
+    yield folder, address
 
 
 def _write_archive(path, member):
@@ -209,13 +195,39 @@ def _write_archive(path, member):
     archive.addfile(tarfile.TarInfo(member), io.BytesIO())
 
 
-def test_download_is_kept(site, tmp_path):
+def test_download_is_kept_as_it_was_first(site, tmp_path):
   folder, address = site
   _write_archive(folder / "good.tar.gz", "model.ckpt.index")
-  path = download(f"{address}/good.tar.gz", tmp_path / "cache")
+  url = f"{address}/good.tar.gz"
+  path = download(url, folder=tmp_path / "cache")
   assert path.read_bytes() == (folder / "good.tar.gz").read_bytes()
   (folder / "good.tar.gz").unlink()
-  assert download(f"{address}/good.tar.gz", tmp_path / "cache") == path
+  assert download(url, folder=tmp_path / "cache") == path
+  _write_archive(path, "other.ckpt.index")
+  with pytest.raises(ValueError, match=rf"{path} .*must be .*delete it to do"):
+    download(url, folder=tmp_path / "cache")
+
+
+def test_release_is_downloaded_into_the_cache_and_verified(
+  graph, site, tmp_path, capsys, monkeypatch
+):
+  folder, address = site
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(releases, "_URL", f"{address}/{{}}.tar.gz")
+  name = "mobilenetv2_dm05_coco_voc_trainaug"
+  archive = f"{RELEASES[name].archive}.tar.gz"
+  with tarfile.open(folder / archive, "w:gz") as packed:
+    packed.add(graph, "model/frozen_inference_graph.pb")
+  assert _run(name, "--out", tmp_path / "first") == 0
+  said = f"no checksum is published for {address}/{archive}; recorded sha256 "
+  assert said in capsys.readouterr().out
+  kept = tmp_path / "deeplab_jax" / archive
+  assert kept.with_name(f"{archive}.sha256").is_file()
+  _write_archive(kept, "model.ckpt.index")
+  assert _run(name, "--out", tmp_path / "second") == 1
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {kept} from {address}/{archive}: its sha256")
+  assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -224,6 +236,7 @@ def test_download_is_kept(site, tmp_path):
     ("absent", "404"),
     ("cut", r"the connection broke after \d+ of \d+ bytes"),
     ("page", "not a gzip file"),
+    ("half", "Compressed file ended before the end-of-stream"),
     ("other", r"no checkpoint among its files \['README'\]"),
   ],
 )
@@ -233,10 +246,12 @@ def test_broken_download_names_address_and_remedy(
   folder, address = site
   _write_archive(folder / "cut.tar.gz", "model.ckpt.index")
   _write_archive(folder / "other.tar.gz", "README")
+  whole = (folder / "cut.tar.gz").read_bytes()
+  (folder / "half.tar.gz").write_bytes(whole[:-20])
   (folder / "page.tar.gz").write_text("<html>Not what you asked for</html>")
   url = f"{address}/{name}.tar.gz"
   with pytest.raises(ValueError, match=message) as error:
-    download(url, tmp_path / "cache")
+    download(url, folder=tmp_path / "cache")
   assert url in str(error.value)
   assert "--archive FILE" in str(error.value)
-  assert not (tmp_path / "cache" / f"{name}.tar.gz").exists()
+  assert not list((tmp_path / "cache").glob("*"))

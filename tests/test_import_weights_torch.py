@@ -39,7 +39,7 @@ def _network(backbone):
 
 
 @functools.cache
-def _state(name):
+def torch_state(name):
   """The state dict alone; nothing is computed."""
   backbone, compute = NETWORKS[name]
   network = _network(backbone)
@@ -73,7 +73,7 @@ def _forward(backbone):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_classifier_takes_the_last_layer_too(name):
-  state, model = _state(name), Classifier(1000, NETWORKS[name][0])
+  state, model = torch_state(name), Classifier(1000, NETWORKS[name][0])
   logits = from_torch(state, model)["params"]["logits"]
   last = next(n for n, array in state.items() if array.shape[:1] == (1000,))
   np.testing.assert_array_equal(logits["kernel"][0, 0].T, state[last])
@@ -89,7 +89,7 @@ def test_images_are_normalised_as_torchvision_does():
 
 
 def test_official_network_refuses_torch_weights_of_its_shape():
-  state = _state("torchvision resnet50")
+  state = torch_state("torchvision resnet50")
   with pytest.raises(ValueError, match=r"missing \(265\):\n  resnet_v1_50/"):
     from_torch(state, DeepLab(3, "resnet_50"), parts="backbone")
 
@@ -102,7 +102,7 @@ def test_official_network_refuses_torch_weights_of_its_shape():
   ],
 )
 def test_other_torch_networks_are_refused(renamed, message):
-  state = _state("torchvision resnet50")
+  state = torch_state("torchvision resnet50")
   state = {renamed.get(name, name): array for name, array in state.items()}
   with pytest.raises(ValueError, match=message):
     from_torch(state, DeepLab(3, "resnet_50_torch"), parts="backbone")
@@ -110,7 +110,7 @@ def test_other_torch_networks_are_refused(renamed, message):
 
 def test_command_carries_torchvisions_normalisation(tmp_path):
   source = tmp_path / "resnet50.npz"
-  np.savez(source, **_state("torchvision resnet50"))
+  np.savez(source, **torch_state("torchvision resnet50"))
   arguments = [str(source), "--dataset=shapes", "--decoder=", "--atrous_rates="]
   assert main([*arguments, "--out", str(tmp_path / "m")]) == 0
   facts = json.loads((tmp_path / "m" / "model.json").read_text())
@@ -125,13 +125,15 @@ def test_command_carries_torchvisions_normalisation(tmp_path):
 def test_pickle_without_torch_says_what_to_install(tmp_path, monkeypatch):
   (tmp_path / "resnet50.pth").touch()
   monkeypatch.setitem(sys.modules, "torch", None)
-  with pytest.raises(ImportError, match=r"needs torch: pip install 'torch'"):
+  with pytest.raises(
+    ImportError, match=r"needs torch: pip install 'torch>=2.6'"
+  ):
     read(tmp_path / "resnet50.pth")
 
 
 def test_pickle_is_read_as_the_arrays_it_holds(tmp_path):
   torch = pytest.importorskip("torch")
-  state = _state("torchvision mobilenet_v2")
+  state = torch_state("torchvision mobilenet_v2")
   tensors = {name: torch.tensor(array) for name, array in state.items()}
   torch.save(tensors, tmp_path / "mobilenet.pth")
   np.savez(tmp_path / "mobilenet.npz", **state)

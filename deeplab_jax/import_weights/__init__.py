@@ -37,19 +37,22 @@ def from_tensorflow(
   *,
   parts: Parts = "all",
   reinitialize_logits: bool = False,
+  moving_averages: bool = False,
   seed: int = 0,
 ) -> dict:
   """The variables of `model` from official arrays.
 
   Args:
     arrays: by official variable name, kernels in TensorFlow's layout (height,
-      width, in, out), depthwise ones (height, width, channels, 1). Steps,
-      optimizer slots and moving averages of weights are passed over.
+      width, in, out), depthwise ones (height, width, channels, 1). Steps and
+      optimizer slots are passed over.
     model: the network the arrays belong to.
     parts: `"backbone"` draws the head anew and passes over the arrays of any
       other head: for a DeepLab from an ImageNet classifier.
     reinitialize_logits: whether to draw the logits layer anew, whatever the
       arrays hold: for other classes.
+    moving_averages: whether to take `<variable>/ExponentialMovingAverage` where
+      both it and the variable are there. Where only one is, that is taken.
     seed: of what is drawn.
 
   Returns:
@@ -57,13 +60,14 @@ def from_tensorflow(
 
   Raises:
     ValueError: one error that lists every missing, unexpected and wrongly
-      shaped name.
+      shaped name; or `moving_averages` is given and there are none.
   """
   variables, _ = fit(
     arrays,
     model,
     parts=parts,
     reinitialize_logits=reinitialize_logits,
+    moving_averages=moving_averages,
     seed=seed,
   )
   return variables
@@ -76,7 +80,8 @@ def from_torch(
 
   Args:
     state: tensors or arrays of ResNet-50 or -101 or MobileNetV2 (for the
-      backbones whose names end in `_torch`), or of timm's Xception.
+      backbones whose names end in `_torch`), or of timm's Xception; or what a
+      training script saved, with a state dict in it (see `pytorch.flatten`).
     model: the network; a DeepLab takes `parts="backbone"`.
     **options: as for `from_tensorflow`.
 

@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--dataset", metavar="NAME", help="for the classes' names and colours")
   add("--license", metavar="TEXT", help="of the weights, noted in model.json")
+  add(
+    "--moving_averages",
+    action="store_true",
+    help="take moving averages of weights where both are there",
+  )
   add("--seed", type=int, help="of layers drawn anew")
   group = parser.add_argument_group(
     "arguments of DeepLab", "Lists with commas, such as --atrous_rates=6,12,18."

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deeplab_jax.import_weights.averages import raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.backbones import BACKBONES, build_backbone
 
@@ -19,7 +20,7 @@ def infer_arguments(shapes: Shapes) -> dict[str, Any]:
   """What names and shapes tell of a DeepLab, or of a classifier's backbone.
 
   Args:
-    shapes: of all variables, by official name.
+    shapes: of all variables or their moving averages, by official name.
 
   Returns:
     Arguments of `DeepLab`. Rates and the multi-grid leave no trace: three
@@ -30,6 +31,7 @@ def infer_arguments(shapes: Shapes) -> dict[str, Any]:
   Raises:
     ValueError: there is no known backbone among the names.
   """
+  shapes = {raw_name(name): shape for name, shape in shapes.items()}
   backbone = _backbone(shapes)
   arguments = {"backbone": backbone}
   last = f"{backbone_scope(backbone)}/expanded_conv_16/project/weights"

@@ -38,6 +38,7 @@ def convert(
   archive: str | None = None,
   dataset: str | None = None,
   license: str = "",
+  moving_averages: bool = False,
   seed: int = 0,
   **given: Any,
 ) -> Report:
@@ -54,6 +55,7 @@ def convert(
     dataset: a key of `DATASETS`, for the classes' names and colours; a
       release's own by default.
     license: of the weights; a release's own by default.
+    moving_averages: as for `from_tensorflow`.
     seed: of what is drawn.
     **given: arguments of `DeepLab`.
 
@@ -87,6 +89,7 @@ def convert(
       None,
       model.num_classes,
     ),
+    moving_averages=moving_averages,
     seed=seed,
   )
   checkpoints.save_model(
@@ -94,7 +97,8 @@ def convert(
     model,
     variables,
     dataset=_dataset(dataset, model.num_classes),
-    source=_source(release.url if release else str(path), path),
+    source=_source(release.url if release else str(path), path)
+    + (", moving averages" if report.averaged else ""),
     license=license or (LICENSE if release else "unknown"),
     evaluation={} if report.reinitialized else _evaluation(release),
   )
@@ -110,7 +114,9 @@ def _locate(
   if archive is None and exists and source not in RELEASES:
     return None, path
   release = find_release(source)
-  return release, pathlib.Path(archive) if archive else download(release.url)
+  if archive:
+    return release, pathlib.Path(archive)
+  return release, download(release.url, release.checksum)
 
 
 def _release_arguments(release: Release | None) -> dict[str, Any]:

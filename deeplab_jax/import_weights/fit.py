@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deeplab_jax.import_weights.averages import SUFFIX, choose
 from deeplab_jax.import_weights.folded import dequantize, unfold
 from deeplab_jax.import_weights.names import backbone_scope, official_name
 from deeplab_jax.models import Classifier, DeepLab
@@ -37,14 +38,34 @@ class Report:
     loaded: variables that hold an array of the source.
     skipped: arrays of the source that the model has no use for.
     reinitialized: variables drawn anew.
+    averaged: loaded variables whose array is a moving average.
   """
 
   loaded: tuple[str, ...]
   skipped: tuple[str, ...]
   reinitialized: tuple[str, ...]
+  averaged: tuple[str, ...] = ()
 
   def __str__(self) -> str:
-    """A table of counts by scope."""
+    """A table of counts by scope, and a line on moving averages, if any."""
+    return "\n".join([self._table(), *self._averages()])
+
+  def _averages(self) -> list[str]:
+    if self.averaged:
+      raw = len(self.loaded) - len(self.averaged)
+      return [
+        f"moving averages: taken for {len(self.averaged)} variables; raw values"
+        f" for {raw}"
+      ]
+    count = sum(name.endswith(SUFFIX) for name in self.skipped)
+    if not count:
+      return []
+    return [
+      f"moving averages: there for {count} variables, not taken;"
+      " --moving_averages takes them"
+    ]
+
+  def _table(self) -> str:
     counts = [
       Counter(name.split("/")[0] for name in names)
       for names in (self.loaded, self.skipped, self.reinitialized)
@@ -65,6 +86,7 @@ def fit(
   *,
   parts: Parts = "all",
   reinitialize_logits: bool = False,
+  moving_averages: bool = False,
   seed: int = 0,
 ) -> tuple[dict, Report]:
   """As `from_tensorflow`, with a report of what went where."""
@@ -80,7 +102,9 @@ def fit(
   drawn_names = {leaves[path][0] for path in drawn}
   wanted = {path: leaf for path, leaf in leaves.items() if path not in drawn}
   expected = dict(wanted.values())
-  arrays = unfold(dequantize(arrays), expected, model.backbone)
+  chosen, averaged = choose(arrays, moving_averages)
+  replaced = averaged & set(arrays)
+  arrays = unfold(dequantize(chosen), expected, model.backbone)
   skipped = {
     name
     for name in set(arrays) - set(expected)
@@ -90,9 +114,16 @@ def fit(
   }
   offered = {n: array for n, array in arrays.items() if n not in skipped}
   _check_names(expected, offered)
+  averaged = averaged & set(offered)
+  if moving_averages and not averaged:
+    raise ValueError(
+      "moving_averages (--moving_averages) was given, but of what is loaded"
+      f" nothing is a moving average, whose name ends in {SUFFIX}; leave it out"
+    )
   loaded = {p: _to_ours(p, offered[name]) for p, (name, _) in wanted.items()}
   tree = {**loaded, **_draw(model, drawn, seed)}
-  report = Report(*map(_sorted, (offered, skipped, drawn_names)))
+  skipped |= replaced
+  report = Report(*map(_sorted, (offered, skipped, drawn_names, averaged)))
   return flax.traverse_util.unflatten_dict(tree), report
 
 

@@ -22,6 +22,8 @@ _LEAVES = {
   "norm/var": "BatchNorm/moving_variance",
   "bias": "biases",
 }
+VARIABLES = {name.rsplit("/", 1)[-1] for name in _LEAVES.values()}
+"""Last parts of the names of all variables in slim's graphs."""
 _SEPARABLE = (r"/(depthwise|pointwise)$", r"_\1")
 # Patterns and replacements, applied in order to the module path of a leaf in a
 # backbone or in the last layers of its classifier. A backbone that is not here

@@ -9,9 +9,11 @@ backbones of their own, in scopes of their own, such as `resnet_50_torch/...`.
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.xception import BLOCKS
 
@@ -24,40 +26,88 @@ _NORM_LEAVES = {
   "running_mean": "moving_mean",
   "running_var": "moving_variance",
 }
+# Under which training scripts save a state dict, and its moving averages (timm,
+# torchvision's references).
+_STATES = ("state_dict", "model", "model_state", "model_state_dict")
+_AVERAGES = ("state_dict_ema", "model_ema")
 # Index of the first block of each stage of timm's MobileNetV2.
 _STAGES = (0, 1, 3, 6, 10, 13, 16)
 
 
 def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
-  return any(name.endswith(".running_mean") for name in arrays)
+  return any(raw_name(name).endswith(".running_mean") for name in arrays)
 
 
-def to_official(state: Mapping[str, np.ndarray]) -> Arrays:
+def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+  """The state dict in what a training script saved, by the network's names.
+
+  Args:
+    content: a state dict, or one among other things, below `"state_dict"`,
+      `"model"`, `"model_state"` or `"model_state_dict"`, its moving averages
+      below `"state_dict_ema"` or `"model_ema"`.
+
+  Returns:
+    Its values by name, without the `module.` of DataParallel and AveragedModel
+    and the `_orig_mod.` of torch.compile; moving averages under
+    `<name>/ExponentialMovingAverage`.
+  """
+  inner = [
+    key
+    for key in (*_STATES, *_AVERAGES)
+    if isinstance(content.get(key), Mapping)
+  ]
+  if not inner:
+    return _without_wrappers(content)
+  state = {}
+  for key in inner:
+    part = flatten(content[key])
+    state |= _as_averages(part) if key in _AVERAGES else part
+  return state
+
+
+def _without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
+  plain = {n.replace("_orig_mod.", ""): value for n, value in state.items()}
+  # What torch.optim.swa_utils.AveragedModel holds beside its network.
+  averaged = plain.pop("n_averaged", None) is not None
+  while plain and all(name.startswith("module.") for name in plain):
+    plain = {n.removeprefix("module."): value for n, value in plain.items()}
+  return _as_averages(plain) if averaged else plain
+
+
+def _as_averages(state: Mapping[str, Any]) -> dict[str, Any]:
+  return {f"{raw_name(name)}{SUFFIX}": value for name, value in state.items()}
+
+
+def to_official(state: Mapping[str, Any]) -> Arrays:
   """Renames and transposes the arrays of a state dict.
 
   Args:
-    state: by torch's names; kernels (out, in, height, width), linear layers
-      (out, in).
+    state: by torch's names, as `flatten` takes it; kernels (out, in, height,
+      width), linear layers (out, in).
 
   Returns:
     By official name, kernels (height, width, in, out) or, if depthwise,
-    (height, width, channels, 1).
+    (height, width, channels, 1); moving averages as
+    `<variable>/ExponentialMovingAverage`.
 
   Raises:
     ValueError: the names are of no known network; lists those unknown.
   """
-  backbone, rules = _recognise(state)
+  state = flatten(state)
+  names = dict.fromkeys(map(raw_name, state))
+  backbone, rules = _recognise(names)
   arrays, unknown = {}, []
   for name, array in state.items():
-    module, _, leaf = name.rpartition(".")
+    module, _, leaf = raw_name(name).rpartition(".")
     layer = _translate(module, rules)
     if layer is None:
       unknown.append(name)
     elif leaf != "num_batches_tracked":
-      norm = f"{module}.running_mean" in state
+      norm = f"{module}.running_mean" in names
       official, array = _convert(layer, leaf, np.asarray(array), norm)
-      arrays[f"{backbone_scope(backbone)}/{official}"] = array
+      suffix = SUFFIX if name.endswith(SUFFIX) else ""
+      arrays[f"{backbone_scope(backbone)}/{official}{suffix}"] = array
   if unknown:
     raise ValueError(
       f"the state dict looks like {backbone}, but has unexpected names:\n  "

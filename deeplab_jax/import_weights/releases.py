@@ -8,7 +8,20 @@ import dataclasses
 from typing import Any
 
 LICENSE = "Apache-2.0 (tensorflow/models, research/deeplab)"
-_URL = "http://download.tensorflow.org/models/{}.tar.gz"
+_URL = "https://download.tensorflow.org/models/{}.tar.gz"
+# The zoo publishes no checksums; these are of others who have the archives.
+_CHECKSUMS = {
+  # Open Model Zoo (openvinotoolkit), models/public/deeplabv3/model.yml.
+  "deeplabv3_mnv2_pascal_train_aug_2018_01_29": "sha384:"
+  "d3f2b27bb00c485ca45d68731f7198a23926cb865dd010fc444bcad9158e3341"
+  "3cd60da2588a9be3ff1e8c9b4557362b",
+  # IBM/MAX-Image-Segmenter, md5sums.txt; others list the first one's SHA-256
+  # beside the same MD5.
+  "deeplabv3_mnv2_pascal_trainval_2018_01_29": "sha256:"
+  "2b7fe43461c2d9d56b3ed6baed5547fc066361ba12ab84c8e85f0c31914c034f",
+  "deeplabv3_pascal_trainval_2018_01_04": "md5:"
+  "7a4c217c0f122544678a4f590141ccf7",
+}
 
 _FULL_RANGE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 _NARROW_RANGE = (0.75, 1.0, 1.25)
@@ -69,6 +82,11 @@ class Release:
   @property
   def url(self) -> str:
     return _URL.format(self.archive)
+
+  @property
+  def checksum(self) -> str:
+    """Of the archive, "<algorithm>:<hexadecimal>"; "" where none is known."""
+    return _CHECKSUMS.get(self.archive, "")
 
 
 def _mobilenet(**changes: Any) -> dict[str, Any]:

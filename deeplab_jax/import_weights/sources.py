@@ -14,21 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights.pytorch import is_torch, to_official
+from deeplab_jax.import_weights.averages import raw_name
+from deeplab_jax.import_weights.names import VARIABLES
+from deeplab_jax.import_weights.pytorch import flatten, is_torch, to_official
 
 Path = pathlib.Path | str
 Arrays = dict[str, np.ndarray]
 
-# Last parts of the names of variables in slim's graphs.
-_VARIABLES = {
-  "weights",
-  "depthwise_weights",
-  "biases",
-  "gamma",
-  "beta",
-  "moving_mean",
-  "moving_variance",
-}
+_TORCH = "torch>=2.6"
 _FORMATS = (
   "a TensorFlow checkpoint (its prefix such as model.ckpt, its .index file, or"
   " its folder), a frozen graph (.pb), a release (.tar.gz), .npz,"
@@ -44,8 +37,9 @@ def read(path: Path) -> Arrays:
       graph, a released archive, an `.npz` file, or a state dict of torch.
 
   Returns:
-    What the file holds, steps and optimizer slots included; kernels in
-    TensorFlow's layout.
+    What the file holds, steps, optimizer slots and moving averages
+    (`<variable>/ExponentialMovingAverage`) included; kernels in TensorFlow's
+    layout.
 
   Raises:
     ValueError: nothing of these is there, or it cannot be read.
@@ -121,7 +115,8 @@ def _read_graph(path: pathlib.Path) -> Arrays:
   return {
     node.name: _constant(node.attr["value"].tensor)
     for node in graph.node
-    if node.op == "Const" and node.name.rsplit("/", 1)[-1] in _VARIABLES
+    if node.op == "Const"
+    and raw_name(node.name).rsplit("/", 1)[-1] in VARIABLES
   }
 
 
@@ -146,10 +141,17 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def _read_pickle(path: pathlib.Path) -> Arrays:
-  torch = _import("torch", "torch", path)
+  torch = _import("torch", _TORCH, path)
+  if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    raise ImportError(
+      f"reading {path} needs {_TORCH}, before which a file could run programs"
+      f" (CVE-2025-32434); this is torch {torch.__version__}: pip install"
+      f" '{_TORCH}'"
+    )
   content = torch.load(path, map_location="cpu", weights_only=True)
-  state = content.get("state_dict", content)
-  return {name: tensor.numpy() for name, tensor in state.items()}
+  if not isinstance(content, dict):
+    raise ValueError(f"it holds no state dict, but a {type(content).__name__}")
+  return {n: tensor.detach().numpy() for n, tensor in flatten(content).items()}
 
 
 _READERS = {

@@ -9,7 +9,9 @@ from deeplab_jax.data.builders.segmentation import (
 
 _ARCHIVE = Archive(
   file="ADEChallengeData2016.zip",
-  url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+  url="https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+  # As GluonCV has it, scripts/datasets/ade20k.py.
+  checksum="sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
 )
 _FOLDERS = {"train": "training", "val": "validation"}
 

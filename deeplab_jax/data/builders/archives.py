@@ -1,11 +1,11 @@
 """Where a data set's files come from: a download, or the user's own folder."""
 
 import dataclasses
-import hashlib
 import pathlib
+import tarfile
+import zipfile
 
-import tensorflow_datasets as tfds
-
+from deeplab_jax import download
 from deeplab_jax.data.builders.trees import Tree
 
 
@@ -16,7 +16,7 @@ class Archive:
   Attributes:
     file: its published file name.
     url: its address; where `login` is true, a page that asks for an account.
-    checksum: "<algorithm>:<hexadecimal>"; "" where none is known.
+    checksum: published, "<algorithm>:<hexadecimal>"; "" where none is known.
     login: whether the user has to download it.
     folder: where it is usually extracted to, if it has no folder of its own.
   """
@@ -33,7 +33,7 @@ def find(
   marker: str,
   *,
   manual_dir: pathlib.Path | None,
-  downloads: tfds.download.DownloadManager,
+  downloads: pathlib.Path,
   verify: bool = True,
   required: bool = True,
 ) -> Tree | None:
@@ -46,18 +46,20 @@ def find(
     source: the archive.
     marker: relative path of a file or folder that it must have.
     manual_dir: folder with the user's own download.
-    downloads: TFDS's download manager, which keeps what it downloaded.
-    verify: whether an archive must have its known checksum.
+    downloads: folder that keeps what is downloaded.
+    verify: whether an archive of the user's must have its published checksum;
+      one that is downloaded always must.
     required: whether it is an error, not None, that a login is needed or
       `manual_dir` does not have it.
 
   Raises:
-    ValueError: nothing suitable is there; names file, address and remedy.
+    ValueError: nothing suitable is there, or it cannot be downloaded; names
+      file, address and remedy.
   """
   path = _path(source, manual_dir, downloads)
   tree = None
   if path is not None:
-    if verify and source.checksum and path.is_file():
+    if verify and source.checksum and manual_dir and path.is_file():
       _check(source, path)
     tree = Tree.open(path)
     if path.is_file() and source.folder:
@@ -74,21 +76,31 @@ def find(
 def _path(
   source: Archive,
   manual_dir: pathlib.Path | None,
-  downloads: tfds.download.DownloadManager,
+  downloads: pathlib.Path,
 ) -> pathlib.Path | None:
   """The archive, or the folder to look in; None where there is neither."""
   if manual_dir is not None:
     archive = manual_dir / source.file
     return archive if archive.is_file() else manual_dir
-  return None if source.login else pathlib.Path(downloads.download(source.url))
+  if source.login:
+    return None
+  return download.fetch(
+    source.url,
+    downloads / source.file,
+    source.checksum,
+    _require_archive,
+    "download it elsewhere and give its folder with --manual_dir DIR",
+  )
+
+
+def _require_archive(path: pathlib.Path) -> None:
+  if not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    raise ValueError("it is neither a zip nor a tar file")
 
 
 def _check(source: Archive, path: pathlib.Path) -> None:
-  algorithm, _, expected = source.checksum.partition(":")
-  with path.open("rb") as file:
-    found = hashlib.file_digest(file, algorithm).hexdigest()
-  if found != expected:
+  if wrong := download.mismatch(path, source.checksum):
     raise ValueError(
-      f"{path}: {algorithm} must be {expected}, got {found}; delete it and "
-      f"download {source.url} again, or pass --partial for a sample"
+      f"{path}: {wrong}; delete it and download {source.url} again, or pass "
+      "--partial for a sample"
     )

@@ -58,7 +58,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.skipped: list[str] = []
     self.remarks: list[faults.Remark] = []
     self.dataset: DatasetInfo = DATASETS[self.name]
-    self._downloads: tfds.download.DownloadManager | None = None
+    self._downloads: pathlib.Path | None = None
     super().__init__(file_format="array_record", **kwargs)
 
   @property
@@ -111,7 +111,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     """Whoever asked for the data set says where it is, if that is of use."""
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-    self._downloads = dl_manager
+    self._downloads = pathlib.Path(dl_manager.download_dir)
     splits = {split: keys for split, keys in self.open().items() if keys}
     if not splits:
       raise ValueError(

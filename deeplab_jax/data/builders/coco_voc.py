@@ -29,7 +29,9 @@ _VOC_NAMES = {
   "dining table": "diningtable",
   "tv": "tvmonitor",
 }
-_SITE = "http://images.cocodataset.org"
+# The bucket behind images.cocodataset.org, whose certificate is S3's alone.
+_SITE = "https://s3.amazonaws.com/images.cocodataset.org"
+# As TFDS has them, url_checksums/coco.txt and coco2014.txt.
 _SHA256 = {
   "annotations_trainval2014.zip": (
     "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"

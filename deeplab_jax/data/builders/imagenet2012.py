@@ -13,7 +13,7 @@ from deeplab_jax.data.builders.base import Builder, Record
 from deeplab_jax.data.builders.faults import BadExample
 
 _PAGE = "https://www.image-net.org/download-images.php"
-_ARCHIVES = {
+_ARCHIVES = {  # Checksums as TFDS has them, imagenet2012/checksums.tsv.
   "train": Archive(
     file="ILSVRC2012_img_train.tar",
     url=_PAGE,

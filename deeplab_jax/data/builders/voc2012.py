@@ -20,8 +20,10 @@ from deeplab_jax.data.builders.trees import Tree
 
 _VOC = Archive(
   file="VOCtrainval_11-May-2012.tar",
-  url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+  # The page of the challenge gives http; this is the same group's host.
+  url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"
   "VOCtrainval_11-May-2012.tar",
+  # As TFDS has it, url_checksums/voc.txt.
   checksum="sha256:"
   "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
 )
@@ -36,7 +38,9 @@ _SBD = Archive(
   file="benchmark.tgz",
   url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
   "semantic_contours/benchmark.tgz",
-  checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
+  # As torchvision has it, prototype/datasets/_builtin/sbd.py.
+  checksum="sha256:"
+  "6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
 )
 _SBD_MASKS = "dataset/cls"
 
