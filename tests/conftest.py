@@ -119,6 +119,15 @@ def optimized() -> Iterator[None]:
   jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def tiny_backbone(monkeypatch) -> None:
+  """Registers the backbone "tiny"."""
+  from deeplab_jax.models import BACKBONES
+  from tests.tiny_backbone import TINY
+
+  monkeypatch.setitem(BACKBONES, "tiny", TINY)
+
+
 @pytest.fixture(scope="session")
 def exactness(pytestconfig: pytest.Config) -> Exactness:
   """Where tests on golden files report and check their errors."""

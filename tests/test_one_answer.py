@@ -28,9 +28,9 @@ from deeplab_jax.models.aspp import ASPP
 from deeplab_jax.models.layers import BatchNorm, ConvNorm, Norm, SpatialMean
 from deeplab_jax.models.ops.resize import resize_bilinear
 from tests.random_variables import abstract_variables, random_variables
-from tests.tiny_backbone import TINY
 from tests.tiny_segmenter import COLORS, NAMES, random_image
 
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 SIZES = ((40, 90), (65, 33), (97, 70))
 _NORM = Norm(0.9, 1e-3)
 
@@ -150,12 +150,6 @@ def _network(**arguments) -> DeepLab:
 
 def _small(**arguments) -> DeepLab:
   return _network(**{"backbone": "tiny"} | arguments)
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbone(monkeypatch) -> None:
-  """Registers the backbone of `_small`."""
-  monkeypatch.setitem(BACKBONES, "tiny", TINY)
 
 
 _VARIANTS = {

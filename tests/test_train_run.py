@@ -21,6 +21,7 @@ from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints import items
 from deeplab_jax.train import lock
 
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 _CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
 
