@@ -125,7 +125,7 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
   assert "images in train" in output and "M parameters" in output
   assert str(workdir / "pictures") in output
   model, _, content = checkpoints.load_variables(workdir)
-  assert model.width_multiplier == 0.25
+  assert (model.backbone, model.output_stride) == ("tiny", 32)
   expected = {"crop_size": [1, 1], "step": 40, "miou": miou}
   assert content["evaluation"] == expected
   assert content["dataset"]["name"] == "shapes"
