@@ -113,10 +113,10 @@ def optimized() -> Iterator[None]:
   """Compiles programs as users do, in twice the time: see `_QUICKLY`."""
   import jax  # not before `pytest_configure`
 
-  before = jax.config.jax_disable_most_optimizations
-  jax.config.update("jax_disable_most_optimizations", False)
+  name = _QUICKLY.lower()
+  jax.config.update(name, False)
   yield
-  jax.config.update("jax_disable_most_optimizations", before)
+  jax.config.update(name, os.environ.get(_QUICKLY) == "1")
 
 
 @pytest.fixture

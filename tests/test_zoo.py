@@ -26,7 +26,8 @@ def test_the_first_lines_of_the_readme_see_the_sky(tmp_path, monkeypatch):
   (tmp_path / "zoo").symlink_to(_ZOO.parent)
   photo = np.full((257, 257, 3), 90, np.uint8)
   photo[:128] = 255, 250, 250  # OpenCV's order: blue first
-  cv2.imwrite(str(tmp_path / "photo.jpg"), photo)
+  (tmp_path / "notebooks").mkdir()
+  cv2.imwrite(str(tmp_path / "notebooks/street.jpg"), photo)
   monkeypatch.chdir(tmp_path)
   readme = (_ZOO.parent.parent / "README.md").read_text()
   lines = readme.split("```python\n", 1)[1].split("```")[0]
