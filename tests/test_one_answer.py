@@ -411,7 +411,9 @@ def test_random_networks_answer_as_defined(
 def test_a_large_picture_among_others_changes_no_label(shared, tmp_path):
   sample = shared / "data/voc2012-sample"
   root = tmp_path / "pictures"
-  masks = sorted(sample.rglob("SegmentationClass/*.png"))
+  (listed,) = sample.rglob("ImageSets/Segmentation/val.txt")
+  (folder,) = sample.rglob("SegmentationClass")
+  masks = [folder / f"{name}.png" for name in listed.read_text().split()]
   labels = {}
   for large in (False, True):
     folder = root.with_name(f"pictures_{large}")
