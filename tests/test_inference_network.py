@@ -45,8 +45,8 @@ def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
   np.testing.assert_allclose(confined, expected, atol=tolerance)
 
 
-def test_canvas_does_not_change_fused_views():
-  model = tiny_model()
+def test_canvas_does_not_change_fused_views(tiny_backbone):
+  model = tiny_model(backbone="tiny", width_multiplier=1.0)
   variables = make_variables(model)
   predict = jax.jit(inference.predict_fn(model, (0.5, 1.25), flip=True))
   image = random_image(100, 120)

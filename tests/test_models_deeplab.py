@@ -92,8 +92,9 @@ def test_logits_have_the_size_of_their_stride(arguments, stride, size):
   assert variables["params"]["logits"]["kernel"].shape[-1] == 5
 
 
+@pytest.mark.usefixtures("tiny_backbone")
 def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
-  model = DeepLab(5, "mobilenet_v2", width_multiplier=0.25, dtype=jnp.bfloat16)
+  model = DeepLab(5, "tiny", dtype=jnp.bfloat16)
   images = jnp.ones((1, 33, 33, 3))
   variables = random_variables(model, images)
   logits, updated = jax.jit(
@@ -108,7 +109,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
   leaves = jax.tree.leaves((variables, updated))
   assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
   assert logits.dtype == jnp.float32
-  wide = DeepLab(5, "mobilenet_v2", width_multiplier=0.25)
+  wide = DeepLab(5, "tiny")
   exact = jax.jit(wide.apply)(variables, images)
   rounded = jax.jit(model.apply)(variables, images)
   assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
@@ -119,8 +120,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
   [
     {"backbone": "mobilenet_v3_small_seg", **LRASPP},
     {
-      "backbone": "mobilenet_v2",
-      "width_multiplier": 0.25,
+      "backbone": "tiny",
       "decoder": ("conv3", "conv2"),
       "decoder_convs": ((3, 16), (1, 16)),
       "decoder_separable": False,
@@ -128,7 +128,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
     {"backbone": "mobilenet_v2", "width_multiplier": 0.25, "head": "dpc"},
   ],
 )
-def test_a_gradient_reaches_every_parameter(arguments):
+def test_a_gradient_reaches_every_parameter(tiny_backbone, arguments):
   model = build(arguments)
   images = jax.random.normal(jax.random.key(1), (2, 33, 33, 3))
   variables = random_variables(model, images)
