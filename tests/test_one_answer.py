@@ -5,6 +5,7 @@ no canvas, no batch, nothing folded. A network that is registered is in these
 tests by being registered.
 """
 
+import functools
 import pathlib
 import shutil
 
@@ -162,8 +163,23 @@ _VARIANTS = {
 }
 
 
+@functools.cache
 def _variables(model):
-  return random_variables(model, np.zeros((1, 65, 65, 3), np.float32))
+  """Random ones whose logits reach 10: rounding is relative to the largest,
+  and softmax makes of a thousandth of a logit what the tests would see."""
+  image = preprocess(random_image(65, 65)[None], model.backbone)
+  variables = random_variables(model, image)
+  largest = jnp.abs(jax.jit(model.apply)(variables, image)).max()
+
+  def scale(layer):
+    bias = layer.get("bias")
+    if "scale" not in layer and jnp.shape(bias) == (model.num_classes,):
+      return jax.tree.map(lambda x: x * 10 / largest, layer)
+    return {
+      name: scale(x) if isinstance(x, dict) else x for name, x in layer.items()
+    }
+
+  return variables | {"params": scale(variables["params"])}
 
 
 def _definition(model, variables, image, protocol):
@@ -296,6 +312,7 @@ def test_what_a_network_does_on_large_canvases_only_is_found_late(
 
 def _forget_networks():
   """These are equal but for what was put into them."""
+  _variables.cache_clear()
   loop._make_step.cache_clear()
   abstract_variables.cache_clear()
 
