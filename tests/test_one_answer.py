@@ -173,7 +173,9 @@ def _variables(model):
 
   def scale(layer):
     bias = layer.get("bias")
-    if "scale" not in layer and jnp.shape(bias) == (model.num_classes,):
+    if "scale" not in layer and getattr(bias, "shape", None) == (
+      model.num_classes,
+    ):
       return jax.tree.map(lambda x: x * 10 / largest, layer)
     return {
       name: scale(x) if isinstance(x, dict) else x for name, x in layer.items()
