@@ -172,10 +172,8 @@ def _variables(model):
   largest = jnp.abs(jax.jit(model.apply)(variables, image)).max()
 
   def scale(layer):
-    bias = layer.get("bias")
-    if "scale" not in layer and getattr(bias, "shape", None) == (
-      model.num_classes,
-    ):
+    shape = getattr(layer.get("bias"), "shape", None)
+    if shape == (model.num_classes,) and "scale" not in layer:
       return jax.tree.map(lambda x: x * 10 / largest, layer)
     return {
       name: scale(x) if isinstance(x, dict) else x for name, x in layer.items()
