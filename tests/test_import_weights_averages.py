@@ -147,12 +147,17 @@ def _values(variables):
   )
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_raw_values_are_taken_and_averages_named(way, tmp_path):
+def _both(way, folder):
+  """The model of `WAYS`, raw values of 1, averages of 2, and what is given."""
   model, spell, give = WAYS[way]
   raw = _filled(_names(model), 1)
   averages = _filled(_names(model), 2, statistics=False)
-  arrays = give(tmp_path, spell(raw, averages))
+  return model, raw, averages, give(folder, spell(raw, averages))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_raw_values_are_taken_and_averages_named(way, tmp_path):
+  model, raw, averages, arrays = _both(way, tmp_path)
   variables, report = fit(arrays, model)
   assert _values(variables) == ({1}, {1})
   assert len(report.loaded) == len(raw)
@@ -166,10 +171,7 @@ def test_raw_values_are_taken_and_averages_named(way, tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_averages_are_taken_where_there_are_some(way, tmp_path):
-  model, spell, give = WAYS[way]
-  raw = _filled(_names(model), 1)
-  averages = _filled(_names(model), 2, statistics=False)
-  arrays = give(tmp_path, spell(raw, averages))
+  model, raw, averages, arrays = _both(way, tmp_path)
   variables, report = fit(arrays, model, moving_averages=True)
   assert _values(variables) == ({2}, {1})
   assert len(report.averaged) == len(report.skipped) == len(averages)
@@ -287,18 +289,24 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("way", ["state dict", "npz", "safetensors", "pickle"])
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+# The ways of a state dict, and whether they can hold several levels.
+GIVEN = {
+  "state dict": (lambda _, state: to_official(state), True),
+  "npz": (_file(_write_npz), False),
+  "safetensors": (_file(_write_safetensors), False),
+  "pickle": (_file(_write_pickle), True),
+}
+WRAPPED = [
+  (wrapper, way)
+  for wrapper, (_, is_flat) in WRAPPERS.items()
+  for way, (_, is_deep) in GIVEN.items()
+  if is_flat or is_deep
+]
+
+
+@pytest.mark.parametrize("wrapper, way", WRAPPED)
 def test_wrappers_of_state_dicts_are_taken_off(wrapper, way, tmp_path):
-  wrap, is_flat = WRAPPERS[wrapper]
-  if way in ("npz", "safetensors") and not is_flat:
-    pytest.skip("these files have one level of names")
-  give = {
-    "state dict": lambda _, state: to_official(state),
-    "npz": _file(_write_npz),
-    "safetensors": _file(_write_safetensors),
-    "pickle": _file(_write_pickle),
-  }[way]
+  (wrap, _), (give, _) = WRAPPERS[wrapper], GIVEN[way]
   state = torch_state("torchvision mobilenet_v2")
   wanted, found = to_official(state), give(tmp_path, wrap(state))
   assert set(found) == set(wanted)

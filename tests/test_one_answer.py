@@ -241,7 +241,11 @@ def _config(folder, batch_size=1, tile=0, **settings):
 def _evaluated(model, variables, folder, dataset, **settings):
   """Label maps by the name of the picture."""
   evaluation = evaluate.evaluate(
-    model, variables, _config(folder, **settings), dataset=dataset
+    model,
+    variables,
+    _config(folder, **settings),
+    dataset=dataset,
+    show_progress=True,
   )
   assert evaluation.num_images == 2 * len(SIZES)
   return {

@@ -8,12 +8,10 @@ from ml_collections import ConfigDict
 from deeplab_jax.checkpoints import read_model
 from deeplab_jax.data import preprocess
 from deeplab_jax.models import Classifier, model_arguments
+from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
 
 LARGEST_CROP = 513
 """Side of a training crop, in pixels, where large images decide on it."""
-
-# Of a network, what is no part of what its weights are.
-_TRAINING = ("dtype", "dropout_rate", "batch_norm_momentum")
 
 
 def follow_model(config: ConfigDict, path: str | os.PathLike) -> None:
@@ -33,7 +31,7 @@ def follow_model(config: ConfigDict, path: str | os.PathLike) -> None:
   is_classifier = isinstance(model, Classifier)
   config.init_parts = "backbone" if is_classifier else "all"
   for name in model_arguments(model):
-    if name in config.model and name not in _TRAINING:
+    if name in config.model and name not in TRAINING_ARGUMENTS:
       config.model[name] = getattr(model, name)
 
 

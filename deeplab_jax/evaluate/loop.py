@@ -6,6 +6,7 @@ that read them, while the devices work on the next batch.
 """
 
 import collections
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -91,13 +92,15 @@ def evaluate(
     work = _work(found, config.eval.batch_size, mesh)
     pictures = config.eval.pictures
     tally = _Tally(info.num_classes, sizes, work, pictures, detailed)
-    for views, shared, batch in _batches(dataset, config, work, show_progress):
-      if _any_process(should_stop()):
-        return None
-      names = ["image", "label", "size", *(["crop"] if shared else [])]
-      arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
-      # The step runs on while the host counts the batch before.
-      tally.add(views, batch, *step(variables, **arrays))
+    batches = _batches(dataset, config, work, show_progress)
+    with contextlib.closing(batches):  # so that another bar may be drawn
+      for views, shared, batch in batches:
+        if _any_process(should_stop()):
+          return None
+        names = ["image", "label", "size", *(["crop"] if shared else [])]
+        arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
+        # The step runs on while the host counts the batch before.
+        tally.add(views, batch, *step(variables, **arrays))
     settings = _settings(dataset, model, protocol, found)
     return tally.result(info, settings, began)
 

@@ -8,6 +8,8 @@ OUTPUT_STRIDES = (8, 16, 32)
 HEADS = ("aspp", "dpc", "lraspp")
 LOW_LEVEL_STRIDES = {"conv4": 16, "conv3": 8, "conv2": 4}
 """Low-level features by the paper's names, from coarse to fine."""
+TRAINING_ARGUMENTS = ("dtype", "dropout_rate", "batch_norm_momentum")
+"""Those that tell how a network is trained, not what its weights are."""
 
 
 def check_arguments(model: Any) -> None:

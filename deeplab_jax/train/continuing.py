@@ -17,6 +17,7 @@ from deeplab_jax import atomic
 from deeplab_jax.checkpoints import wholeness
 from deeplab_jax.config import base_config
 from deeplab_jax.data.changes import Changes, Record, changes
+from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
 
 _CONFIG, _DATA = "config.json", "data.json"
 _HISTORY = "history"
@@ -28,7 +29,7 @@ _MEANING = frozenset(
     *(
       f"model.{name}"
       for name in base_config().model
-      if name not in ("dtype", "dropout_rate", "batch_norm_momentum")
+      if name not in TRAINING_ARGUMENTS
     ),
   }
 )

@@ -26,6 +26,7 @@ from deeplab_jax.models import (
   model_arguments,
   preprocess,
 )
+from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
 from deeplab_jax.tasks import Task
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.folded_norms import folded_layers, with_statistics
@@ -34,8 +35,7 @@ from deeplab_jax.train.state import TrainState, abstract
 T = TypeVar("T")
 
 # Arguments of a network that fit any weights.
-_FIT_ALL = ("num_classes", "dtype", "dropout_rate", "batch_norm_momentum")
-_FIT_ALL += ("output_stride", "multi_grid")
+_FIT_ALL = ("num_classes", "output_stride", "multi_grid", *TRAINING_ARGUMENTS)
 _OF_BACKBONE = ("backbone", "width_multiplier")
 
 
