@@ -1,7 +1,9 @@
 """oneDNN computes the convolutions that XLA does, and in no form that hangs."""
 
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from deeplab_jax.inference import onednn
+from deeplab_jax.inference import onednn, verdict
 from deeplab_jax.models.ops.convolution import same_padding
 from tests.needs import needs_onednn
 
@@ -117,7 +119,7 @@ def test_what_is_slow_or_hangs_is_not_taken(
 _NETWORKS = """
 import jax, jax.numpy as jnp
 from deeplab_jax.inference.folding import fold, layers_in_onednn
-from deeplab_jax.inference import onednn
+from deeplab_jax.inference import onednn, verdict
 from deeplab_jax.models import DeepLab
 for stride in (8, 16, 32):
   for backbone in {backbones}:
@@ -181,7 +183,7 @@ import sys, warnings
 warnings.simplefilter("error")
 import jax, jax.numpy as jnp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-from deeplab_jax.inference import onednn
+from deeplab_jax.inference import onednn, verdict
 def f(x, kernel, bias):
   pads = ((0, 0), (0, 0))
   return onednn.convolution(x, kernel, bias, padding=pads)
@@ -203,20 +205,80 @@ onednn.compiled(jax.jit(g).lower(arrays[0]))
   assert getattr(jax.config, name) == before
 
 
-def test_it_can_be_switched_off_and_is_only_for_versions_that_were_tried(
-  monkeypatch,
-):
+def test_it_can_be_switched_off_and_on(monkeypatch):
   def answer():
     return onednn.is_available.__wrapped__()
 
-  monkeypatch.setenv("DEEPLAB_ONEDNN", "0")
-  assert not answer()
+  monkeypatch.setattr(verdict, "passes", lambda: False)
   monkeypatch.setenv("DEEPLAB_ONEDNN", "yes")
   with pytest.raises(ValueError, match="DEEPLAB_ONEDNN must be 0 or 1"):
     answer()
   monkeypatch.delenv("DEEPLAB_ONEDNN")
-  known = answer()
-  monkeypatch.setattr(jaxlib, "__version__", "99.0.0")
   assert not answer()
+  monkeypatch.setattr(verdict, "passes", lambda: True)
+  is_possible = answer()
+  monkeypatch.setenv("DEEPLAB_ONEDNN", "0")
+  assert not answer()
+  monkeypatch.setattr(verdict, "passes", lambda: False)
   monkeypatch.setenv("DEEPLAB_ONEDNN", "1")
-  assert answer() or not known
+  assert answer() == is_possible
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+  "fault, reason",
+  [
+    ("none", None),
+    ("another activation", r"are wrong: . x . taps.* are off by"),
+    ("another kernel", "are wrong|ended the process|could not be tried"),
+    ("dies", "ended the process that tried them by signal 11"),
+    ("hangs", "gave no answer in 2 s"),
+    ("raises", "could not be tried: RuntimeError: no such call"),
+    ("gemm", "take a form that may hang: gemm"),
+  ],
+)
+def test_a_trial_says_no_to_what_is_wrong(
+  tmp_path, monkeypatch, caplog, fault, reason
+):
+  monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
+  monkeypatch.setenv("FAULT", fault)
+  monkeypatch.setattr(verdict, "TRIAL", "tests.programs.faulty_onednn")
+  if fault == "hangs":
+    monkeypatch.setattr(verdict, "_SECONDS", 2)
+  assert verdict.passes.__wrapped__() == (reason is None)
+  (kept,) = tmp_path.rglob("*.json")
+  if reason is None:
+    assert not caplog.records
+    return
+  (record,) = caplog.records
+  assert re.search(reason, record.getMessage()), record.getMessage()
+  assert "\n" not in record.getMessage()
+  # It is not tried again, but after a day or with another jaxlib.
+  monkeypatch.setattr(verdict, "TRIAL", "tests.programs.no_such_module")
+  assert not verdict.passes.__wrapped__()
+  assert caplog.records[-1].getMessage() == record.getMessage()
+  content = json.loads(kept.read_text())
+  content["time"] -= 25 * 3600
+  kept.write_text(json.dumps(content))
+  assert not verdict.passes.__wrapped__()
+  assert "no_such_module" in caplog.records[-1].getMessage()
+  monkeypatch.setattr(jaxlib, "__version__", "99.0.0")
+  assert not verdict.passes.__wrapped__()
+  assert len(list(tmp_path.rglob("*.json"))) == 2
+
+
+@needs_onednn
+def test_a_good_verdict_is_kept_and_a_damaged_one_is_made_again(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
+  monkeypatch.setattr(verdict, "_fault", lambda: None)
+  assert verdict.passes.__wrapped__()
+  monkeypatch.setattr(verdict, "_fault", lambda: "are wrong")
+  assert verdict.passes.__wrapped__()
+  (kept,) = tmp_path.rglob("*.json")
+  kept.write_text("{")
+  assert not verdict.passes.__wrapped__()
+  # Where nothing can be kept, every process tries.
+  monkeypatch.setenv("DEEPLAB_CACHE", str(kept))
+  assert not verdict.passes.__wrapped__()

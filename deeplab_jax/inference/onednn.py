@@ -3,9 +3,9 @@
 They add bias, shortcut and activation before they store a result, and take
 atrous depthwise convolutions without a padded copy; XLA's own do neither. XLA
 has custom calls for them, and inserts none; here they are written down. Their
-form is nobody's promise, and a wrong one ends the process, so only versions
-of jaxlib that were tried get them, see `is_available`; elsewhere the network is
-computed as ever.
+form is nobody's promise, and a wrong one ends the process, so they are tried in
+a child process first, see `verdict`; where they fail, the network is computed
+as ever.
 
 A program with such calls cannot be differentiated, divided over devices, or
 stored: see `compiled`.
@@ -23,11 +23,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxlib
 
+from deeplab_jax.inference import verdict
 from deeplab_jax.models.ops.depthwise import Padding
 
-_TRIED = ("0.10.0", "0.10.1", "0.10.2")
 _SWITCH = "DEEPLAB_ONEDNN"
 _TARGET = "__onednn$convolution"
 ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
@@ -42,14 +41,15 @@ _DEPTHWISE_PADDING = 4
 def is_available() -> bool:
   """Whether programs compiled now can hold these calls.
 
-  On CPUs with AVX2 under Linux, with a jaxlib that was tried.
-  `DEEPLAB_ONEDNN=0` says no, `=1` yes to another jaxlib.
+  On CPUs with AVX2 under Linux where they passed a trial, which takes some
+  seconds, once. `DEEPLAB_ONEDNN=0` says no, `=1` yes without a trial.
   """
-  was_tried = jaxlib.__version__ in _TRIED
-  wanted = os.environ.get(_SWITCH, "1" if was_tried else "0")
-  if wanted not in ("0", "1"):
+  wanted = os.environ.get(_SWITCH)
+  if wanted not in ("0", "1", None):
     raise ValueError(f"{_SWITCH} must be 0 or 1, got {wanted!r}")
-  return wanted == "1" and jax.default_backend() == "cpu" and _has_avx2()
+  if wanted == "0" or jax.default_backend() != "cpu" or not _has_avx2():
+    return False
+  return wanted == "1" or verdict.passes()
 
 
 def _has_avx2() -> bool:
