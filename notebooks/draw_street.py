@@ -66,8 +66,15 @@ def _fill(image: np.ndarray, points: np.ndarray, color, grain=0.0, rng=None):
   paint = np.broadcast_to(np.asarray(color, float), image.shape)
   if grain:
     paint = paint + grain * rng.normal(0, 1, (*image.shape[:2], 1))
-  alpha = mask[..., None] / 255
-  image += alpha * (paint - image)
+  part = _bounds(mask)  # most polygons are small
+  alpha = mask[part][..., None] / 255
+  image[part] += alpha * (paint[part] - image[part])
+
+
+def _bounds(mask: np.ndarray) -> tuple[slice, slice]:
+  """The smallest rectangle outside of which `mask` is 0."""
+  left, top, width, height = cv2.boundingRect(mask)
+  return slice(top, top + height), slice(left, left + width)
 
 
 def _towards(point, depth: float) -> np.ndarray:

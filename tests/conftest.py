@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -82,6 +83,9 @@ def pytest_runtest_call(item: pytest.Item):
 
 def pytest_configure(config: pytest.Config) -> None:
   """Begins to collect errors, and makes what all workers share."""
+  # Traces are millions of objects, which Python would look through again and
+  # again: a quarter of the time of tests that trace networks.
+  gc.set_threshold(100_000, 50, 100)
   config.stash[_EXACTNESS] = Exactness()
   if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell's "&" leaves it; processes started here would ignore it, too.
@@ -120,12 +124,26 @@ def optimized() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_backbone(monkeypatch) -> None:
+def shallow_backbones(monkeypatch) -> None:
+  """Leaves ResNets and Xceptions every kind of unit, and few of each."""
+  from deeplab_jax.models import resnet, xception
+
+  for name in resnet.UNITS:
+    monkeypatch.setitem(resnet.UNITS, name, (2, 2, 2, 3))
+  for name, blocks in xception.BLOCKS.items():
+    few = tuple(b._replace(units=min(b.units, 2)) for b in blocks)
+    monkeypatch.setitem(xception.BLOCKS, name, few)
+
+
+@pytest.fixture(scope="module")
+def tiny_backbone() -> Iterator[None]:
   """Registers the backbone "tiny"."""
   from deeplab_jax.models import BACKBONES
   from tests.tiny_backbone import TINY
 
-  monkeypatch.setitem(BACKBONES, "tiny", TINY)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(BACKBONES, "tiny", TINY)
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from deeplab_jax.sharding import BATCH_AXIS
 from deeplab_jax.tasks import find_task
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
-from tests.tiny_segmenter import make_variables, tiny_model
+from tests.tiny_segmenter import make_variables, small_model
 
 _GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")
 # Of signed integers; random numbers are made of unsigned ones.
@@ -83,7 +83,7 @@ def _training():
 
 
 def _inference():
-  model = tiny_model()
+  model = small_model()
   variables = fold(model, make_variables(model))
 
   @jax.jit

@@ -317,15 +317,10 @@ def _command(folder, *flags):
 def test_command_trains_on_sound_data_and_writes_both_files(root, tmp_path):
   done = _command(
     tmp_path,
-    f"--config={_REPOSITORY}/configs/quickstart.py",
+    f"--config={_REPOSITORY}/tests/programs/tiny_config.py",
     "--config.data.name=folder",
     f"--config.data.path={root}",
     f"--config.data.data_dir={tmp_path / 'data'}",
-    "--config.data.crop_size=(33, 33)",
-    "--config.model.width_multiplier=0.25",
-    "--config.model.output_stride=16",
-    "--config.model.decoder=()",
-    "--config.model.atrous_rates=()",
     "--overfit_steps=25",
     "--json=found.json",
     "--html=found.html",

@@ -68,7 +68,7 @@ def test_multiscale_with_decoder_equals_official(shared, exactness):
     check_view(*official, scale, flipped=scale > 1)
 
 
-def test_padding_is_what_the_network_sees_as_zero():
+def test_padding_is_what_the_network_sees_as_zero(tiny_backbone):
   model = tiny_model()
   variables = make_variables(model)
   image = random_image(50, 40)

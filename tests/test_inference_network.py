@@ -10,7 +10,12 @@ import pytest
 from deeplab_jax import inference
 from deeplab_jax.inference import crops, folding, onednn, tiles
 from tests.needs import needs_onednn
-from tests.tiny_segmenter import make_variables, random_image, tiny_model
+from tests.tiny_segmenter import (
+  make_variables,
+  random_image,
+  small_model,
+  tiny_model,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +34,10 @@ from tests.tiny_segmenter import make_variables, random_image, tiny_model
     ),
   ],
 )
-def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
-  model = tiny_model(**arguments)
+def test_confined_network_equals_one_on_a_smaller_canvas(
+  shallow_backbones, arguments
+):
+  model = small_model(**arguments)
   variables = make_variables(model)
   image = np.zeros((1, 97, 129, 3), np.float32)
   image[:, :65, :97] = np.random.default_rng(0).normal(size=(1, 65, 97, 3))
@@ -46,7 +53,7 @@ def test_confined_network_equals_one_on_a_smaller_canvas(arguments):
 
 
 def test_canvas_does_not_change_fused_views(tiny_backbone):
-  model = tiny_model(backbone="tiny", width_multiplier=1.0)
+  model = tiny_model()
   variables = make_variables(model)
   predict = jax.jit(inference.predict_fn(model, (0.5, 1.25), flip=True))
   image = random_image(100, 120)
@@ -77,7 +84,7 @@ def test_canvas_does_not_change_fused_views(tiny_backbone):
   "in_onednn", [False, pytest.param(True, marks=needs_onednn)]
 )
 def test_folded_network_equals_the_original(arguments, in_onednn):
-  model = tiny_model(**arguments)
+  model = small_model(**arguments)
   variables = make_variables(model)
   images = np.random.default_rng(0).normal(size=(2, 65, 49, 3))
   images = images.astype(np.float32)
@@ -93,7 +100,7 @@ def test_folded_network_equals_the_original(arguments, in_onednn):
 
 
 def test_what_is_folded_is_not_kept_twice():
-  model = tiny_model(atrous_rates=(6,), decoder=("conv2",))
+  model = small_model(atrous_rates=(6,), decoder=("conv2",))
   variables = make_variables(model)
   folded = folding.fold(model, variables)
   assert not jax.tree.leaves(folded["batch_stats"])

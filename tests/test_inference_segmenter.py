@@ -13,12 +13,15 @@ from tests.tiny_segmenter import (
   make_variables,
   random_image,
   segmenter,
+  small_model,
   tiny_model,
 )
 
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+
 
 @pytest.fixture(scope="module")
-def labeller() -> inference.Segmenter:
+def labeller(tiny_backbone) -> inference.Segmenter:
   """One segmenter for many tests: its programs are compiled once."""
   return segmenter(tiny_model(output_stride=32))
 
@@ -51,7 +54,6 @@ def test_labels_are_those_of_the_official_crop(size, crop):
 def test_lite_raspp_runs_on_its_own_crop():
   model = tiny_model(
     backbone="mobilenet_v3_small_seg",
-    width_multiplier=1.0,
     head="lraspp",
     output_stride=32,
     decoder=("conv3",),
@@ -194,7 +196,7 @@ def test_folded_segmenter_gives_the_same_labels(labeller):
 
 
 def test_tiles_equal_whole_image_beyond_the_networks_reach():
-  model = tiny_model(image_pooling=False)
+  model = small_model(image_pooling=False)
   image = random_image(64, 1500)
   whole = segmenter(model).probabilities(image)
   tiled = segmenter(model, max_pixels=1).probabilities(image)

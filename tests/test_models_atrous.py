@@ -9,7 +9,7 @@ from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.backbones import build_backbone
 from tests.random_variables import random_variables
 
-# One of every family and stem; depth adds nothing but time.
+# One of every family and stem; depth would add nothing but time.
 FAST = {
   "xception_41": [(65, 33)],
   "xception_71": [(64, 48)],
@@ -64,6 +64,7 @@ def constant_gates(variables):
 
 
 @pytest.mark.parametrize("name,size", CASES)
+@pytest.mark.usefixtures("shallow_backbones")
 def test_dense_features_subsampled_equal_coarse(name, size):
   check_consistency(name, size)
 

@@ -80,8 +80,10 @@ def test_output_stride_rates_and_dtype_change_no_parameter(backbone):
   [({}, 4), ({"decoder": ()}, 16), ({"decoder": (), "output_stride": 8}, 8),
    ({"decoder": ("conv3",)}, 8), ({"decoder": ("conv3", "conv2")}, 4)],
 )  # fmt: skip
-def test_logits_have_the_size_of_their_stride(arguments, stride, size):
-  model = DeepLab(5, "mobilenet_v2", **arguments)
+def test_logits_have_the_size_of_their_stride(
+  tiny_backbone, arguments, stride, size
+):
+  model = DeepLab(5, "tiny", **arguments)
   assert model.logits_stride == stride
   images = jnp.zeros((2, *size, 3))
   logits, variables = jax.eval_shape(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deeplab_jax import checkpoints
-from tests.tiny_segmenter import COLORS, NAMES, make_variables, tiny_model
+from tests.tiny_segmenter import COLORS, NAMES, make_variables, small_model
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 
@@ -63,7 +63,7 @@ def test_inference_notebook_runs_offline_on_what_ships(monkeypatch, capsys):
 
 
 def test_inference_notebook_takes_a_model_and_an_image(tmp_path, monkeypatch):
-  model = tiny_model()
+  model = small_model()
   checkpoints.save_model(
     tmp_path / "model",
     model,

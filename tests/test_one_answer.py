@@ -207,18 +207,23 @@ def _check(found_labels, expected):
 def folder(tmp_path_factory) -> pathlib.Path:
   """Pictures of all sizes, twice over, in mixed order."""
   root = tmp_path_factory.mktemp("answer") / "pictures"
+  _write_pictures(root, SIZES + SIZES[::-1])
+  return root
+
+
+def _write_pictures(root, sizes):
   for kind in ("images", "masks"):
     (root / kind).mkdir(parents=True)
-  for index, size in enumerate(SIZES + SIZES[::-1]):
+  for index, size in enumerate(sizes):
     image = random_image(*size, seed=index)
     Image.fromarray(image).save(root / f"images/{index}.png")
     mask = image[..., 0] % len(NAMES)
+    mask[0, 0] = len(NAMES) - 1
     Image.fromarray(mask).save(root / f"masks/{index}.png")
   (root / "classes.txt").write_text("\n".join(NAMES))
-  names = "".join(f"{index}\n" for index in range(2 * len(SIZES)))
+  names = "".join(f"{index}\n" for index in range(len(sizes)))
   for split in ("train", "val"):
     (root / f"{split}.txt").write_text(names)
-  return root
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +237,9 @@ def _config(folder, batch_size=1, tile=0, **settings):
     name="folder", path=str(folder), data_dir=f"{folder}_built"
   )
   limits = {"tile": tile, "max_pixels": tile and 1}
+  pictures = len(list((folder / "images").iterdir()))
   config.eval.update(
-    batch_size=batch_size, pictures=2 * len(SIZES), **limits, **settings
+    batch_size=batch_size, pictures=pictures, **limits, **settings
   )
   return config
 
@@ -247,7 +253,7 @@ def _evaluated(model, variables, folder, dataset, **settings):
     dataset=dataset,
     show_progress=True,
   )
-  assert evaluation.num_images == 2 * len(SIZES)
+  assert evaluation.num_images == len(evaluation.examples)
   return {
     example.name: (example.image, example.predictions)
     for example in evaluation.examples
@@ -265,8 +271,8 @@ def _assert_one_answer(model, folder, dataset, batch_sizes=(1, 4)):
     for size in batch_sizes
   ]
   names = sorted(results[0])
-  assert len(names) == 2 * len(SIZES)
-  for name in names[: len(SIZES)]:
+  assert len(names) == len(list((folder / "images").iterdir()))
+  for name in names[: len(names) // 2]:  # the others have the same sizes
     image = results[0][name][0]
     expected = _definition(model, variables, image, protocol)
     probabilities = segmenter.probabilities(image)
@@ -392,7 +398,7 @@ def _random_networks(count):
     decoders = [("conv2",), ("conv3",), ("conv3", "conv2"), ("conv4",), ()]
     decoder = ("conv3",) if head == "lraspp" else decoders[random.integers(5)]
     rates = random.integers(1, 10, random.integers(0, 4)) * 2
-    sizes = random.integers(1, 200, (3, 2))
+    sizes = random.integers(1, 200, (2, 2))
     width = float(random.choice([0.25, 0.5]))
     yield (
       index,
@@ -413,19 +419,12 @@ def _random_networks(count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index, sizes, arguments", list(_random_networks(200)))
-def test_random_networks_answer_as_defined(
-  folder, dataset, index, sizes, arguments
-):
+def test_random_networks_answer_as_defined(tmp_path, index, sizes, arguments):
+  folder = tmp_path / "pictures"
+  _write_pictures(folder, sizes + sizes[::-1])
+  dataset = open_dataset(_config(folder).data)
   model = _network(**arguments)
   _assert_one_answer(model, folder, dataset, batch_sizes=(1 + index % 4,))
-  variables = _variables(model)
-  segmenter = inference.Segmenter(
-    model, variables, class_names=NAMES, colors=COLORS
-  )
-  for number, size in enumerate(sizes):
-    image = random_image(*size, seed=number)
-    expected = _definition(model, variables, image, Protocol())
-    _check(segmenter(image), expected)
 
 
 @pytest.mark.slow

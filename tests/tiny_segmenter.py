@@ -10,11 +10,17 @@ NAMES = ("ground", "tree", "sky")
 COLORS = ((0, 0, 0), (10, 200, 30), (30, 60, 250))
 
 
+def small_model(**arguments) -> DeepLab:
+  """MobileNetV2 of few channels."""
+  settings = {"backbone": "mobilenet_v2", "width_multiplier": 0.25}
+  return tiny_model(**(settings | arguments))
+
+
 def tiny_model(**arguments) -> DeepLab:
+  """Five convolutions; for tests with the fixture `tiny_backbone`."""
   settings = {
     "num_classes": 3,
-    "backbone": "mobilenet_v2",
-    "width_multiplier": 0.25,
+    "backbone": "tiny",
     "atrous_rates": (),
     "decoder": (),
   }

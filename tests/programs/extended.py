@@ -37,7 +37,7 @@ from tests.tiny_segmenter import (
   make_variables,
   random_image,
   segmenter,
-  tiny_model,
+  small_model,
 )
 
 
@@ -164,15 +164,15 @@ def _write_pets(folder: pathlib.Path) -> dict[str, np.ndarray]:
 def branch() -> None:
   """Is a field of the config, off at first, and serves any size of image."""
   assert config_lib.base_config().model.gated_branch is False
-  old = model_to_dict(tiny_model())
+  old = model_to_dict(small_model())
   del old["gated_branch"]
-  assert model_from_dict(old) == tiny_model()
+  assert model_from_dict(old) == small_model()
   words = ["--config=voc:runlocal", "--config.model.gated_branch=True"]
   config_lib.check_command_line(words)
   config = config_lib.load("voc:runlocal")
   config.model.gated_branch = True
   _trace_step(config)
-  model = tiny_model(gated_branch=True)
+  model = small_model(gated_branch=True)
   variables = make_variables(model)
   assert {"gate", "gated"} <= set(variables["params"]["aspp"])
   assert crops.why_not_confinable(model, variables) is None
@@ -180,7 +180,7 @@ def branch() -> None:
 
 def served() -> None:
   """What the ASPP branch computes, `Segmenter` computes, too."""
-  model = tiny_model(gated_branch=True)
+  model = small_model(gated_branch=True)
   variables = make_variables(model)
   ours, definition = segmenter(model), jax.jit(predict_fn(model))
   size = 49, 70
