@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
+NEWEST := $(VENV)-newest
+CHECK := -m pytest -n $(WORKERS) -m "not slow and not compiles" --longest 10
+TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: check clean demo exactness lint test test-slow
+.PHONY: check check-newest clean demo exactness lint test test-newest test-slow
 
 $(VENV)/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,11 +28,30 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
 check: lint  ## lint, and the tests of seconds: to run after every change
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not compiles" \
-	  --longest 10
+	$(BIN)/python $(CHECK)
 
-test: lint  ## what continuous integration runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: lint
+	$(BIN)/python $(TEST)
+
+# The newest Python that uv knows or can fetch and that all packages have wheels
+# for, with the newest packages that the requirements allow.
+$(NEWEST)/.dev: requirements.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "uv>=0.9,<1"
+	export PATH="$$PATH:$$(echo $$HOME/.pyenv/versions/*/bin | tr ' ' :)"; \
+	for python in 3.14 3.13 3.12; do \
+	  $(BIN)/uv venv --quiet --clear --python $$python $(NEWEST) && \
+	  $(BIN)/uv pip install --quiet --only-binary :all: --python $(NEWEST) \
+	    -r requirements.txt -r requirements-dev.txt && \
+	  touch $@ && break; \
+	done
+	test -e $@
+
+check-newest: $(NEWEST)/.dev  ## `check` on today's Python and packages
+	$(NEWEST)/bin/python $(CHECK)
+
+test-newest: $(NEWEST)/.dev  ## `test` on today's Python and packages
+	$(NEWEST)/bin/python $(TEST)
 
 exactness: $(VENV)/.dev  ## worst errors against the official outputs, in docs/
 	$(BIN)/python -m pytest -n 0 -m "slow or not slow" \
@@ -39,4 +61,4 @@ test-slow: lint  ## the checks that take minutes each
 	$(BIN)/python -m pytest -n 1 -m slow
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) runs .pytest_cache .ruff_cache

@@ -3,10 +3,12 @@
 import gc
 import os
 import pathlib
+import platform
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 
@@ -103,6 +105,14 @@ def pytest_configure(config: pytest.Config) -> None:
     programs = os.path.join(folder, "programs")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+  """Says what the tests ran with."""
+  names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+  versions = [f"{name} {metadata.version(name)}" for name in names]
+  python = f"Python {platform.python_version()}"
+  terminalreporter.write_line(", ".join([python, *versions]))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
