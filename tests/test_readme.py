@@ -156,6 +156,8 @@ def test_the_commands_run_one_after_the_other(clone):
   assert "crops of 97 x 81" in trained
   settings = json.loads((clone / "runs/mine/config.json").read_text())
   assert settings["data"]["crop_size"] == [0, 0]  # as it was asked for
+  model = json.loads((clone / "runs/mine/model.json").read_text())
+  assert re.match("the user's own; .* started from: CC BY-NC", model["license"])
   assert "held-out mIoU" in trained and "after 2 steps" in trained
   assert "1 of 1 pictures done" in predicted
   assert "+0.00" in compared

@@ -1,12 +1,15 @@
 """Weights to start from that do not fit: one line, before any long work."""
 
+import types
+
 import pytest
 
 from deeplab_jax import checkpoints, train
 from deeplab_jax import config as config_lib
+from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.doctor import config_checks
 from deeplab_jax.models import Classifier, DeepLab
-from deeplab_jax.train.initialize import check_start
+from deeplab_jax.train.initialize import check_start, terms_of_use
 
 _ARGUMENTS = {
   "backbone": "mobilenet_v2",
@@ -115,3 +118,29 @@ def test_a_run_is_refused_before_data_is_built(start, tmp_path):
   with pytest.raises(ValueError, match=r"set --config\.model\.width"):
     train.train_and_evaluate(config, tmp_path / "run")
   assert not (tmp_path / "data").exists()
+
+
+def test_the_licence_of_the_weights_goes_with_what_is_trained(tmp_path):
+  def stored(name, license):
+    checkpoints.write_model_json(
+      tmp_path / name, DeepLab(3, **_ARGUMENTS), license=license
+    )
+    return str(tmp_path / name)
+
+  def terms(init_from, workdir="none"):
+    dataset = types.SimpleNamespace(info=DATASETS["camvid"])
+    return terms_of_use(tmp_path / workdir, _config(init_from), dataset)
+
+  own = DATASETS["camvid"].license
+  assert terms("") == own
+  assert terms(stored("free", "")) == own  # nothing is known of them
+  found = terms(stored("given", "for research"))
+  assert found == (
+    f"{own}; of the weights that training started from: for research"
+  )
+  # A run that goes on keeps it, wherever its first weights have gone.
+  stored("run", found)
+  assert terms(str(tmp_path / "gone"), "run") == found
+  assert terms(str(tmp_path / "gone")) == own
+  # What has begun on the same data does not say it twice.
+  assert terms(stored("same", own)) == own

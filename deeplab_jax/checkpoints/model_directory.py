@@ -153,7 +153,13 @@ def load_variables(
 
 
 def read_model(path: Path) -> Network:
-  """The network that is stored at `path`, without its weights.
+  """The network that is stored at `path`, without its weights: see
+  `read_description`."""
+  return read_description(path)[0]
+
+
+def read_description(path: Path) -> tuple[Network, dict[str, Any]]:
+  """The network that is stored at `path`, and the content of `model.json`.
 
   Args:
     path: as `load_variables` takes it.
@@ -164,7 +170,7 @@ def read_model(path: Path) -> Network:
   path = local_path(path)
   for folder in (path, *list(path.parents)[:2]):
     if (folder / _MODEL_JSON).is_file():
-      return _read_model(folder)[0]
+      return _read_model(folder)
   raise ValueError(
     f"no model at {path}: give a workdir, or a folder written by `python -m "
     "deeplab_jax.import_weights`"

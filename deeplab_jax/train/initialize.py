@@ -15,6 +15,7 @@ from deeplab_jax.checkpoints import items
 from deeplab_jax.checkpoints.model_directory import (
   Network,
   find_step,
+  read_description,
   read_model,
 )
 from deeplab_jax.config import make_model
@@ -92,6 +93,25 @@ def _other_network(
 
 def _flag(name: str, value: Any) -> str:
   return shlex.quote(f"--config.model.{name}={value}")
+
+
+def terms_of_use(
+  workdir: pathlib.Path, config: ConfigDict, dataset: Dataset
+) -> str:
+  """The licence of what a run trains: of its data and its first weights."""
+  own = dataset.info.license
+  if not config.init_from:
+    return own
+  try:
+    given = read_description(config.init_from)[1].get("license")
+  except ValueError:  # no longer there, or without a description
+    try:
+      return read_description(workdir)[1].get("license") or own
+    except ValueError:
+      return own
+  if not given or given in own:
+    return own
+  return f"{own}; of the weights that training started from: {given}"
 
 
 def starting_point(

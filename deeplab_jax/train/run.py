@@ -24,7 +24,11 @@ from deeplab_jax.tasks import Task, find_task
 from deeplab_jax.train import continuing, curves, lock
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.continuing import Change
-from deeplab_jax.train.initialize import check_start, starting_point
+from deeplab_jax.train.initialize import (
+  check_start,
+  starting_point,
+  terms_of_use,
+)
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
 from deeplab_jax.train.state import TrainState, init_state
@@ -107,6 +111,7 @@ def train_and_evaluate(
       progress=Progress(config.steps, step, visible=first),
       stop=stop,
       data=data,
+      license=terms_of_use(workdir, config, dataset),
       changes=changes,
       first_step=step,
     )
@@ -146,6 +151,7 @@ class _Run:
   progress: Progress
   stop: StopRequest
   data: Record
+  license: str
   changes: list[Change]
   first_step: int
 
@@ -174,7 +180,7 @@ def _write_descriptions(run: _Run) -> None:
     run.model,
     dataset={name: facts[name] for name in names},
     source=f"trained by deeplab_jax, init_from={run.config.init_from!r}",
-    license=run.dataset.info.license,
+    license=run.license,
     evaluation={"crop_size": crop_size, **run.records.last_evaluation()},
   )
 
