@@ -44,6 +44,32 @@ def test_table_has_signed_differences_from_the_first(runs, tmp_path):
     assert min(picture.size) > 300
 
 
+def test_scores_of_different_pictures_or_settings_are_said(runs, tmp_path):
+  """What a workdir does not tell is not taken for a difference."""
+  data = {
+    "name": "folder",
+    "class_names": ["a", "b"],
+    "eval": {"split": "val", "images": 2, "examples": {"x": "1", "y": "2"}},
+  }
+  settings = {"eval": {"scales": [1.0], "flip": False}, "lr": 1.0}
+  for run in runs[:2]:
+    (run / "data.json").write_text(json.dumps(data))
+    (run / "config.json").write_text(json.dumps(settings | {"lr": 2.0}))
+  assert len(compare.compare(runs, tmp_path / "1.png").splitlines()) == 4
+  data["eval"] |= {"images": 3, "examples": {"x": "1", "y": "2", "z": "3"}}
+  settings["eval"]["flip"] = True
+  (runs[1] / "data.json").write_text(json.dumps(data))
+  (runs[1] / "config.json").write_text(json.dumps(settings))
+  text = compare.compare(runs, tmp_path / "2.png")
+  assert text.splitlines()[4:] == [
+    "scores of b/voc do not compare with those of a/voc: pictures 3, not 2; "
+    "their content is not the same; eval.flip True, not False"
+  ]
+  (runs[1] / "data.json").write_text("{")
+  with pytest.raises(ValueError, match=r"data\.json is damaged"):
+    compare.compare(runs, tmp_path / "3.png")
+
+
 def test_names_are_the_shortest_ends_that_differ(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   paths = ["x/a/run", "y/a/run", "x/b/run", "./other/", "x"]

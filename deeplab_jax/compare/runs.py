@@ -4,10 +4,11 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from deeplab_jax import tasks
 from deeplab_jax.tasks import Task
-from deeplab_jax.train import records
+from deeplab_jax.train import continuing, records
 from deeplab_jax.visualize import curves
 
 
@@ -19,11 +20,13 @@ class Run:
     name: the end of its path that tells it from the others.
     rows: of its metrics.jsonl.
     task: what it was trained for.
+    scored_on: what its scores are of, by name, as far as it is known.
   """
 
   name: str
   rows: list[dict[str, float]]
   task: Task
+  scored_on: dict[str, Any]
 
   @property
   def steps(self) -> int:
@@ -49,8 +52,8 @@ def read_runs(workdirs: Sequence[pathlib.Path | str]) -> list[Run]:
   """The runs in `workdirs`.
 
   Raises:
-    ValueError: a folder is named twice, has no records, or is of another task
-      than the first.
+    ValueError: a folder is named twice, has no records or damaged ones, or is
+      of another task than the first.
   """
   runs = []
   for path, name in zip(workdirs, short_names(workdirs)):
@@ -60,7 +63,8 @@ def read_runs(workdirs: Sequence[pathlib.Path | str]) -> list[Run]:
         f"RUN must be the workdir of a training, got {path}: it has no "
         "metrics.jsonl, or an empty one"
       )
-    run = Run(name, rows, _task(rows))
+    scored_on = continuing.scored_on(pathlib.Path(path))
+    run = Run(name, rows, _task(rows), scored_on)
     if runs and run.task is not runs[0].task:
       raise ValueError(
         f"RUN {path} was trained for {run.task.title}, the first for "

@@ -1,6 +1,7 @@
 """The figures of runs as lines of text, with differences from the first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from deeplab_jax import messages
 from deeplab_jax.compare.runs import Run
@@ -28,7 +29,30 @@ def table(runs: Sequence[Run]) -> str:
     line += [_percent(best), _step_of_best(run)]
     line += [_difference(best, first_best, run is runs[0])]
     lines.append(line)
-  return _aligned(lines)
+  return "\n".join([_aligned(lines), *_warnings(runs)])
+
+
+def _warnings(runs: Sequence[Run]) -> Iterator[str]:
+  """Lines on runs whose scores are not of what those of the first are of."""
+  first = runs[0]
+  for run in runs[1:]:
+    known = first.scored_on.keys() & run.scored_on.keys()
+    differing = [
+      _difference_of(name, first.scored_on[name], run.scored_on[name])
+      for name in first.scored_on
+      if name in known and first.scored_on[name] != run.scored_on[name]
+    ]
+    if differing:
+      yield messages.printable(
+        f"scores of {run.name} do not compare with those of {first.name}: "
+        f"{'; '.join(differing)}"
+      )
+
+
+def _difference_of(name: str, first: Any, other: Any) -> str:
+  if isinstance(first, dict) or isinstance(other, dict):
+    return f"{name} is not the same"  # thousands of pictures
+  return f"{name} {other}, not {first}"
 
 
 def _final(run: Run) -> float | None:

@@ -35,6 +35,13 @@ _MEANING = frozenset(
 )
 
 
+# What the figures of an evaluation depend on beside the weights and the data.
+_SCORING = (
+  *("data.eval_limit", "data.eval_size", "eval.output_stride", "eval.scales"),
+  *("eval.flip", "eval.max_pixels", "eval.tile"),
+)
+
+
 class Change(NamedTuple):
   """Something that is not as it was when the run last trained.
 
@@ -77,6 +84,27 @@ def config_changes(
     for name, after in _flatten(_plain(config)).items()
     if before.get(name) != after
   ]
+
+
+def scored_on(workdir: pathlib.Path) -> dict[str, Any]:
+  """What the scores of a run are of, by name; what is not known is left out.
+
+  Raises:
+    ValueError: a description in `workdir` is damaged.
+  """
+  data = _stored(workdir)
+  evaluated = data.get("eval") or {}
+  facts = {
+    "data set": data.get("name"),
+    "classes": data.get("class_names"),
+    "split": evaluated.get("split"),
+    "pictures": evaluated.get("images"),
+    # That they are others, and not which, is told.
+    "their content": evaluated.get("examples"),
+  }
+  config = _flatten(_read(workdir / _CONFIG) or {})
+  facts |= {name: config.get(name) for name in _SCORING}
+  return {name: value for name, value in facts.items() if value is not None}
 
 
 def told(config: Sequence[Change], data: Changes | None = None) -> Changes:
