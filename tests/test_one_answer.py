@@ -195,12 +195,15 @@ def _definition(model, variables, image, protocol):
 
 
 def _check(found_labels, expected):
-  """Labels are those of `expected` where its two largest differ clearly."""
+  """Labels are those of `expected` where its two largest differ clearly.
+
+  Returns which pixels these are.
+  """
   top = np.sort(expected, axis=-1)
   clear = top[..., -1] - top[..., -2] > 1e-4
-  assert clear.mean() > 0.9
   differs = found_labels != expected.argmax(-1)
   assert not (differs & clear).any(), (differs & clear).sum()
+  return clear.ravel()
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +263,9 @@ def _evaluated(model, variables, folder, dataset, **settings):
   }
 
 
-def _assert_one_answer(model, folder, dataset, batch_sizes=(1, 4)):
+def _assert_one_answer(
+  model, folder, dataset, batch_sizes=(1, 4), least_clear=0.9
+):
   variables = _variables(model)
   protocol = Protocol()
   segmenter = inference.Segmenter(
@@ -272,14 +277,15 @@ def _assert_one_answer(model, folder, dataset, batch_sizes=(1, 4)):
   ]
   names = sorted(results[0])
   assert len(names) == len(list((folder / "images").iterdir()))
+  clear = []
   for name in names[: len(names) // 2]:  # the others have the same sizes
     image = results[0][name][0]
     expected = _definition(model, variables, image, protocol)
-    probabilities = segmenter.probabilities(image)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
-    _check(segmenter(image), expected)
-    for result in results:
-      _check(result[name][1], expected)
+    found = segmenter.outputs(image, "labels", "probabilities")
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-4)
+    for labels in (found["labels"], *(result[name][1] for result in results)):
+      clear.append(_check(labels, expected))
+  assert np.concatenate(clear).mean() > least_clear
 
 
 @pytest.mark.parametrize("head", _CUSTOM, ids=lambda head: head.__name__)
@@ -384,8 +390,11 @@ def test_settings_mean_the_same_behind_every_door(folder, dataset, settings):
   result = _evaluated(
     model, variables, folder, dataset, batch_size=3, **settings
   )
-  for image, labels in result.values():
+  clear = [
     _check(labels, segmenter.probabilities(image))
+    for image, labels in result.values()
+  ]
+  assert np.concatenate(clear).mean() > 0.9
 
 
 def _random_networks(count):
@@ -424,7 +433,10 @@ def test_random_networks_answer_as_defined(tmp_path, index, sizes, arguments):
   _write_pictures(folder, sizes + sizes[::-1])
   dataset = open_dataset(_config(folder).data)
   model = _network(**arguments)
-  _assert_one_answer(model, folder, dataset, batch_sizes=(1 + index % 4,))
+  # In pictures of a few pixels a random network may hardly tell classes apart.
+  _assert_one_answer(
+    model, folder, dataset, batch_sizes=(1 + index % 4,), least_clear=0.5
+  )
 
 
 @pytest.mark.slow
