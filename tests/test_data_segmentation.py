@@ -187,6 +187,15 @@ def test_batch_size_must_fit_the_processes(config):
     _train(config, 1, process_count=3)
 
 
+def test_a_loop_over_a_source_ends_with_its_last_image(config):
+  source = open_dataset(config).train
+  names = [example["name"] for example in source]
+  assert len(names) == len(set(names)) == len(source)
+  for index in (-1, len(source)):
+    with pytest.raises(IndexError, match=rf"\[0, {len(source)}\), got {index}"):
+      source[index]
+
+
 def test_unknown_split_lists_those_there_are(config):
   config.train_split = "trian"
   with pytest.raises(ValueError, match=r"'trian' must be one of train, val"):

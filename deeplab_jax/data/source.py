@@ -79,6 +79,8 @@ class Source:
 
   def encoded(self, index: int) -> dict[str, Any]:
     """The record as it is stored, whatever `source[index]` makes of it."""
+    if not 0 <= index < len(self):  # IndexError ends a loop over the source
+      raise IndexError(f"index must be in [0, {len(self)}), got {index}")
     try:
       encoded = self._records[index]
     except RuntimeError as error:  # ArrayRecord's, for any damage
