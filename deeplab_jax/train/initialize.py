@@ -31,7 +31,7 @@ from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
 from deeplab_jax.tasks import Task
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.folded_norms import folded_layers, with_statistics
-from deeplab_jax.train.state import TrainState, abstract
+from deeplab_jax.train.state import TrainState
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ def terms_of_use(
 
 
 def starting_point(
-  state: TrainState,
+  create: jax.stages.Wrapped,
   checkpoints: Checkpoints,
   config: ConfigDict,
   task: Task,
@@ -123,13 +123,16 @@ def starting_point(
   model: DeepLab | Classifier,
   mesh: Mesh,
 ) -> tuple[TrainState, str]:
-  """The state to go on from, and lines saying where it comes from."""
-  restored = checkpoints.restore_newest(abstract(state))
+  """The state to go on from, and lines saying where it comes from.
+
+  `create` is an `initializer`, which is called where there is no checkpoint.
+  """
+  restored = checkpoints.restore_newest(create.eval_shape())
   if restored is not None:
     return restored, f"continuing from step {restored.step}"
   if not config.init_from:
-    return state, "starting from random weights"
-  state, report = initialize_from(state, config.init_from, config.init_parts)
+    return create(), "starting from random weights"
+  state, report = initialize_from(create(), config.init_from, config.init_parts)
   origin = f"starting from {config.init_from}\n{report}"
   folded = folded_layers(state.variables)
   if folded and config.train_batch_norm:

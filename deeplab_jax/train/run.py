@@ -31,7 +31,7 @@ from deeplab_jax.train.initialize import (
 )
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
-from deeplab_jax.train.state import TrainState, init_state
+from deeplab_jax.train.state import TrainState, initializer
 from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
 
 # A loss is not believed so many times above the median of the first ones, or of
@@ -86,12 +86,12 @@ def train_and_evaluate(
     model = config_lib.make_model(config, dataset.info.num_classes)
     optimizer = make_optimizer(config)
     crop_size = config.data.crop_size
-    state = init_state(model, optimizer, crop_size, config.seed, mesh)
+    create = initializer(model, optimizer, crop_size, config.seed, mesh)
     checkpoints = stack.enter_context(
       contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
     )
     state, origin = starting_point(
-      state, checkpoints, config, task, dataset, model, mesh
+      create, checkpoints, config, task, dataset, model, mesh
     )
     step, first = int(state.step), jax.process_index() == 0
     records = stack.enter_context(

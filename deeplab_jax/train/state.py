@@ -57,16 +57,24 @@ def create_state(
   )
 
 
-def init_state(
+def initializer(
   model: Network,
   optimizer: optax.GradientTransformation,
   crop_size: tuple[int, int],
   seed: int,
   mesh: Mesh,
-) -> TrainState:
-  """A freshly drawn state, made in place on every device of `mesh`."""
+) -> jax.stages.Wrapped:
+  """Draws a state when it is called, in place on every device of `mesh`.
+
+  Its method `eval_shape` gives shapes, dtypes and placements, and draws none.
+  """
   create = functools.partial(create_state, model, optimizer, crop_size, seed)
-  return jax.jit(create, out_shardings=sharding.replicated(mesh))()
+  return jax.jit(create, out_shardings=sharding.replicated(mesh))
+
+
+def init_state(*arguments: Any) -> TrainState:
+  """A freshly drawn state; takes what `initializer` does."""
+  return initializer(*arguments)()
 
 
 def abstract(state: TrainState) -> TrainState:

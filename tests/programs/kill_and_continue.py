@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,7 +35,7 @@ _SCORES = {0: 0.1, 2: 0.6, 4: 0.3, 6: 0.5}
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
-def _state(*_) -> TrainState:
+def _state() -> TrainState:
   leaf = jnp.arange(600.0).reshape(20, 30)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -78,7 +79,7 @@ def _train(workdir: pathlib.Path, best: int) -> None:
     evaluate=lambda *args, **options: _evaluate(scores, *args, **options),
   )
   run.find_task = lambda _: task
-  run.init_state = _state
+  run.initializer = lambda *_: jax.jit(_state)
   run.config_lib.make_model = lambda *_: DeepLab(21)
   run.make_optimizer = lambda *_: None
   run.make_train_step = lambda *_: _train_step
