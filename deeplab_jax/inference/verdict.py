@@ -91,7 +91,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _fault() -> str | None:
   """What is wrong with the calls, by a child process; None if nothing is."""
-  command = [sys.executable, "-m", TRIAL]
+  command = [sys.executable or "python3", "-m", TRIAL]
   root = _HERE.parents[1]
   paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
   settings = {

@@ -1,5 +1,6 @@
 """Where a run starts: its own newest checkpoint, another's weights, or none."""
 
+import contextlib
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping
@@ -103,15 +104,19 @@ def terms_of_use(
   if not config.init_from:
     return own
   try:
-    given = read_description(config.init_from)[1].get("license")
+    given = _license(config.init_from)
   except ValueError:  # no longer there, or without a description
-    try:
-      return read_description(workdir)[1].get("license") or own
-    except ValueError:
-      return own
-  if not given or given in own:
+    with contextlib.suppress(ValueError):
+      return _license(workdir) or own
+    return own
+  if given in own:
     return own
   return f"{own}; of the weights that training started from: {given}"
+
+
+def _license(path: str | pathlib.Path) -> str:
+  """That of a stored model; "" where it has none."""
+  return str(read_description(path)[1].get("license") or "")
 
 
 def starting_point(
