@@ -24,6 +24,7 @@ from deeplab_jax.doctor import overfit
 from deeplab_jax.train import continuing, records
 from deeplab_jax.train import run as run_lib
 from deeplab_jax.train.progress import Progress
+from deeplab_jax.train.state import initializer
 
 _REPOSITORY = Path(__file__).parent.parent
 _CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
@@ -111,16 +112,19 @@ def _cheap_step(*_):
 @pytest.fixture(scope="module", autouse=True)
 def uncompiled():
   """Compiles what evaluates, once, and nothing else: the data is tested."""
-  init_state, states = run_lib.init_state, []
+  creates = []
 
-  def init_once(*arguments):
-    states.extend([] if states else [init_state(*arguments)])
-    return states[0]
+  def initializer_once(*arguments):
+    creates.extend([] if creates else [initializer(*arguments)])
+    return creates[0]
 
   with pytest.MonkeyPatch.context() as monkeypatch:
     for module in (run_lib, overfit):
       monkeypatch.setattr(module, "make_train_step", _cheap_step)
-      monkeypatch.setattr(module, "init_state", init_once)
+    monkeypatch.setattr(run_lib, "initializer", initializer_once)
+    monkeypatch.setattr(
+      overfit, "init_state", lambda *a: initializer_once(*a)()
+    )
     monkeypatch.setattr(plan, "compile_step", lambda *_: None)
     yield
 
