@@ -33,15 +33,15 @@ check: lint  ## lint, and the tests of seconds: to run after every change
 test: lint
 	$(BIN)/python $(TEST)
 
-# The newest Python that uv knows or can fetch and that all packages have wheels
-# for, with the newest packages that the requirements allow.
+# The newest Python that uv finds or can fetch and that all packages install for,
+# with the newest packages that the requirements allow.
 $(NEWEST)/.dev: requirements.txt requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "uv>=0.9,<1"
 	export PATH="$$PATH:$$(echo $$HOME/.pyenv/versions/*/bin | tr ' ' :)"; \
 	for python in 3.14 3.13 3.12; do \
 	  $(BIN)/uv venv --quiet --clear --python $$python $(NEWEST) && \
-	  $(BIN)/uv pip install --quiet --only-binary :all: --python $(NEWEST) \
+	  $(BIN)/uv pip install --quiet --python $(NEWEST) \
 	    -r requirements.txt -r requirements-dev.txt && \
 	  touch $@ && break; \
 	done
