@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 NEWEST := $(VENV)-newest
-CHECK := -m pytest -n $(WORKERS) -m "not slow and not compiles" --longest 10
+CHECK := -m pytest -n $(WORKERS) -m "not slow and not compiles"
 TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: check check-newest clean demo exactness lint test test-newest test-slow
@@ -28,7 +28,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
 check: lint  ## lint, and the tests of seconds: to run after every change
-	$(BIN)/python $(CHECK)
+	$(BIN)/python $(CHECK) --longest 10
 
 test: lint
 	$(BIN)/python $(TEST)
