@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 check: lint  ## lint, and the tests of seconds: to run after every change
 	$(BIN)/python $(CHECK) --longest 10
 
-test: lint
+test: lint  ## all but the slowest tests
 	$(BIN)/python $(TEST)
 
 # The newest Python that uv finds or can fetch and that all packages install for,

@@ -119,7 +119,7 @@ def test_what_is_slow_or_hangs_is_not_taken(
 _NETWORKS = """
 import jax, jax.numpy as jnp
 from deeplab_jax.inference.folding import fold, layers_in_onednn
-from deeplab_jax.inference import onednn, verdict
+from deeplab_jax.inference import onednn
 from deeplab_jax.models import DeepLab
 for stride in (8, 16, 32):
   for backbone in {backbones}:
@@ -183,7 +183,7 @@ import sys, warnings
 warnings.simplefilter("error")
 import jax, jax.numpy as jnp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-from deeplab_jax.inference import onednn, verdict
+from deeplab_jax.inference import onednn
 def f(x, kernel, bias):
   pads = ((0, 0), (0, 0))
   return onednn.convolution(x, kernel, bias, padding=pads)
