@@ -9,7 +9,6 @@ import functools
 import pathlib
 import shutil
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,125 +22,24 @@ from deeplab_jax.data.source import open_dataset
 from deeplab_jax.evaluate import loop
 from deeplab_jax.inference import crops
 from deeplab_jax.inference.protocol import Protocol
-from deeplab_jax.models import BACKBONES, DeepLab, layers, preprocess
+from deeplab_jax.models import BACKBONES, DeepLab, preprocess
 from deeplab_jax.models.arguments import HEADS
-from deeplab_jax.models.aspp import ASPP
-from deeplab_jax.models.layers import BatchNorm, ConvNorm, Norm, SpatialMean
 from deeplab_jax.models.ops.resize import resize_bilinear
+from tests import heads_of_others
 from tests.random_variables import abstract_variables, random_variables
 from tests.tiny_segmenter import COLORS, NAMES, random_image
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 SIZES = ((40, 90), (65, 33), (97, 70))
-_NORM = Norm(0.9, 1e-3)
-
-
-class StripPooling(ASPP):
-  """ASPP with means over rows and over columns, written without a thought of
-  canvases."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    rows = ConvNorm(8, _NORM, name="rows")(x.mean(2, keepdims=True), False)
-    columns = ConvNorm(8, _NORM, name="columns")(
-      x.mean(1, keepdims=True), False
-    )
-    y = jax.nn.sigmoid(rows + columns)
-    y = ConvNorm(self.features, _NORM, name="mix")(y, False)
-    pooled = SpatialMean(name="mean")(x)
-    return y * ConvNorm(self.features, _NORM, name="gate")(pooled, False)
-
-
-class SizeOfInput(ASPP):
-  """A branch scaled by the size of the map, as attention scores are."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    y = ConvNorm(self.features, _NORM, name="conv")(x, False)
-    return y * (10 / (x.shape[1] * x.shape[2]) ** 0.5)
-
-
-class Coordinates(ASPP):
-  """The position within the map beside the features, as in CoordConv."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    place = jnp.linspace(0, 1, x.shape[1])[None, :, None, None]
-    place = jnp.broadcast_to(place, (*x.shape[:3], 1))
-    x = jnp.concatenate([x, place.astype(x.dtype)], axis=-1)
-    return ConvNorm(self.features, _NORM, name="conv")(x, False)
-
-
-class FixedGrid(ASPP):
-  """Features brought to a grid of fixed size and back."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    y = resize_bilinear(x, (9, 9))
-    y = ConvNorm(self.features, _NORM, kernel_size=3, name="conv")(y, False)
-    return resize_bilinear(y, x.shape[1:3])
-
-
-class PreActivation(ASPP):
-  """A normalisation that has no convolution before it, squeeze and excitation,
-  and an attention over channels: all of it looks at pixels or declares itself.
-  """
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    y = nn.relu(BatchNorm(0.9, 1e-3, name="first")(x, use_batch_stats))
-    y = ConvNorm(self.features, _NORM, kernel_size=3, name="conv")(y, False)
-    gate = SpatialMean(name="squeeze")(y).astype(y.dtype)
-    gate = layers.Conv(self.features, name="excite")(gate)
-    y = y * jax.nn.sigmoid(gate) * jax.nn.softmax(y, axis=-1)
-    return y / jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-3)
-
-
-class RateBySize(ASPP):
-  """An atrous rate that follows from the size of the map."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    conv = ConvNorm(
-      self.features,
-      _NORM,
-      kernel_size=3,
-      rate=max(1, x.shape[1] // 4),
-      name="conv",
-    )
-    return conv(x, False)
-
-
-class FlaxLayers(ASPP):
-  """Flax's own layers: a convolution, a dense layer, a norm over channels."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    y = nn.Conv(self.features, (3, 3), name="conv")(x)
-    return nn.LayerNorm(name="norm")(nn.Dense(self.features, name="dense")(y))
-
-
-class SpatialActivation(ASPP):
-  """An activation that looks around, hidden within a layer."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    def activation(y):
-      return y / (1 + jnp.abs(y).max((1, 2), keepdims=True))
-
-    conv = ConvNorm(self.features, _NORM, activation=activation, name="conv")
-    return conv(x, False)
-
-
 _CUSTOM = {
-  StripPooling: False,
-  FlaxLayers: False,
-  RateBySize: False,
-  SizeOfInput: False,
-  Coordinates: False,
-  FixedGrid: False,
-  PreActivation: True,
-  SpatialActivation: False,
+  heads_of_others.StripPooling: False,
+  heads_of_others.FlaxLayers: False,
+  heads_of_others.RateBySize: False,
+  heads_of_others.SizeOfInput: False,
+  heads_of_others.Coordinates: False,
+  heads_of_others.FixedGrid: False,
+  heads_of_others.PreActivation: True,
+  heads_of_others.SpatialActivation: False,
 }
 
 
@@ -266,8 +164,11 @@ def _evaluated(model, variables, folder, dataset, **settings):
 
 
 def _assert_one_answer(
-  model, folder, dataset, batch_sizes=(1, 4), least_clear=0.9
+  model, folder, dataset, batch_sizes=(1, 4), is_random=False
 ):
+  """At 1e-4, and nearly every pixel of each picture has a clear label; by what
+  the promise says, and half of all pixels, of networks that `is_random`: they
+  may hardly tell classes apart in pictures of a few pixels."""
   variables = _variables(model)
   protocol = Protocol()
   segmenter = inference.Segmenter(
@@ -284,10 +185,16 @@ def _assert_one_answer(
     image = results[0][name][0]
     expected, tolerance = _definition(model, variables, image, protocol)
     found = segmenter.outputs(image, "labels", "probabilities")
+    if not is_random:
+      tolerance = 1e-4
+      clear.append(_check(segmenter(image), expected))
     np.testing.assert_allclose(found["probabilities"], expected, atol=tolerance)
     for labels in (found["labels"], *(result[name][1] for result in results)):
       clear.append(_check(labels, expected))
-  assert np.concatenate(clear).mean() > least_clear
+  if is_random:
+    assert np.concatenate(clear).mean() > 0.5
+  else:
+    assert min(map(np.mean, clear)) > 0.9
 
 
 @pytest.mark.parametrize("head", _CUSTOM, ids=lambda head: head.__name__)
@@ -301,19 +208,12 @@ def test_heads_of_others_answer_as_defined(monkeypatch, folder, dataset, head):
   _forget_networks()
 
 
-class OtherwiseWhenLarge(ASPP):
-  """Subtracts the means over rows of maps of more than four rows."""
-
-  @nn.compact
-  def __call__(self, x, use_batch_stats, train):
-    y = ConvNorm(self.features, _NORM, name="conv")(x, False)
-    return y - y.mean(1, keepdims=True) if y.shape[1] > 4 else y
-
-
 def test_what_a_network_does_on_large_canvases_only_is_found_late(
   monkeypatch, folder, dataset
 ):
-  monkeypatch.setattr("deeplab_jax.models.deeplab.ASPP", OtherwiseWhenLarge)
+  monkeypatch.setattr(
+    "deeplab_jax.models.deeplab.ASPP", heads_of_others.OtherwiseWhenLarge
+  )
   monkeypatch.setattr(crops, "_SIZES", ((1, 2), (3, 2)))
   _forget_networks()
   model = _small(decoder=())
@@ -396,7 +296,7 @@ def test_settings_mean_the_same_behind_every_door(folder, dataset, settings):
     _check(labels, segmenter.probabilities(image))
     for image, labels in result.values()
   ]
-  assert np.concatenate(clear).mean() > 0.9
+  assert min(map(np.mean, clear)) > 0.9
 
 
 def _random_networks(count):
@@ -435,9 +335,8 @@ def test_random_networks_answer_as_defined(tmp_path, index, sizes, arguments):
   _write_pictures(folder, sizes + sizes[::-1])
   dataset = open_dataset(_config(folder).data)
   model = _network(**arguments)
-  # In pictures of a few pixels a random network may hardly tell classes apart.
   _assert_one_answer(
-    model, folder, dataset, batch_sizes=(1 + index % 4,), least_clear=0.5
+    model, folder, dataset, batch_sizes=(1 + index % 4,), is_random=True
   )
 
 
