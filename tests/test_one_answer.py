@@ -192,7 +192,7 @@ def _assert_one_answer(
     for labels in (found["labels"], *(result[name][1] for result in results)):
       clear.append(_check(labels, expected))
   if is_random:
-    assert np.concatenate(clear).mean() > 0.5
+    assert np.concatenate(clear).mean() > 0.1
   else:
     assert min(map(np.mean, clear)) > 0.9
 
