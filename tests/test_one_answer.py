@@ -167,8 +167,8 @@ def _assert_one_answer(
   model, folder, dataset, batch_sizes=(1, 4), is_random=False
 ):
   """At 1e-4, and nearly every pixel of each picture has a clear label; by what
-  the promise says, and half of all pixels, of networks that `is_random`: they
-  may hardly tell classes apart in pictures of a few pixels."""
+  the promise says, and a tenth of all pixels, of networks that `is_random`:
+  they may hardly tell classes apart in pictures of a few pixels."""
   variables = _variables(model)
   protocol = Protocol()
   segmenter = inference.Segmenter(
