@@ -95,25 +95,44 @@ class BatchNorm(nn.Module):
     bias = _param(self, "bias", nn.initializers.zeros, shape)
     mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     var = self.variable("batch_stats", "var", jnp.ones, shape)
-    x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    moments = mean.value, var.value
     if use_batch_stats:
-      batch_mean, batch_var = _moments(x32, mean.value)
+      moments = _moments(x, mean.value)
       if not self.is_initializing():
-        count = x.size // x.shape[-1]
-        unbiased = batch_var * (count / max(count - 1, 1))
-        mean.value = self._moved(mean.value, batch_mean)
-        var.value = self._moved(var.value, unbiased)
-    else:
-      batch_mean, batch_var = mean.value, var.value
-    factor = scale * lax.rsqrt(batch_var + self.epsilon)
-    y = (x32 * factor + (bias - batch_mean * factor)).astype(x.dtype)
+        mean.value, var.value = _moved(
+          self.momentum, x.size // x.shape[-1], (mean.value, var.value), moments
+        )
+    y = _normalized(self.epsilon, x, scale, bias, *moments)
     # With batch statistics the loops are others, and more threads no gain.
     return y if use_batch_stats else all_threads(y)
 
-  def _moved(self, old, new):
-    return self.momentum * old + (1 - self.momentum) * new
+
+@functools.partial(jax.jit, static_argnums=0)
+def _normalized(epsilon, x, scale, bias, mean, var):
+  """`x` with these moments made 0 and 1, then scaled and moved."""
+  factor = scale * lax.rsqrt(var + epsilon)
+  y = _wide(x) * factor + (bias - mean * factor)
+  return y.astype(x.dtype)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _moved(momentum, count, stored, batch):
+  """The moving mean and variance after a batch of `count` values a channel."""
+  mean, var = batch
+  unbiased = var * (count / max(count - 1, 1))
+  return tuple(
+    momentum * old + (1 - momentum) * new
+    for old, new in zip(stored, (mean, unbiased))
+  )
+
+
+def _wide(x):
+  """`x` in float32 or wider."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+# Many layers are equal: each kind is traced, and differentiated, once.
+@jax.jit
 def _moments(x, pivot):
   """Mean and biased variance of `x` over `(b, h, w)` in one pass.
 
@@ -121,7 +140,7 @@ def _moments(x, pivot):
   lost where a channel's mean is large against its spread.
   """
   pivot = lax.stop_gradient(pivot)
-  centred = x - pivot
+  centred = _wide(x) - pivot
   offset = centred.mean((0, 1, 2))
   variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(offset)
   return offset + pivot, jnp.maximum(variance, 0)
