@@ -7,6 +7,7 @@ that follows the symbols' expressions.
 
 import ast
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,23 +69,22 @@ class Builder:
     key = (op, *inputs, outputs, repr(sorted(attributes.items())))
     if key not in self._known:
       stem = f"{op.lower()}_{len(self.nodes)}"
-      names = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
+      names = (
+        [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
+      )
       self.nodes.append(Node(op, list(inputs), names, attributes))
       self._known[key] = names
     names = self._known[key]
     return names[0] if outputs == 1 else names
 
   def constant(self, array: Any, dtype: Any = None) -> str:
-    """The name of a tensor that holds `array`."""
-    array = np.ascontiguousarray(np.asarray(array, dtype)).reshape(
-      np.shape(array)
-    )
-    key = (array.tobytes(), array.shape, array.dtype.str)
-    if key not in self._known:
-      name = f"constant_{len(self.constants)}"
-      self.constants[name] = array
-      self._known[key] = [name]
-    return self._known[key][0]
+    """The name of a tensor that holds `array`: equal ones have one name."""
+    array = np.asarray(array, dtype)
+    found = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
+    found.update(array.tobytes())
+    name = f"constant_{found.hexdigest()[:16]}"
+    self.constants.setdefault(name, array)
+    return name
 
   # Tensors of values.
 

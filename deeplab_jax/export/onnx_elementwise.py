@@ -39,7 +39,9 @@ def translate(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
   return [with_tensor(tensor, result, axes, _narrow(values, axes, result))]
 
 
-def with_tensor(tensor: str, aval: Any, axes: Axes, narrow=frozenset()) -> Value:
+def with_tensor(
+  tensor: str, aval: Any, axes: Axes, narrow=frozenset()
+) -> Value:
   """The value of a variable that a new tensor holds."""
   return Value(tuple(aval.shape), aval.dtype, axes, frozenset(narrow), tensor)
 
@@ -66,7 +68,12 @@ def _computed(step: Step, values: list[Value], result: Any) -> Value:
   array = bind(step, np.broadcast_arrays(*arrays))[0]
   narrow = {i for i in order if array.ndim and array.shape[i] == 1}
   return Value(
-    tuple(result.shape), array.dtype, order[: array.ndim], frozenset(narrow), None, array
+    tuple(result.shape),
+    array.dtype,
+    order[: array.ndim],
+    frozenset(narrow),
+    None,
+    array,
   )
 
 
@@ -154,7 +161,9 @@ def _clip(builder, step, values, operands):
 
 def _cast(builder, step, values, operands):
   new = np.dtype(step.params["new_dtype"])
-  return operands[0] if new == values[0].dtype else cast(builder, operands[0], new)
+  return (
+    operands[0] if new == values[0].dtype else cast(builder, operands[0], new)
+  )
 
 
 def cast(builder: Builder, tensor: str, dtype: Any) -> str:
@@ -240,6 +249,8 @@ ELEMENTWISE: dict[str, Callable] = {
   "expm1": lambda b, s, v, o: _with_number("Sub", 1)(
     b, s, v, [b.node("Exp", o)]
   ),
-  "log1p": lambda b, s, v, o: b.node("Log", [_with_number("Add", 1)(b, s, v, o)]),
+  "log1p": lambda b, s, v, o: b.node(
+    "Log", [_with_number("Add", 1)(b, s, v, o)]
+  ),
 }
 """Functions of builder, step, values and tensors to a tensor, by primitive."""

@@ -49,25 +49,15 @@ def graph_of(
   folded = fold(model, variables)
   run = program.program_fn(model, protocol, outputs)
   images = program.abstract_images(size)
+  with program.tracing(model, protocol, size), replaced(operations.MARKED):
+    traced = jax.make_jaxpr(run)(folded, images)
   try:
-    with replaced(operations.MARKED):
-      traced = jax.make_jaxpr(run)(folded, images)
     return build(traced, jax.tree.leaves(folded), outputs)
   except Unsupported as error:
-    raise ValueError(_refusal(error, size)) from None
-  except jax.errors.JAXTypeError as error:  # a question about a symbol
-    raise ValueError(_refusal(error, size)) from error
-  except NotImplementedError as error:
-    raise ValueError(_refusal(error, size)) from error
-
-
-def _refusal(error: Exception, size: tuple[int, int] | None) -> str:
-  text = str(error).splitlines()[0]
-  way = "--size HxW, or " if size is None else ""
-  return (
-    f"the network does what --format onnx cannot express: {text}; nearest is "
-    f"{way}--format stablehlo"
-  )
+    raise ValueError(
+      f"the network does what format onnx cannot express here: {error}; "
+      "nearest is --format stablehlo"
+    ) from None
 
 
 def model_of(
@@ -102,7 +92,9 @@ def model_of(
       helper.make_tensor_value_info(name, ONNX_TYPES[np.dtype(dtype)], shape)
     )
   nodes = [
-    helper.make_node(n.op, n.inputs, n.outputs, name=n.outputs[0], **n.attributes)
+    helper.make_node(
+      n.op, n.inputs, n.outputs, name=n.outputs[0], **n.attributes
+    )
     for n in graph.nodes
   ]
   constants = [

@@ -104,7 +104,9 @@ def _inner_program(step: Any) -> core.ClosedJaxpr | None:
   if step.primitive.name not in _CALLS:
     return None
   program = next(
-    step.params[name] for name in _CALLS[step.primitive.name] if name in step.params
+    step.params[name]
+    for name in _CALLS[step.primitive.name]
+    if name in step.params
   )
   if isinstance(program, core.Jaxpr):
     program = core.ClosedJaxpr(program, ())

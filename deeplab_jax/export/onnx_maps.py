@@ -144,7 +144,9 @@ def mean_of_windows(
   full = [at_least(n, side) for n in size]
   if full != list(size):
     missing = builder.sides([new - n for new, n in zip(full, size)])
-    pads = builder.node("Concat", [builder.constant([0] * 6, np.int64), missing], axis=0)
+    pads = builder.node(
+      "Concat", [builder.constant([0] * 6, np.int64), missing], axis=0
+    )
     tensor = builder.node("Pad", [tensor, pads], mode="constant")
   tensor = builder.node(
     "AveragePool",
@@ -154,7 +156,9 @@ def mean_of_windows(
     pads=[0] * 4,
   )
   if full != list(size):
-    tensor = builder.node("Mul", [tensor, _full_shares(builder, size, full, side)])
+    tensor = builder.node(
+      "Mul", [tensor, _full_shares(builder, size, full, side)]
+    )
   return _result(step, tensor)
 
 

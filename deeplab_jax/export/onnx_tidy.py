@@ -26,7 +26,7 @@ def tidy(builder: Builder, outputs: Sequence[str]) -> Builder:
     builder: of a graph whose results are the tensors `outputs`.
     outputs: of nodes Identity.
   """
-  while any([_apply(rule, builder, outputs) for rule in _RULES]):
+  while sum(_apply(rule, builder, outputs) for rule in _RULES):
     pass
   graph = _Graph(builder, outputs)
   for node in list(graph.each("Identity")):
@@ -43,7 +43,7 @@ def _apply(rule: Callable, builder: Builder, outputs: Sequence[str]) -> bool:
   """Applies a rule to every node once; tells whether it did anything."""
   graph = _Graph(builder, outputs)
   builder.nodes = graph.nodes = graph.live()
-  return any([rule(graph, node) for node in list(graph.nodes)])
+  return sum(rule(graph, node) for node in list(graph.nodes)) > 0
 
 
 def _name_result(graph: "_Graph", node: Node) -> None:
@@ -256,7 +256,9 @@ def _softmax(graph: _Graph, node: Node) -> bool:
   """exp(x - max(x)) / sum(exp(x - max(x)))."""
   if node.op != "Div":
     return False
-  exp, total = (graph.made_by(name, op) for name, op in zip(node.inputs, _PARTS))
+  exp, total = (
+    graph.made_by(name, op) for name, op in zip(node.inputs, _PARTS)
+  )
   shifted = exp and graph.made_by(exp.inputs[0], "Sub")
   if not (shifted and total and total.inputs[0] == node.inputs[0]):
     return False
@@ -279,7 +281,9 @@ def _cast_at_once(graph: _Graph, node: Node) -> bool:
   former = node.op == "Cast" and graph.before(node.inputs[0], "Cast")
   if not former or not graph.made_by(former.inputs[0], "ArgMax"):
     return False
-  if former.attributes["to"] != _INT32 or node.attributes["to"] not in _INTEGERS:
+  if (
+    former.attributes["to"] != _INT32 or node.attributes["to"] not in _INTEGERS
+  ):
     return False
   node.inputs = list(former.inputs)
   return True

@@ -90,7 +90,9 @@ def with_axes(array: np.ndarray, axes: Axes, wanted: Sequence) -> np.ndarray:
     axes: as those of a `Value`.
     wanted: the same; what is not in `axes` gets length 1.
   """
-  array = array.reshape([n for n, axis in zip(array.shape, axes) if axis is not None])
+  array = array.reshape(
+    [n for n, axis in zip(array.shape, axes) if axis is not None]
+  )
   axes = [axis for axis in axes if axis is not None]
   order = [axes.index(axis) for axis in wanted if axis in axes]
   array = array.transpose(order)

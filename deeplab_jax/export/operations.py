@@ -5,12 +5,18 @@
 symbols of `jax.export`, in forms that ask nothing about a side.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 
-from deeplab_jax.models.ops.convolution import PaddingRule, paddings, same_padding
+from deeplab_jax.models.ops.convolution import (
+  PaddingRule,
+  paddings,
+  same_padding,
+)
 
 resize_p = Primitive("resize_bilinear")
 """Of maps (b, h, w, c), to `size`, a pair of sides."""
@@ -40,8 +46,7 @@ def _(x, *, side, strides):
 
 
 def windows_along(size, side: int, strides: tuple[int, int]) -> tuple:
-  """How many windows `ops.convolution.mean_of_windows` takes, down and across.
-  """
+  """How many windows `mean_of_windows` takes, down and across."""
   return tuple(
     (at_least(n, side) - side) // stride + 1 for n, stride in zip(size, strides)
   )
@@ -112,3 +117,88 @@ MARKED = {
   "in_turn": lambda function, *maps: [function(x) for x in maps],
 }
 """Replacements of `models.ops`, for ONNX."""
+
+
+def _depthwise_anywhere(x, kernel, *, padding, stride=1, rate=1, lowering=None):
+  """By shifted maps on CPUs, which are slow at grouped convolutions."""
+  del lowering
+  settings = {"padding": padding, "stride": stride, "rate": rate}
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=lambda x, kernel: _by_taps(x, kernel, **settings),
+    default=lambda x, kernel: _depthwise(x, kernel, **settings),
+  )
+
+
+def _by_taps(x, kernel, *, padding, stride, rate):
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  size = [
+    (n - (taps - 1) * step - 1) // stride + 1
+    for n, taps, step in zip(padded.shape[1:3], kernel.shape, rates)
+  ]
+  total = None
+  for i, j in itertools.product(*map(range, kernel.shape[:2])):
+    starts = i * rates[0], j * rates[1]
+    stops = [s + (n - 1) * stride + 1 for s, n in zip(starts, size)]
+    tap = lax.slice(
+      padded,
+      (0, *starts, 0),
+      (x.shape[0], *stops, x.shape[3]),
+      (1, stride, stride, 1),
+    )
+    product = tap * kernel[i, j, 0]
+    total = product if total is None else total + product
+  return total
+
+
+def _resize_anywhere(x, size):
+  size = tuple(size)
+  if x.shape[1:3] == size:
+    return x
+  if x.shape[1:3] == (1, 1):
+    return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
+  return _lerp(_lerp(x, size[1], axis=2), size[0], axis=1)
+
+
+def _lerp(x, size, axis):
+  """As that of `ops.resize`, with positions computed where it runs."""
+  old = x.shape[axis]
+  if old == size:
+    return x
+  last = jnp.asarray(old - 1, jnp.int32)
+  steps = jnp.maximum(jnp.asarray(size, jnp.int32) - 1, 1)
+  scale = last.astype(jnp.float32) / steps.astype(jnp.float32)
+  position = lax.iota(jnp.float32, size) * scale
+  lower = jnp.minimum(position.astype(jnp.int32), last)
+  weight = (position - lower.astype(jnp.float32)).astype(x.dtype)
+  weight = jnp.expand_dims(weight, [i for i in range(4) if i != axis])
+  low = jnp.take(x, lower, axis=axis, mode="clip")
+  high = jnp.take(x, jnp.minimum(lower + 1, last), axis=axis, mode="clip")
+  return low + (high - low) * weight
+
+
+def _mean_of_windows_anywhere(x, side, strides):
+  missing = [at_least(n, side) - n for n in x.shape[1:3]]
+  config = [(0, 0, 0), *((0, n, 0) for n in missing), (0, 0, 0)]
+  padded = lax.pad(x, jnp.zeros((), x.dtype), config)
+  sums = lax.reduce_window(
+    padded,
+    jnp.zeros((), x.dtype),
+    lax.add,
+    (1, side, side, 1),
+    (1, *strides, 1),
+    "VALID",
+  )
+  sides = [jnp.minimum(jnp.asarray(n, x.dtype), side) for n in x.shape[1:3]]
+  return sums / (sides[0] * sides[1])
+
+
+ANY_SIZE = {
+  "depthwise_conv": _depthwise_anywhere,
+  "mean_of_windows": _mean_of_windows_anywhere,
+  "resize_bilinear": _resize_anywhere,
+  "resized_argmax": lambda x, size: _resize_anywhere(x, size).argmax(-1),
+}
+"""Replacements of `models.ops`, for sides that are symbols."""

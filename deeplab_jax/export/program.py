@@ -5,7 +5,8 @@ and the cut to the picture behind, so that a file needs no code of ours. Height
 and width may be symbols of `jax.export`, for a program that takes any.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +72,31 @@ def abstract_images(
   height, width = size or (h, w)
   shape = (b if batch is None else batch, height, width, 3)
   return jax.ShapeDtypeStruct(shape, jnp.uint8)
+
+
+@contextlib.contextmanager
+def tracing(
+  model: DeepLab, protocol: Protocol, size: tuple[int, int] | None
+) -> Iterator[None]:
+  """Within it, the program for pictures of `size` (None: any) is traced.
+
+  Raises:
+    ValueError: the network, which can be computed, asks something about a size
+      that is a symbol.
+  """
+  crop_of(
+    size or abstract_images(None).shape[1:3], protocol, model.output_stride
+  )
+  try:
+    yield
+  except Exception as error:  # NumPy, Python and jax have many for that
+    if size is not None:
+      raise
+    text = str(error).splitlines()[0]
+    raise ValueError(
+      "the network depends on the size of the picture in a way that a file for "
+      f"any size cannot express ({text}): give --size HxW"
+    ) from error
 
 
 def crop_of(
