@@ -18,12 +18,12 @@ from deeplab_jax.export.program import OUTPUTS
 def main(arguments: list[str] | None = None) -> int:
   """Parses `arguments` (default: the command line); gives the exit status."""
   options = vars(_parser().parse_args(arguments))
-  checkpoint, out = options.pop("checkpoint"), options.pop("out")
+  names = "checkpoint", "out", "format"
+  checkpoint, out, format = map(options.pop, names)
+  options["sizes"] = options.pop("size") or ()
   try:
     runtime.start_runtime()
-    facts = export(
-      checkpoint, out, options.pop("format"), tell=_tell, **options
-    )
+    facts = export(checkpoint, out, format, tell=_tell, **options)
   except ImportError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
@@ -46,16 +46,10 @@ def _parser() -> argparse.ArgumentParser:
   add("--format", required=True, help=f"one of {', '.join(FORMATS)}")
   add("--out", required=True, metavar="FILE", help="the file to write")
   add("--output", default="labels", help=f"one of {', '.join(OUTPUTS)}")
-  size = "the pictures' height and width; may be repeated for stablehlo; any "
-  add(
-    "--size",
-    dest="sizes",
-    action="append",
-    default=[],
-    type=_size,
-    metavar="HxW",
-    help=f"{size} without",
+  size = (
+    "height and width of the pictures, any by default; stablehlo takes more"
   )
+  add("--size", type=_size, action="append", metavar="HxW", help=size)
   add("--scales", type=_scales, default=(1.0,), help="average over these")
   add("--flip", action="store_true", help="average over mirror images, too")
   add("--output_stride", type=int, help="8, 16 or 32; the model's by default")

@@ -111,7 +111,7 @@ def _compare(
       for array in compared["probabilities"]
     )
   if "logits" in compared:
-    logits = _definition(job, image)
+    logits = definition(job, image)
     facts["largest_logit"] = float(np.abs(logits).max())
     largest = max(_distance(array, logits) for array in compared["logits"])
     facts["logit_difference"] = largest / max(facts["largest_logit"], 1e-30)
@@ -124,7 +124,7 @@ def _distance(found: np.ndarray, wanted: np.ndarray) -> float:
   return float(distance) if np.isfinite(distance) else math.inf
 
 
-def _definition(job: Job, image: np.ndarray) -> np.ndarray:
+def definition(job: Job, image: np.ndarray) -> np.ndarray:
   """Logits (h, w, classes) of one picture, the plain way."""
   height, width = image.shape[:2]
   crop = job.protocol.crop((height, width), job.model.output_stride)
