@@ -195,9 +195,7 @@ class _Activations(ASPP):
       ConvNorm(8, _NORM, activation=function, name=f"branch{i}")(x, False)
       for i, function in enumerate(functions)
     ]
-    x = jnp.concatenate(
-      [*branches, x[..., 2:5] ** 2, x[..., :3][..., ::-1]], -1
-    )
+    x = jnp.concatenate([*branches, x[..., 2:5] ** 2, x[..., ::-2]], -1)
     return layers.Conv(self.features, name="mix")(x)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from deeplab_jax.export.onnx_builder import Builder
@@ -16,6 +17,7 @@ from deeplab_jax.export.onnx_values import (
   Unsupported,
   Value,
   canonical,
+  full,
 )
 
 Step = Any
@@ -84,7 +86,8 @@ def _is_one(side: Any) -> bool:
 
 def _held(builder: Builder, value: Value, axes: set[int]) -> tuple[str, Axes]:
   """A tensor of `value` with `axes` in full length, and its axes."""
-  if axes & value.repeated or value.is_constant:
+  is_there = axes <= set(value.axes) - value.repeated
+  if value.is_constant or not is_there:
     return builder.whole(value), canonical(len(value.shape))
   return value.tensor, value.axes
 
@@ -148,21 +151,63 @@ def cut(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
 def _sliced(builder, step, value, parts: dict[int, tuple]) -> list[Value]:
   """Of each axis the part (start, stop, step)."""
   tensor, axes = _held(builder, value, set(parts))
-  if parts:
-    starts, stops, steps = zip(*parts.values())
-    places = [axes.index(axis) for axis in parts]
-    tensor = builder.node(
-      "Slice",
-      [
-        tensor,
-        builder.sides(list(starts)),
-        builder.sides(list(stops)),
-        builder.constant(places, np.int64),
-        builder.constant(steps, np.int64),
-      ],
-    )
+  tensor = _slice(builder, tensor, axes, parts)
   narrow = _narrow_of(value, axes)
   return [with_tensor(tensor, step.outvars[0].aval, axes, narrow)]
+
+
+def _slice(builder: Builder, tensor: str, axes: Axes, parts: dict) -> str:
+  if not parts:
+    return tensor
+  starts, stops, steps = zip(*parts.values())
+  places = [axes.index(axis) for axis in parts]
+  return builder.node(
+    "Slice",
+    [
+      tensor,
+      builder.sides(list(starts)),
+      builder.sides(list(stops)),
+      builder.constant(places, np.int64),
+      builder.constant(steps, np.int64),
+    ],
+  )
+
+
+def gather(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
+  """Lines of one axis, or one block: slices of maps of any size are so."""
+  value, indices = values
+  numbers, sizes = step.params["dimension_numbers"], step.params["slice_sizes"]
+  rank, count = len(value.shape), len(step.outvars[0].aval.shape)
+  chosen, gone = numbers.start_index_map, numbers.collapsed_slice_dims
+  is_plain = not numbers.operand_batching_dims and (
+    step.params["mode"] == jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+  )
+  is_block = len(indices.shape) == 1 and len(numbers.offset_dims) == count
+  if is_plain and indices.is_constant and is_block:
+    starts = dict(zip(chosen, full(indices).tolist()))
+    return _block(builder, step, value, starts, set(gone), sizes)
+  others = tuple(axis for axis in range(rank) if axis not in chosen)
+  is_plain &= len(indices.shape) == 2 and chosen == gone and len(chosen) == 1
+  if not (is_plain and numbers.offset_dims == others and count == rank):
+    raise Unsupported("pixels chosen one by one")
+  tensor, axes = _held(builder, value, set(chosen))
+  lines = builder.whole(indices)
+  lines = builder.node("Squeeze", [lines, builder.constant([1], np.int64)])
+  tensor = builder.node("Gather", [tensor, lines], axis=axes.index(chosen[0]))
+  narrow = _narrow_of(value, axes)
+  return [with_tensor(tensor, step.outvars[0].aval, axes, narrow)]
+
+
+def _block(builder, step, value, starts, gone, sizes) -> list[Value]:
+  """From `starts` on, by axis, so much as `sizes` say; without axes `gone`."""
+  parts = {}
+  for axis, (size, side) in enumerate(zip(sizes, value.shape)):
+    start = starts.get(axis, 0)
+    if (start, size) != (0, side):
+      parts[axis] = (start, start + size, 1)
+  tensor, axes = _held(builder, value, set(parts))
+  tensor = _slice(builder, tensor, axes, parts)
+  return _without(step, value, gone, tensor, axes, _narrow_of(value, axes))
 
 
 def reverse(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
@@ -247,6 +292,7 @@ AXES: dict[str, Callable] = {
   "broadcast_in_dim": broadcast,
   "concatenate": concatenate,
   "dim_as_value": side_as_number,
+  "gather": gather,
   "iota": iota,
   "pad": pad,
   "reduce_max": _reduce("ReduceMax"),

@@ -54,9 +54,10 @@ def graph_of(
   try:
     return build(traced, jax.tree.leaves(folded), outputs)
   except Unsupported as error:
+    nearest = "--format stablehlo" if size else "--size HxW, --format stablehlo"
     raise ValueError(
       f"the network does what format onnx cannot express here: {error}; "
-      "nearest is --format stablehlo"
+      f"nearest is {nearest}"
     ) from None
 
 

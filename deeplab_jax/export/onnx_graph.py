@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend import core
 
 from deeplab_jax.export.onnx_axes import AXES
@@ -26,11 +25,12 @@ from deeplab_jax.export.onnx_values import (
   Value,
   canonical,
   constant,
-  with_axes,
+  full,
 )
 
 _UNCHANGED = {"copy", "copy_p", "name", "optimization_barrier", "stop_gradient"}
-_RENAMING = {"broadcast_in_dim", "squeeze", "transpose"}
+_NOT_COMPUTED = {"broadcast_in_dim", "dim_as_value", "squeeze", "transpose"}
+"""Primitives that are translated though all operands are known."""
 _TRANSLATED = {**AXES, **MAPS}
 
 
@@ -89,8 +89,8 @@ def _after(builder: Builder, step: Any, values: list[Value]) -> list[Value]:
   try:
     if name in ELEMENTWISE:
       return translate(builder, step, values)
-    if name not in _RENAMING and _is_known(step, values):
-      arrays = [_full(value) for value in values]
+    if name not in _NOT_COMPUTED and _is_known(step, values):
+      arrays = [full(value) for value in values]
       return [constant(array) for array in bind(step, arrays)]
     if name in _TRANSLATED:
       return _TRANSLATED[name](builder, step, values)
@@ -132,10 +132,3 @@ def _is_known(step: Any, values: list[Value]) -> bool:
   shapes = [v.shape for v in values] + [v.aval.shape for v in step.outvars]
   is_fixed = all(isinstance(n, int) for shape in shapes for n in shape)
   return is_fixed and all(value.is_constant for value in values)
-
-
-def _full(value: Value) -> np.ndarray:
-  order = tuple(range(len(value.shape)))
-  return np.broadcast_to(
-    with_axes(value.constant, value.axes, order), value.shape
-  )

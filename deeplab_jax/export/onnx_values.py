@@ -100,6 +100,13 @@ def with_axes(array: np.ndarray, axes: Axes, wanted: Sequence) -> np.ndarray:
   return array.reshape([next(sides) if axis in axes else 1 for axis in wanted])
 
 
+def full(value: Value) -> np.ndarray:
+  """The numbers of a constant, repeated to its shape, which has no symbols."""
+  order = tuple(range(len(value.shape)))
+  array = with_axes(value.constant, value.axes, order)
+  return np.broadcast_to(array, value.shape)
+
+
 def fits(value: Value, wanted: Sequence) -> bool:
   """Whether a tensor can stand beside one of the axes `wanted` as it is.
 

@@ -20,6 +20,9 @@ from deeplab_jax.models.ops.convolution import (
 
 resize_p = Primitive("resize_bilinear")
 """Of maps (b, h, w, c), to `size`, a pair of sides."""
+_CHANNELS_OF_PICTURES = 4
+"""Pictures of some thousand pixels a side, resized by 5 / 4, show how runtimes
+round positions, each in its way; so they are resized step by step, as here."""
 mean_p = Primitive("mean")
 """Of maps (b, h, w, c), over h and w, which stay as 1."""
 mean_of_windows_p = Primitive("mean_of_windows")
@@ -96,7 +99,20 @@ def _marked_resize(x, size):
     return x
   if x.shape[1:3] == (1, 1):
     return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
+  if x.shape[3] <= _CHANNELS_OF_PICTURES and not all(
+    map(_is_exact, x.shape[1:3], size)
+  ):
+    return _resize_anywhere(x, size)
   return resize_p.bind(x, size=size)
+
+
+def _is_exact(old, new) -> bool:
+  """Whether positions in steps of (old - 1) / (new - 1) need no rounding."""
+  return any(
+    (old - 1) * parts == (new - 1) * n
+    for parts in (1, 2, 4, 8, 16, 32, 64, 128)
+    for n in range(1, 4 * parts + 1, 2 if parts > 1 else 1)
+  )
 
 
 def _marked_argmax(x, size):
@@ -174,8 +190,13 @@ def _lerp(x, size, axis):
   lower = jnp.minimum(position.astype(jnp.int32), last)
   weight = (position - lower.astype(jnp.float32)).astype(x.dtype)
   weight = jnp.expand_dims(weight, [i for i in range(4) if i != axis])
-  low = jnp.take(x, lower, axis=axis, mode="clip")
-  high = jnp.take(x, jnp.minimum(lower + 1, last), axis=axis, mode="clip")
+  upper = jnp.minimum(lower + 1, last)
+  low, high = (
+    x.at[(slice(None),) * axis + (lines,)].get(
+      mode="promise_in_bounds", wrap_negative_indices=False
+    )
+    for lines in (lower, upper)
+  )
   return low + (high - low) * weight
 
 
