@@ -94,7 +94,7 @@ def _check_out(out: pathlib.Path, overwrite: bool) -> None:
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise ValueError(f"--out {out}: {error}") from error
+    raise ValueError(f"--out {out}: {error.strerror}") from error
 
 
 def _write(out: pathlib.Path, content: bytes, facts: dict[str, Any]) -> None:
