@@ -1,5 +1,8 @@
 """The format stablehlo: programs of `jax.export` for CPU, CUDA and TPU."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 
@@ -22,10 +25,11 @@ def make(job: Job) -> bytes:
   """The content of the file, see `loading`."""
   folded = jax.tree.map(np.asarray, fold(job.model, job.variables))
   leaves, tree = jax.tree.flatten(folded)
-  programs = {
-    size: _exported(job, (job.output,), tree, leaves, size).serialize()
-    for size in job.sizes or (None,)
-  }
+  with _without_source_files():
+    programs = {
+      size: _exported(job, (job.output,), tree, leaves, size).serialize()
+      for size in job.sizes or (None,)
+    }
   return loading.pack(job.metadata(), programs, leaves)
 
 
@@ -47,6 +51,18 @@ def open_file(content: bytes, job: Job) -> Opened:
     behind=behind,
     parts=f"{len(job.sizes) or 1} programs for {', '.join(PLATFORMS)}",
   )
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Iterator[None]:
+  """Within it, programs do not note which files of this machine they are of."""
+  name = "jax_traceback_in_locations_limit"
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def _exported(job, outputs, tree, leaves, size) -> jax.export.Exported:

@@ -8,7 +8,7 @@ folded, no canvas.
 """
 
 import functools
-import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -40,8 +40,9 @@ class Sample(NamedTuple):
 def samples(job: Job) -> Iterator[Sample]:
   """The pictures that a file is tried on, always the same."""
   random = np.random.default_rng(0)
-  for i, size in enumerate(_sizes(job)):
-    count = 2 if i == 1 else 1
+  sizes = _sizes(job)
+  for i, size in enumerate(sizes):
+    count = 2 if i == 1 or len(sizes) == 1 else 1
     yield Sample(
       "scene", np.stack([_scene(random, size) for _ in range(count)])
     )
@@ -119,9 +120,9 @@ def _compare(
 
 
 def _distance(found: np.ndarray, wanted: np.ndarray) -> float:
-  """The largest difference; infinite where one is no number."""
+  """The largest difference; as large as can be where one is no number."""
   distance = np.abs(found.astype(np.float64) - wanted).max()
-  return float(distance) if np.isfinite(distance) else math.inf
+  return float(distance) if np.isfinite(distance) else sys.float_info.max
 
 
 def definition(job: Job, image: np.ndarray) -> np.ndarray:

@@ -93,7 +93,8 @@ class Exported:
       known = ", ".join(self._calls)
       raise ValueError(f"images must be of {known} pixels, got {name}")
     if self._on_device is None:
-      self._on_device = jax.device_put(self.weights)
+      with jax.ensure_compile_time_eval():  # though a caller may be traced
+        self._on_device = jax.device_put(self.weights)
     return self._calls[name](self._on_device, images)
 
 
