@@ -1,7 +1,7 @@
 """What operations of `models.ops` become in a program for another runtime.
 
 `MARKED` leaves those that ONNX has a node for as one primitive each, for
-`onnx_ops` to translate. `ANY_SIZE` computes them for maps whose sides are
+`onnx_maps` to translate. `ANY_SIZE` computes them for maps whose sides are
 symbols of `jax.export`, in forms that ask nothing about a side.
 """
 
@@ -20,17 +20,18 @@ from deeplab_jax.models.ops.convolution import (
 
 resize_p = Primitive("resize_bilinear")
 """Of maps (b, h, w, c), to `size`, a pair of sides."""
-_CHANNELS_OF_PICTURES = 4
-"""Pictures of some thousand pixels a side, resized by 5 / 4, show how runtimes
-round positions, each in its way; so they are resized step by step, as here."""
 mean_p = Primitive("mean")
 """Of maps (b, h, w, c), over h and w, which stay as 1."""
 mean_of_windows_p = Primitive("mean_of_windows")
 """Of maps (b, h, w, c), with `side` and `strides`."""
 
+# Pictures of some hundred pixels a side, resized by 5 / 4, show how runtimes
+# round positions, each in its way: these are resized step by step, as here.
+_CHANNELS_OF_PICTURES = 4
+
 
 def _with_sides(x, height, width):
-  return jax.core.ShapedArray((x.shape[0], height, width, x.shape[3]), x.dtype)
+  return x.update(shape=(x.shape[0], height, width, x.shape[3]))
 
 
 @resize_p.def_abstract_eval
