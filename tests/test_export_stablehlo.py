@@ -1,5 +1,7 @@
 """StableHLO files: one program for all sizes and platforms, for jax alone."""
 
+import importlib
+import os
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from deeplab_jax import export
-from deeplab_jax.export import as_stablehlo, certificate
+from deeplab_jax.export import as_onnx, as_stablehlo, certificate
 from deeplab_jax.models import DeepLab
 from tests import exported, heads_of_others
 from tests.exported import make_job, open_stablehlo
@@ -94,6 +96,13 @@ def _calls(text):
   return [
     line for line in text.splitlines() if "stablehlo.custom_call @" in line
   ]
+
+
+def test_continuous_integration_tests_onnx_too():
+  if not os.environ.get("DEEPLAB_REQUIRE_SHARED"):
+    pytest.skip("this is not .ci/run")
+  for name in as_onnx.PACKAGES:
+    importlib.import_module(name)
 
 
 def test_equal_networks_make_equal_files():
