@@ -5,6 +5,7 @@ real pictures, the model that is shipped.
 """
 
 import json
+import os
 import pathlib
 from importlib.util import find_spec
 
@@ -72,10 +73,9 @@ def _network(backbone, head) -> DeepLab:
 def quickly():
   """Has XLA, which is not in question, compile in half the time."""
   name = "jax_disable_most_optimizations"
-  before = getattr(jax.config, name)
   jax.config.update(name, True)
   yield
-  jax.config.update(name, before)
+  jax.config.update(name, os.environ.get(name.upper()) == "1")
 
 
 # OpenVINO starts processes, of which jax warns.
