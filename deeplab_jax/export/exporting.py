@@ -111,7 +111,7 @@ def _description(job: Job, format: str, content: bytes) -> dict[str, Any]:
     "sha256": hashlib.sha256(content).hexdigest(),
     **job.metadata(),
     "sizes": [list(size) for size in job.sizes] or "any",
-    "reference": "deeplab_jax.load(CHECKPOINT), a Segmenter of these settings",
+    "reference": "a Segmenter of CHECKPOINT with these settings, in float32",
     "remark": (
       "the file sees every picture whole; Segmenter cuts those whose crop has "
       f"more than {pixels} pixels into windows, so that labels of these differ"
