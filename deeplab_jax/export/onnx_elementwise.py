@@ -79,8 +79,7 @@ def _computed(step: Step, values: list[Value], result: Any) -> Value:
 
 def bind(step: Step, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
   """What a step makes of known operands."""
-  with jax.default_device(jax.local_devices(backend="cpu")[0]):
-    found = step.primitive.bind(*map(jax.numpy.asarray, arrays), **step.params)
+  found = step.primitive.bind(*map(jax.numpy.asarray, arrays), **step.params)
   found = found if step.primitive.multiple_results else [found]
   return [np.asarray(array) for array in found]
 

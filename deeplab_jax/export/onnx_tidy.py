@@ -119,8 +119,8 @@ class _Graph:
     if node.op == "Conv":
       return len(self.constants[node.inputs[1]]) == count
     pair = self.split(node) if node.op in ("Add", "Mul") else None
-    if pair and self.constants[pair[1]].size == count:
-      return self.constants[pair[1]].ndim == 4
+    if pair and self.constants[pair[1]].shape == (1, count, 1, 1):
+      return True
     return node.op in _ELEMENTWISE and self.has_channels(node.inputs[0], count)
 
   def replace(self, old: str, new: str) -> None:
