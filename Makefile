@@ -14,9 +14,10 @@ $(VENV)/.run: requirements.txt
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-import.txt $(VENV)/.run
+$(VENV)/.dev: requirements-dev.txt requirements-import.txt \
+  requirements-export.txt $(VENV)/.run
 	$(BIN)/pip install --quiet -r requirements-dev.txt \
-	  -r requirements-import.txt
+	  -r requirements-import.txt -r requirements-export.txt
 	touch $@
 
 demo: $(VENV)/.run  ## train the quickstart, evaluate it, write pictures

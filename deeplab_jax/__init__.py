@@ -2,7 +2,7 @@
 
 The names below load on first use, so that `import deeplab_jax` is quick:
 `preprocess`, `resize_bilinear`, `load`, and the modules `models`,
-`import_weights`, `inference`, `metrics`, `summary`, `checkpoints`.
+`import_weights`, `inference`, `metrics`, `summary`, `checkpoints`, `export`.
 """
 
 import importlib
@@ -20,6 +20,7 @@ _HOMES = {
 }
 _MODULES = (
   "checkpoints",
+  "export",
   "import_weights",
   "inference",
   "metrics",

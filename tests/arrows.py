@@ -25,7 +25,7 @@ FLOORS = (
   ("data", "models", "optimizer", "runtime", "sharding"),
   ("checkpoints", "losses", "metrics", "summary", "visualize"),
   ("config", "import_weights", "inference", "tables"),
-  ("evaluate", "predict"),
+  ("evaluate", "export", "predict"),
   ("tasks",),
   ("train",),
   ("__main__", "compare", "doctor", "main", "plan", "prepare", PACKAGE),

@@ -27,7 +27,8 @@ _QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # A file that is not named is in both, and `make check` tells if it should not.
 _COMPILES = {
   "compile networks": """
-    checkpoints checkpoints_damage cuda evaluate hostile_names import_weights
+    checkpoints checkpoints_damage cuda evaluate export_command export_networks
+    export_onnx export_serving export_stablehlo hostile_names import_weights
     import_weights_averages import_weights_torch inference_fusion
     inference_network inference_onednn inference_segmenter models_atrous
     models_deeplab models_depthwise models_golden models_layers models_loops

@@ -28,6 +28,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What each of them begins with -> flags that make it short. In this order.
 _RUN = {
   "python -m deeplab_jax.predict models/voc": "",
+  "python -m deeplab_jax.export": "--size 97x97",
   "python -m deeplab_jax.doctor": "--overfit_steps=0",
   "python -m deeplab_jax.main --config configs/folder.py": (
     "--config.steps=2 --config.batch_size=2 --config.log_every=1"
@@ -148,8 +149,9 @@ def test_the_commands_run_one_after_the_other(clone):
       shutil.copytree(clone / "runs/mine", clone / "runs/other")
     words = shlex.split(command)[1:] + shlex.split(_RUN[plan])
     printed[plan] = _execute(clone, *words)
-  labels, doctor, trained, predicted, compared = printed.values()
+  labels, exported, doctor, trained, predicted, compared = printed.values()
   assert "2 of 2 pictures done" in labels
+  assert "certificate passed" in exported
   assert "this can be trained on" in doctor
   assert "starting from" in trained and "zoo/camvid_mobilenet_v2" in trained
   # The scenes are 96 x 72 pixels, and the crop the least that holds them.
@@ -164,6 +166,8 @@ def test_the_commands_run_one_after_the_other(clone):
   for name in (
     "predictions/labels/photo.png",
     "predictions/overlays/another.png",
+    "voc.onnx",
+    "voc.onnx.certificate.json",
     "runs/mine/curves.png",
     "runs/mine/best",
     "compare.png",

@@ -319,7 +319,7 @@ def flip_within(x: jax.Array, crops: jax.Array | None) -> jax.Array:
     crops: int32 (b, 2) height and width in pixels of `x`; None mirrors all of
       it. What lies outside is of no use afterwards.
   """
-  mirrored = x[:, :, ::-1]
+  mirrored = jnp.flip(x, 2)
   if crops is None:
     return mirrored
   shift = jax.vmap(lambda one, width: jnp.roll(one, width, axis=1))

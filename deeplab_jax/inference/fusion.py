@@ -6,6 +6,7 @@ aligned corners, take the largest. Several scales and mirror images are fused as
 the official evaluation does: see `predict_fn`.
 """
 
+import fractions
 from collections.abc import Callable, Sequence
 
 import jax
@@ -20,11 +21,15 @@ from deeplab_jax.models import (
   resized_argmax,
 )
 from deeplab_jax.models.ops.canvas import inside
+from deeplab_jax.models.ops.loops import in_turn
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
   """`size` at `scale`, corners aligned: `int((side - 1) * scale + 1)`."""
-  height, width = (int((side - 1) * scale + 1) for side in size)
+  exact = fractions.Fraction(scale)  # for sides without a number, see `export`
+  height, width = (
+    (side - 1) * exact.numerator // exact.denominator + 1 for side in size
+  )
   return height, width
 
 
@@ -85,13 +90,37 @@ def predict_fn(
     to labels (b, h, w), uint8 or uint16, and float32 probabilities
     (b, h, w, num_classes), to be cut to the true sizes.
   """
-  looks = [logits_fn(model, scale) for scale in scales]
   color = jnp.asarray(padding_value(model.backbone), jnp.float32)
-  dtype = label_dtype(model.num_classes)
+  fuse = fuse_fn(model, scales, flip)
 
   def predict(variables, images, sizes, crops=None):
     canvas = images.shape[1:3]
     images = jnp.where(inside(sizes, canvas), images.astype(jnp.float32), color)
+    return fuse(variables, images, crops)[:2]
+
+  return predict
+
+
+def fuse_fn(
+  model: DeepLab, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> Callable:
+  """Makes what `predict_fn` does once the padding has its colour.
+
+  Args:
+    model: the network.
+    scales: of the images.
+    flip: whether to look at the mirror images, too.
+
+  Returns:
+    A function of variables, float images (b, h, w, 3) in 0..255 and crops as
+    above to labels and probabilities as above, and the list of the views'
+    logits, as those of `logits_fn`.
+  """
+  looks = [logits_fn(model, scale) for scale in scales]
+  dtype = label_dtype(model.num_classes)
+
+  def fuse(variables, images, crops=None):
+    canvas = images.shape[1:3]
     views = [
       logits
       for look in looks
@@ -103,18 +132,18 @@ def predict_fn(
       labels = probabilities.argmax(-1)
     else:  # The softmax rounds: logits break more ties.
       labels = resized_argmax(views[0], canvas)
-    return labels.astype(dtype), probabilities
+    return labels.astype(dtype), probabilities, views
 
-  return predict
+  return fuse
 
 
 def _views(look, flip, variables, images, crops):
   """Logits of the images and, if `flip`, of their mirrors, mirrored back."""
   if not flip:
     return [look(variables, images, crops)]
-  pair = jnp.stack([images, flip_within(images, crops)])
-  # One after the other: half the memory and half the compilation.
-  straight, mirrored = jax.lax.map(lambda x: look(variables, x, crops), pair)
+  straight, mirrored = in_turn(
+    lambda x: look(variables, x, crops), images, flip_within(images, crops)
+  )
   if crops is not None:
     crops = _scaled(crops, images.shape[1:3], mirrored.shape[1:3])
   return [straight, flip_within(mirrored, crops)]

@@ -72,7 +72,7 @@ class Protocol:
         "least_crop (evaluation_size, data.eval_size) must be a positive "
         f"(height, width), got {self.least_crop}"
       )
-    grain = self._grain(_COARSEST_STRIDE)
+    grain = self.grain(_COARSEST_STRIDE)
     if self.tile <= grain or (self.tile - 1) % grain:
       raise ValueError(
         f"tile must be a multiple of {grain} plus 1, got {self.tile}"
@@ -82,7 +82,7 @@ class Protocol:
 
   def crop(self, size: Size, output_stride: int) -> Size:
     """Height and width that a picture of `size` is padded to."""
-    grain = self._grain(output_stride)
+    grain = self.grain(output_stride)
     height, width = (
       max(least, -(-(side - 1) // grain) * grain + 1)
       for side, least in zip(size, self.least_crop)
@@ -98,7 +98,7 @@ class Protocol:
         tuple(min(side, self.tile) for side in sides)
         for sides in (crop, canvas)
       )
-    grain = self._grain(_COARSEST_STRIDE)
+    grain = self.grain(_COARSEST_STRIDE)
     cut = windows(size, tile, margin=self.tile // 8, grain=grain)
     return [
       Window(
@@ -116,10 +116,10 @@ class Protocol:
 
   def fits_a_canvas(self, crop: Size, output_stride: int) -> bool:
     """Whether a larger canvas can hold `crop` without changing the answer."""
-    grain = self._grain(output_stride)
+    grain = self.grain(output_stride)
     return all((side - 1) % grain == 0 for side in crop)
 
-  def _grain(self, stride: int) -> int:
+  def grain(self, stride: int) -> int:
     """Crops are multiples of it plus 1, so that `stride` divides every scaled
     crop less 1."""
     return stride * next(

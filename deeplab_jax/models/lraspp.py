@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import Conv, ConvNorm, Norm
 from deeplab_jax.models.mobilenet_v3 import hard_sigmoid
+from deeplab_jax.models.ops.convolution import mean_of_windows
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 
@@ -40,8 +41,7 @@ class LiteRASPP(nn.Module):
   ) -> jax.Array:
     """Joins `x` (b, h, w, c) and `low_level` (b, h', w', c') to logits."""
     size = x.shape[1:3]
-    window = tuple(min(self.window, side) for side in size)
-    gate = nn.avg_pool(x, window, self.strides, "VALID")
+    gate = mean_of_windows(x, self.window, self.strides)
     gate = Conv(self.features, dtype=self.dtype, name="image_pooling")(gate)
     gate = resize_bilinear(hard_sigmoid(gate), size)
     branch = ConvNorm(self.features, self.norm, dtype=self.dtype, name="aspp0")

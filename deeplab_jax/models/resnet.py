@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.layers import ConvNorm, MaxPool, Norm
+from deeplab_jax.models.ops.convolution import every
 
 NORM = Norm(momentum=0.95, epsilon=1e-5)
 _ROOT_STRIDE = 4
@@ -62,7 +63,7 @@ class Bottleneck(nn.Module):
       name="conv2",
     )(y, use_batch_stats)
     if x.shape[-1] == 4 * self.width:
-      x = x[:, :: self.stride, :: self.stride]
+      x = every(x, self.stride)
     else:
       x = conv(
         4 * self.width,

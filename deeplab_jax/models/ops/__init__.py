@@ -9,4 +9,5 @@ for a platform that compute the same:
   resize        bilinear resizing with aligned corners, and its argmax
   canvas        a network kept to a part of what it runs on
   loops         elementwise loops that use all threads of a CPU
+  whole         other functions in the place of these, for other runtimes
 """

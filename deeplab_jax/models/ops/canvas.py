@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from deeplab_jax.models.ops.whole import whole
+
 Size = tuple[int, int]
 
 ENTER = "enters a layer that knows the canvas"
@@ -144,6 +146,7 @@ def leave(x: jax.Array) -> jax.Array:
   return x if _canvas.get() is None else checkpoint_name(x, LEAVE)
 
 
+@whole
 def mean(x: jax.Array) -> jax.Array:
   """Means of the maps `x` (b, h, w, c), within the crops: (b, 1, 1, c)."""
   canvas = _canvas.get()

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deeplab_jax.models.ops.loops import all_threads, joined
+from deeplab_jax.models.ops.whole import whole
 
 PaddingRule = Literal["explicit", "tensorflow"]
 
@@ -47,6 +48,7 @@ def paddings(
   )
 
 
+@whole
 def conv(
   x: jax.Array,
   kernel: jax.Array,
@@ -175,6 +177,30 @@ def _kernel_gradient_flat(x, dy):
   return jnp.einsum("nc,nd->cd", *flat)
 
 
+def every(x: jax.Array, stride: int) -> jax.Array:
+  """Every so many pixels of `x` (b, h, w, c), from the first on."""
+  return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
+
+
+@whole
+def mean_of_windows(
+  x: jax.Array, side: int, strides: tuple[int, int]
+) -> jax.Array:
+  """Means of square windows that lie within `x` (b, h, w, c).
+
+  Args:
+    x: the maps.
+    side: of the windows; where a map has fewer pixels, the window has as many.
+    strides: of the windows, downwards and across.
+
+  Returns:
+    `(b, h', w', c)`, a value for every window.
+  """
+  window = tuple(min(side, n) for n in x.shape[1:3])
+  return nn.avg_pool(x, window, strides, "VALID")
+
+
+@whole
 def max_pool(x: jax.Array, padding: PaddingRule = "tensorflow") -> jax.Array:
   """3x3 maximum of `x` (b, h, w, c) with stride 2."""
   rows, columns = (same_padding(n, 3, 2, 1, padding) for n in x.shape[1:3])

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deeplab_jax.models.ops.whole import whole
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Lowering = Literal["lax", "shift", "mixed"]
 
@@ -32,6 +34,7 @@ LOWERING: dict[str, Lowering] = {
 """
 
 
+@whole
 def depthwise_conv(
   x: jax.Array,
   kernel: jax.Array,

@@ -3,15 +3,18 @@
 import functools
 import itertools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deeplab_jax.models.ops.whole import whole
+
 _MASKS = tuple(range(1, 12))
 
 
-@jax.jit  # traced once for each shape
+@whole
 def all_threads(x: jax.Array) -> jax.Array:
   """`x` (any float dtype) to the last bit, from a loop on all threads.
 
@@ -20,6 +23,11 @@ def all_threads(x: jax.Array) -> jax.Array:
   sixteen. Here a dozen operations more are counted for each element. They
   cancel out, which XLA does not see; the compiler behind it does.
   """
+  return _all_threads(x)
+
+
+@jax.jit  # traced once for each shape
+def _all_threads(x):
   return lax.platform_dependent(x, cpu=_counted, default=lambda x: x)
 
 
@@ -41,6 +49,18 @@ def joined(maps: tuple[jax.Array, ...]) -> jax.Array:
   and after, as it does not concatenation.
   """
   return lax.platform_dependent(*maps, cpu=_sum_widened, default=_concatenated)
+
+
+@whole
+def in_turn(
+  function: Callable[[jax.Array], jax.Array], *maps: jax.Array
+) -> list[jax.Array]:
+  """What `function` makes of each of some maps of one shape.
+
+  One after the other, in one loop: half the memory and half the compilation of
+  two.
+  """
+  return list(lax.map(function, jnp.stack(maps)))
 
 
 def _concatenated(*maps):

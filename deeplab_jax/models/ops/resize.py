@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.models.ops import canvas
+from deeplab_jax.models.ops.whole import whole
 
 # Unrolled, more channels would take long to compile.
 _MOST_PLANES = 256
 
 
+@whole
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Bilinear resizing with aligned corners, as the official implementation.
 
@@ -41,6 +43,7 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   return canvas.leave(_resize(tuple(size), x.shape[1:3], canvas.enter(x)))
 
 
+@whole
 def resized_argmax(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """The largest channel of every pixel of `resize_bilinear(x, size)`.
 

@@ -1,0 +1,73 @@
+"""One file that runs anywhere, with a certificate that it computes the same.
+
+`onnx` and `stablehlo` write files, see `export.exporting`; `load` reads one of
+the format stablehlo, and needs jax alone.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from deeplab_jax.export.loading import Exported, load
+
+__all__ = ["Exported", "load", "onnx", "stablehlo"]
+
+Size = tuple[int, int]
+
+
+def onnx(
+  checkpoint: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  size: Size | None = None,
+  **options: Any,
+) -> dict[str, Any]:
+  """Writes an ONNX file and its certificate.
+
+  Its input `image` is uint8 RGB (batch, height, width, 3); its output `labels`,
+  uint8 or uint16 (batch, height, width), or with `output` `probabilities` or
+  `logits`, float32 (batch, height, width, classes).
+
+  Args:
+    checkpoint: as `deeplab_jax.load` takes it.
+    out: the file.
+    size: height and width of the pictures; None for any.
+    **options: `output`, `scales`, `flip`, `output_stride`, `overwrite`.
+
+  Returns:
+    the certificate, as JSON holds it.
+
+  Raises:
+    ValueError: see `export.exporting.export`.
+    ImportError: onnx or onnxruntime is not installed.
+  """
+  from deeplab_jax.export.exporting import export
+
+  sizes = () if size is None else (size,)
+  return export(checkpoint, out, "onnx", sizes=sizes, **options)
+
+
+def stablehlo(
+  checkpoint: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  sizes: Sequence[Size] = (),
+  **options: Any,
+) -> dict[str, Any]:
+  """Writes a file for `load`, for CPUs, CUDA and TPUs, and its certificate.
+
+  Args:
+    checkpoint: as `deeplab_jax.load` takes it.
+    out: the file.
+    sizes: heights and widths of the pictures; () for any.
+    **options: `output`, `scales`, `flip`, `output_stride`, `overwrite`.
+
+  Returns:
+    the certificate, as JSON holds it.
+
+  Raises:
+    ValueError: see `export.exporting.export`.
+  """
+  from deeplab_jax.export.exporting import export
+
+  return export(checkpoint, out, "stablehlo", sizes=sizes, **options)

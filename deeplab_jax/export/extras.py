@@ -1,0 +1,18 @@
+"""Packages that only some formats need."""
+
+import importlib
+from types import ModuleType
+
+
+def needs(name: str) -> ModuleType:
+  """Imports a package of the extra `export`.
+
+  Raises:
+    ImportError: it is not installed; says how to.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise ImportError(
+      f"this needs {name}: pip install 'deeplab_jax[export]'"
+    ) from error

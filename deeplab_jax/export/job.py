@@ -1,0 +1,169 @@
+"""What is to be exported: a stored network and how it looks at pictures."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deeplab_jax.checkpoints import load_variables
+from deeplab_jax.checkpoints.model_directory import read_description
+from deeplab_jax.export.program import OUTPUTS, crop_of
+from deeplab_jax.inference import Segmenter
+from deeplab_jax.inference.protocol import Protocol, stored_least_crop
+from deeplab_jax.models import DeepLab
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One file to be.
+
+  Attributes:
+    model: the network. Files compute in float32.
+    variables: its `{"params", "batch_stats"}`.
+    facts: content of its `model.json`.
+    protocol: how pictures are brought before it.
+    output: of `OUTPUTS`.
+    sizes: heights and widths of the pictures that it takes; () for any.
+  """
+
+  model: DeepLab
+  variables: Any
+  facts: Mapping[str, Any]
+  protocol: Protocol
+  output: str = "labels"
+  sizes: tuple[Size, ...] = ()
+
+  @property
+  def behind(self) -> str:
+    """What labels are the largest of: logits, or, if several views are
+    averaged, their probabilities."""
+    is_one_view = len(self.protocol.scales) == 1 and not self.protocol.flip
+    return "logits" if is_one_view else "probabilities"
+
+  @functools.cached_property
+  def segmenter(self) -> Segmenter:
+    """What the file is held against."""
+    return Segmenter.from_model_json(
+      self.model,
+      self.variables,
+      self.facts,
+      scales=self.protocol.scales,
+      flip=self.protocol.flip,
+    )
+
+  @functools.cached_property
+  def weights_sha256(self) -> str:
+    """Of names, types, shapes and numbers of the variables."""
+    found = hashlib.sha256()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(self.variables)
+    for path, leaf in leaves:
+      array = np.ascontiguousarray(jax.device_get(leaf))
+      name = "/".join(str(key.key) for key in path)
+      found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+      found.update(array.tobytes())
+    return found.hexdigest()
+
+  def metadata(self) -> dict[str, Any]:
+    """What a file says about itself, as JSON holds it."""
+    model, segmenter = self.model, self.segmenter
+    return {
+      "class_names": list(segmenter.class_names),
+      "colors": [list(map(int, color)) for color in segmenter.colors],
+      "license": self.facts.get("license"),
+      "source": self.facts.get("source"),
+      "backbone": model.backbone,
+      "head": model.head,
+      "output_stride": model.output_stride,
+      "output": self.output,
+      "scales": list(self.protocol.scales),
+      "flip": self.protocol.flip,
+      "least_crop": list(self.protocol.least_crop),
+      "preprocessing": (
+        "none: pictures are uint8 RGB (batch, height, width, 3), as decoded"
+      ),
+      "weights_sha256": self.weights_sha256,
+    }
+
+
+class Opened(NamedTuple):
+  """A file, ready to look at pictures, uint8 (b, h, w, 3).
+
+  Attributes:
+    run: gives what the file gives.
+    behind: gives `Job.behind`, float32 (b, h, w, num_classes), computed with
+      the weights in the file.
+    parts: what the file consists of, such as "129 nodes".
+  """
+
+  run: Callable[[np.ndarray], np.ndarray]
+  behind: Callable[[np.ndarray], np.ndarray]
+  parts: str
+
+
+def read_job(
+  checkpoint: str | os.PathLike,
+  *,
+  output: str = "labels",
+  sizes: Sequence[Size] = (),
+  scales: Sequence[float] = (1.0,),
+  flip: bool = False,
+  output_stride: int | None = None,
+) -> Job:
+  """Reads a stored network, and checks what is asked for before.
+
+  Args:
+    checkpoint: as `deeplab_jax.load` takes it.
+    output: of `OUTPUTS`.
+    sizes: heights and widths of pictures; () for any.
+    scales: multiples of 1/4 whose probabilities are averaged.
+    flip: whether to average over mirror images, too.
+    output_stride: 8, 16 or 32 in place of the stored one.
+
+  Raises:
+    ValueError: an argument is wrong, or nothing usable is there.
+  """
+  if output not in OUTPUTS:
+    raise ValueError(
+      f"output must be one of {', '.join(OUTPUTS)}; got {output}"
+    )
+  model, facts = read_description(checkpoint)
+  if not isinstance(model, DeepLab):
+    raise ValueError(f"{checkpoint} must hold a segmenter, got a classifier")
+  settings = {"dtype": jnp.dtype(jnp.float32)}
+  if output_stride is not None:
+    settings["output_stride"] = output_stride
+  model = model.clone(**settings)
+  protocol = Protocol(tuple(scales), flip, stored_least_crop(facts))
+  if output == "logits" and (len(protocol.scales) > 1 or flip):
+    raise ValueError(
+      "output logits is of one view; several scales or mirror images have "
+      "their probabilities averaged: give output probabilities"
+    )
+  sizes = tuple(dict.fromkeys(tuple(size) for size in sizes))
+  check_sizes(sizes, model, protocol)
+  _, variables, facts = load_variables(checkpoint)
+  return Job(model, variables, facts, protocol, output, sizes)
+
+
+def check_sizes(
+  sizes: Sequence[Size], model: DeepLab, protocol: Protocol
+) -> None:
+  """Raises ValueError for sizes that a file cannot be of."""
+  for size in sizes:
+    if len(size) != 2 or min(size) < 1:
+      raise ValueError(f"size must be a positive HxW, got {size}")
+    crop = crop_of(size, protocol, model.output_stride)
+    if crop[0] * crop[1] > protocol.max_pixels:
+      raise ValueError(
+        f"size {size[0]}x{size[1]} has more than {protocol.max_pixels} pixels, "
+        "which are labelled in windows; a file sees its picture whole: export "
+        "the size of a window, such as --size 1025x1025, and cut pictures"
+      )
