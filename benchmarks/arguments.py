@@ -13,6 +13,7 @@ PARTS = {
   "roofline": "roofline",
 }
 MODELS = ("mobilenet_v2", "resnet_101", "xception_65")
+AGAINST = ("torch", "smp", "onnxruntime", "openvino")
 
 
 def parse(
@@ -27,8 +28,10 @@ def parse(
   add = parser.add_argument
   add(
     "--against",
-    choices=["torch", "smp"],
-    help="time torch beside jax; or torch, and segmentation_models.pytorch",
+    type=_some(AGAINST),
+    default=(),
+    help="others to time: torch, smp (segmentation_models.pytorch, and "
+    "torch), onnxruntime, openvino; these two from images to labels",
   )
   add("--device", choices=["cpu", "gpu"], default="cpu")
   add("--parts", type=_some(PARTS), default=tuple(PARTS), help="default: all")
@@ -55,6 +58,8 @@ def parse(
   add("--seconds", type=float, default=10, help="of CPU, for the part input")
   add("--out", type=pathlib.Path, default="runs/benchmark", help="folder")
   options = parser.parse_args(arguments)
+  if "smp" in options.against:  # is made of torch
+    options.against = tuple(dict.fromkeys((*options.against, "torch")))
   if options.threads is None and options.device == "cpu":
     options.threads = 3
   if options.training_size is None:

@@ -29,16 +29,24 @@ def measure_inference(case: Case, options: argparse.Namespace) -> list[Result]:
   images = batch["image"]
   start = functools.partial(networks.start_inference, case, variables, images)
   contenders = [Contender("jax", start)]
-  if options.against:
+  if "torch" in options.against:
     from benchmarks import torch_programs
 
-    contenders += torch_programs.inference(
-      case, options.device, variables, images
+    contenders += _chosen(
+      torch_programs.inference(case, options.device, variables, images), options
     )
-  if options.against == "smp":
+  if "smp" in options.against:
     from benchmarks import smp_programs
 
-    contenders += smp_programs.inference(case, options.device, images)
+    contenders += _chosen(
+      smp_programs.inference(case, options.device, images), options
+    )
+  if not {"onnxruntime", "openvino"}.isdisjoint(options.against):
+    from benchmarks import file_programs
+
+    contenders += file_programs.inference(
+      case, options.against, variables, images
+    )
   return _measure(case, contenders, options)
 
 
@@ -50,16 +58,19 @@ def run_training(options: argparse.Namespace) -> Iterator[Comparison]:
     start = functools.partial(networks.start_training, case, variables, batch)
     contenders = [Contender("jax", start)]
     decay = networks.make_config(case).weight_decay
-    if options.against:
+    if "torch" in options.against:
       from benchmarks import torch_programs
 
-      contenders += torch_programs.training(
-        case, options.device, variables, batch, decay
+      contenders += _chosen(
+        torch_programs.training(case, options.device, variables, batch, decay),
+        options,
       )
-    if options.against == "smp":
+    if "smp" in options.against:
       from benchmarks import smp_programs
 
-      contenders += smp_programs.training(case, options.device, batch, decay)
+      contenders += _chosen(
+        smp_programs.training(case, options.device, batch, decay), options
+      )
     yield case, _measure(case, contenders, options)
 
 
@@ -80,13 +91,12 @@ def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
   return networks.settled_variables(case.model), networks.random_batch(case)
 
 
+def _chosen(contenders, options) -> list[Contender]:
+  """Those of torch's programs that are asked for."""
+  return [c for c in contenders if not options.torch or c.name in options.torch]
+
+
 def _measure(case, contenders, options) -> list[Result]:
-  if options.torch:
-    contenders = [
-      contender
-      for contender in contenders
-      if contender.name == "jax" or contender.name in options.torch
-    ]
   return measure(
     contenders,
     rounds=options.rounds,

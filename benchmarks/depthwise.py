@@ -52,7 +52,7 @@ def run_depthwise(options: argparse.Namespace) -> Iterator[Comparison]:
         )
         for lowering in (None, *typing.get_args(Lowering))
       ]
-      if options.against:
+      if "torch" in options.against:
         from benchmarks import torch_layers
 
         contenders += torch_layers.depthwise(case, options.device, rate, arrays)

@@ -34,7 +34,7 @@ def run_first_call(options: argparse.Namespace) -> Iterator[Comparison]:
       for what in ("process to labels", "call alone")
     )
     print(f"first_call: {process}", file=sys.stderr)
-    programs = _JAX | (_TORCH if options.against else {})
+    programs = _JAX | (_TORCH if "torch" in options.against else {})
     results = {}
     for _ in range(min(options.rounds, _ROUNDS)):
       for name, compiled in programs.items():

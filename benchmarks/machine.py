@@ -12,7 +12,15 @@ from typing import Any
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SETTINGS = ("CUDA_", "GLIBC_", "GOMP_", "JAX_", "OMP_", "TORCH", "XLA_")
-_PACKAGES = ("jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch")
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "torch",
+  "segmentation-models-pytorch",
+  "onnxruntime",
+  "openvino",
+)
 
 
 def use_huge_pages() -> None:
@@ -65,7 +73,7 @@ def start_frameworks(options: Any) -> None:
   import jax
 
   jax.block_until_ready(jax.numpy.ones((512, 512)) @ jax.numpy.ones(512))
-  if options.against is None:
+  if "torch" not in options.against:
     return
   import torch
 

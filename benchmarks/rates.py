@@ -44,7 +44,7 @@ def measure_rates(options: argparse.Namespace, dtype: str) -> Rates:
   """Times a large matrix product, and arrays negated over and over."""
   side = _SIDE[options.device]
   contenders = [_product(side, dtype)]
-  if options.against:
+  if "torch" in options.against:
     from benchmarks import torch_layers
 
     start = functools.partial(

@@ -135,7 +135,7 @@ def _measure(case: LayerCase, layer: Layer, options) -> list[Result]:
   contenders = [
     Contender("jax", functools.partial(_start_jax, case, layer, arrays))
   ]
-  if options.against:
+  if "torch" in options.against:
     from benchmarks import torch_layers
 
     start = functools.partial(

@@ -1,6 +1,7 @@
-"""Times the networks in jax, and in torch beside it.
+"""Times the networks in jax, and in other frameworks beside it.
 
-  python -m benchmarks.run [--against torch] [--parts inference,training]
+  python -m benchmarks.run [--against torch,onnxruntime,openvino] \
+    [--parts inference,training]
   python -m benchmarks.run --against torch --device gpu --dtypes bfloat16 \
     --batches 1,16,64,128 --calls 10
 
@@ -20,7 +21,7 @@ def main() -> None:
   options = arguments.parse(None, __doc__)
   machine.use_huge_pages()
   machine.restrict(
-    options.device, options.threads, shared=options.against is not None
+    options.device, options.threads, shared="torch" in options.against
   )
   machine.start_frameworks(options)
   # It imports jax, which looks for cores: not before `restrict`.

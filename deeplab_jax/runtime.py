@@ -3,7 +3,7 @@
 Huge pages: XLA asks for its temporary memory anew at every call, and the kernel
 hands it out in pages of 4 KiB. glibc's allocator asks for pages of 2 MiB
 instead if the environment says so when the process starts: training steps take
-13 to 16 % less time, inference 5 to 10 %. See docs/performance.md.
+13 to 16 % less time, inference 5 to 10 %. See docs/performance/notes.md.
 """
 
 import gc

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import networks
+from benchmarks import file_programs, networks
 from benchmarks.timing import Case, Contender, Program, Result, measure
 from deeplab_jax.config import make_model
 
@@ -58,6 +58,20 @@ def test_torch_networks_give_the_logits_of_jax(model):
     if contender.name.startswith("torch eager"):
       theirs = contender.start().output
       np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_files_give_the_labels_of_jax(runtime):
+  pytest.importorskip(runtime)
+  case = Case("inference", "mobilenet_v2", "labels", 49)
+  variables = networks.settled_variables(case.model)
+  images = networks.random_batch(case)["image"]
+  ours = networks.start_inference(case, variables, images).output
+  (program,) = file_programs.inference(case, (runtime,), variables, images)
+  found = program.start()
+  assert len(np.unique(ours)) > 5
+  assert np.mean(found.output != ours) <= 1e-3
+  np.testing.assert_array_equal(found.call(), found.output)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -172,6 +173,23 @@ def test_another_output_stride_and_views_change_the_answer(
   assert dense.detail is None and len(dense.examples) == 2
 
 
+def test_evaluation_computes_in_what_is_asked_for(
+  folder, variables, evaluation
+):
+  assert evaluation.settings["dtype"] == "float32"
+  config = make_config(str(folder))
+  config.eval.dtype = "bfloat16"
+  found = evaluate.evaluate(make_model(), variables, config)
+  assert found.settings["dtype"] == "bfloat16"
+  moved = np.abs(found.confusion - evaluation.confusion).sum()
+  assert 0 < moved < 0.05 * evaluation.confusion.sum()
+  # A network of that dtype by itself is one and the same.
+  config.eval.dtype = ""
+  model = make_model().clone(dtype=jnp.dtype("bfloat16"))
+  own = evaluate.evaluate(model, variables, config)
+  np.testing.assert_array_equal(own.confusion, found.confusion)
+
+
 def test_evaluation_limit_and_stop(folder, variables):
   config = make_config(str(folder))
   config.data.eval_limit = 3
@@ -282,17 +300,16 @@ def test_report_compares_with_another(reported, folder, tmp_path):
     evaluate.report(reported, config, tmp_path, compare=tmp_path / "other.json")
 
 
-def test_released_model_on_the_voc_sample(shared, tmp_path):
+def _released(shared, folder):
+  """The config, model and variables of a released network on its sample."""
   build.build(
     "voc2012",
-    data_dir=str(tmp_path),
+    data_dir=str(folder),
     manual_dir=str(shared / "data/voc2012-sample"),
     partial=True,
   )
   config = config_lib.base_config()
-  config.data.update(
-    name="voc2012", data_dir=str(tmp_path), eval_size=(513, 513)
-  )
+  config.data.update(name="voc2012", data_dir=str(folder), eval_size=(513, 513))
   config.eval.update(batch_size=4, pictures=0)
   model = DeepLab(
     num_classes=21,
@@ -304,6 +321,21 @@ def test_released_model_on_the_voc_sample(shared, tmp_path):
   weights = shared / "weights/deeplabv3_mnv2_dm05_pascal_trainaug"
   with np.load(weights / "variables.npz") as arrays:
     variables = import_weights.from_tensorflow(dict(arrays), model)
+  return config, model, variables
+
+
+@pytest.mark.slow
+def test_released_model_in_bfloat16_on_the_voc_sample(shared, tmp_path):
+  config, model, variables = _released(shared, tmp_path)
+  config.eval.dtype = "bfloat16"
+  found = evaluate.evaluate(model, variables, config)
+  assert found.settings["dtype"] == "bfloat16"
+  assert 100 * found.miou == pytest.approx(70.25, abs=0.2)
+
+
+def test_released_model_on_the_voc_sample(shared, tmp_path):
+  config, model, variables = _released(shared, tmp_path)
+  weights = shared / "weights/deeplabv3_mnv2_dm05_pascal_trainaug"
   found = evaluate.evaluate(model, variables, config, detailed=True)
   golden = json.loads((weights / "golden/metrics_os16.json").read_text())["val"]
   wanted = np.array(golden["confusion_rows_truth_cols_prediction"])

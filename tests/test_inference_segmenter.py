@@ -1,6 +1,7 @@
 """Images of any size to labels, by buckets and by tiles."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -158,6 +159,23 @@ def test_load_gives_the_stored_model(tmp_path):
   image = random_image(60, 90)
   dense = by_definition(model.clone(output_stride=8), image, (65, 97))
   assert (labeller(image) != dense).mean() < 1e-3
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_load_computes_in_what_is_asked_for(tmp_path, stored):
+  model = tiny_model(dtype=jnp.dtype(stored))
+  checkpoints.save_model(tmp_path, model, make_variables(model))
+  image = random_image(60, 90)
+  exact, rounded, own = (
+    deeplab_jax.load(tmp_path, dtype=dtype).probabilities(image)
+    for dtype in ("float32", "bfloat16", None)
+  )
+  np.testing.assert_array_equal(own, rounded if stored == "bfloat16" else exact)
+  in_float32 = segmenter(tiny_model()).probabilities(image)
+  np.testing.assert_allclose(exact, in_float32, atol=1e-5)
+  assert 0 < np.abs(exact - rounded).max() < 0.05
+  with pytest.raises(ValueError, match="dtype must be float32 or bfloat16"):
+    deeplab_jax.load(tmp_path, dtype="float16")
 
 
 @pytest.mark.parametrize(

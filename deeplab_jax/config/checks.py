@@ -11,7 +11,7 @@ from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.config.following import follows_images
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.losses import LOSSES, settings
-from deeplab_jax.models import model_arguments
+from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
 
 TASKS = ("segmentation", "classification")
 LR_POLICIES = ("poly", "step")
@@ -77,6 +77,7 @@ def _check_model(config: ConfigDict) -> None:
       "config.eval.output_stride must be 0 (the model's), 8, 16 or 32, got "
       f"{config.eval.output_stride}"
     )
+  _require_one_of("eval.dtype", config.eval.dtype, ("", *INFERENCE_DTYPES))
 
 
 def _check_loss(config: ConfigDict) -> None:

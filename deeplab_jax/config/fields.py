@@ -167,6 +167,8 @@ def eval_fields() -> dict[str, Any]:
   return {
     # 0 is the model's own; a checkpoint fits any of 8, 16, 32.
     "output_stride": 0,
+    # "float32" or "bfloat16", which the network computes in; "" is its own.
+    "dtype": "",
     # Images that are evaluated together.
     "batch_size": 1,
     # Scales whose probabilities are averaged, each also flipped or not.

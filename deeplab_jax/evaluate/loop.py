@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.progress
 from jax.experimental import multihost_utils
@@ -28,8 +29,9 @@ from deeplab_jax.evaluate.batches import Group, groups, plan
 from deeplab_jax.evaluate.results import Detail, Evaluation, ScoredPicture
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.crops import why_not_confinable
+from deeplab_jax.inference.folding import fold, keeps_digits
 from deeplab_jax.inference.protocol import Protocol
-from deeplab_jax.models import DeepLab
+from deeplab_jax.models import DeepLab, for_inference
 from deeplab_jax.models.ops.canvas import NotConfinable
 
 _EXTREMES = 6  # worst and best images kept
@@ -53,7 +55,8 @@ def evaluate(
   Every process of a run calls this; all get the same figures.
 
   Args:
-    model: the network; `config.eval.output_stride` may replace its own.
+    model: the network; `output_stride` and `dtype` of `config.eval` may replace
+      its own.
     variables: `{"params", "batch_stats"}`, replicated over `mesh`.
     config: `data` and `eval` are read.
     dataset: opened from `config.data` by default; one who evaluates several
@@ -81,8 +84,11 @@ def evaluate(
       f"data.name {info.name!r} has {info.num_classes} classes, the "
       f"model {model.num_classes}: evaluate it on what it was trained on"
     )
-  if config.eval.output_stride:
-    model = model.clone(output_stride=config.eval.output_stride)
+  model = for_inference(model, config.eval.output_stride, config.eval.dtype)
+  if keeps_digits(model):
+    variables = jax.device_put(
+      fold(model, variables), sharding.replicated(mesh)
+    )
   protocol = make_protocol(config, least_crop)
   step = _make_step(model, protocol.scales, protocol.flip, mesh, detailed)
   sizes = segmentation.eval_sizes(dataset, config.data)
@@ -363,6 +369,7 @@ def _settings(
     "split": dataset.eval_split,
     "backbone": model.backbone,
     "output_stride": model.output_stride,
+    "dtype": jnp.dtype(model.dtype).name,
     "least_crop": list(protocol.least_crop),
     "crop_size": [max(sides) for sides in zip(*crops)],
     "scales": list(protocol.scales),

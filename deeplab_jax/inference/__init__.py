@@ -11,6 +11,7 @@ from deeplab_jax.inference.fusion import (
   scaled_size,
 )
 from deeplab_jax.inference.segmenter import Segmenter
+from deeplab_jax.models import for_inference
 
 __all__ = [
   "Segmenter",
@@ -23,19 +24,24 @@ __all__ = [
 
 
 def load(
-  path: str | os.PathLike, output_stride: int | None = None, **options: Any
+  path: str | os.PathLike,
+  output_stride: int | None = None,
+  dtype: str | None = None,
+  **options: Any,
 ) -> Segmenter:
   """A segmenter of a stored model.
 
   Args:
     path: a workdir, a step in it, its `best`, or an imported model directory.
     output_stride: 8, 16 or 32 in place of the stored model's.
+    dtype: "float32" or "bfloat16", which the network computes in; None takes
+      what it was trained in. Half the memory and less time in bfloat16 where
+      the device has instructions for it, more time where it has none.
     **options: further arguments of `Segmenter`, such as `scales` and `flip`.
 
   Raises:
     ValueError: nothing to load at `path`, or a wrong argument.
   """
   model, variables, facts = load_variables(path)
-  if output_stride is not None:
-    model = model.clone(output_stride=output_stride)
+  model = for_inference(model, output_stride, dtype)
   return Segmenter.from_model_json(model, variables, facts, **options)

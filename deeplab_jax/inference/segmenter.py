@@ -8,12 +8,17 @@ from concurrent import futures
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax import visualize
 from deeplab_jax.inference import onednn
 from deeplab_jax.inference.crops import why_not_confinable
-from deeplab_jax.inference.folding import fold, layers_in_onednn
+from deeplab_jax.inference.folding import (
+  fold,
+  keeps_digits,
+  layers_in_onednn,
+)
 from deeplab_jax.inference.fusion import predict_fn
 from deeplab_jax.inference.protocol import (
   Protocol,
@@ -67,7 +72,8 @@ class Segmenter:
       scales: multiples of 1/4 whose probabilities are averaged.
       flip: whether to average over the mirror images, too.
       fold_batch_norm: whether to fold batch norms into kernels, see `folding`;
-        None folds where layers then are calls of `onednn`, on most CPUs.
+        None folds where layers then are calls of `onednn`, on most CPUs in
+        float32, and in bfloat16, whose digits it keeps.
       max_pixels: larger crops are cut into windows.
       tile: side of a window, see `Protocol`.
     """
@@ -82,12 +88,13 @@ class Segmenter:
       max_pixels=max_pixels,
       tile=tile,
     )
+    is_in_reach = model.dtype == jnp.float32 and onednn.is_available()
     if fold_batch_norm is None:
-      fold_batch_norm = onednn.is_available()
+      fold_batch_norm = is_in_reach or keeps_digits(model)
     if fold_batch_norm:
       variables = fold(model, variables)
     self._variables = jax.device_put(variables)
-    self._in_onednn = fold_batch_norm and onednn.is_available()
+    self._in_onednn = fold_batch_norm and is_in_reach
     predict = predict_fn(model, self.protocol.scales, flip)
     self._run = _jitted(predict, self._in_onednn)
     self._programs = {}

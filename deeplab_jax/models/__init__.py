@@ -7,7 +7,9 @@ from deeplab_jax.models.backbones import (
 )
 from deeplab_jax.models.classifier import Classifier
 from deeplab_jax.models.deeplab import (
+  INFERENCE_DTYPES,
   DeepLab,
+  for_inference,
   model_arguments,
   model_from_dict,
   model_to_dict,
@@ -16,8 +18,10 @@ from deeplab_jax.models.ops.resize import resize_bilinear, resized_argmax
 
 __all__ = [
   "BACKBONES",
+  "INFERENCE_DTYPES",
   "Classifier",
   "DeepLab",
+  "for_inference",
   "model_arguments",
   "model_from_dict",
   "model_to_dict",

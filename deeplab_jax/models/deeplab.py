@@ -14,6 +14,9 @@ from deeplab_jax.models.dpc import DPC
 from deeplab_jax.models.layers import Conv, truncated_normal
 from deeplab_jax.models.lraspp import LiteRASPP
 
+INFERENCE_DTYPES = ("float32", "bfloat16")
+"""What pictures can be labelled in, whatever a network was trained in."""
+
 
 class DeepLab(nn.Module):
   """The segmentation network.
@@ -180,6 +183,29 @@ def model_from_dict(
   if "dtype" in arguments:
     arguments["dtype"] = jnp.dtype(arguments["dtype"])
   return network(**arguments)
+
+
+def for_inference(
+  model: DeepLab, output_stride: int | None = None, dtype: str | None = None
+) -> DeepLab:
+  """`model` as it is to label pictures.
+
+  Args:
+    model: the stored network.
+    output_stride: 8, 16 or 32 in place of its own; None or 0 keep that.
+    dtype: a name of `INFERENCE_DTYPES` that it computes in, in place of its
+      own; None or "" keep that.
+
+  Raises:
+    ValueError: another stride or dtype.
+  """
+  settings = {"output_stride": output_stride} if output_stride else {}
+  if dtype:
+    if dtype not in INFERENCE_DTYPES:
+      allowed = " or ".join(INFERENCE_DTYPES)
+      raise ValueError(f"dtype must be {allowed}, got {dtype!r}")
+    settings["dtype"] = jnp.dtype(dtype)
+  return model.clone(**settings) if settings else model
 
 
 def _tuples(value):

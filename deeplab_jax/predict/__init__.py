@@ -19,6 +19,7 @@ from typing import Any
 
 from deeplab_jax import messages, runtime
 from deeplab_jax.inference import load
+from deeplab_jax.models import INFERENCE_DTYPES
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import (
   LABELS,
@@ -68,7 +69,7 @@ def _run(flags: argparse.Namespace) -> int:
   kinds = _kinds(flags)
   _make_folders(flags.out, kinds)
   segmenter = load(
-    flags.checkpoint, output_stride=flags.output_stride, **_protocol(flags)
+    flags.checkpoint, flags.output_stride, flags.dtype, **_protocol(flags)
   )
   for line in remarks(job.source for job in jobs):
     print(f"warning: {line}", file=sys.stderr)
@@ -131,6 +132,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--out", required=True, help="folder of the results")
   parser.add_argument(
     "--output_stride", type=int, help="8, 16 or 32; the model's by default"
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=INFERENCE_DTYPES,
+    help="what the network computes in; by default what it was trained in",
   )
   parser.add_argument(
     "--scales",

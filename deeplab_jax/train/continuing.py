@@ -37,8 +37,8 @@ _MEANING = frozenset(
 
 # What the figures of an evaluation depend on beside the weights and the data.
 _SCORING = (
-  *("data.eval_limit", "data.eval_size", "eval.output_stride", "eval.scales"),
-  *("eval.flip", "eval.max_pixels", "eval.tile"),
+  *("data.eval_limit", "data.eval_size", "eval.output_stride", "eval.dtype"),
+  *("eval.scales", "eval.flip", "eval.max_pixels", "eval.tile"),
 )
 
 

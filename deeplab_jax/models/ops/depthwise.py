@@ -28,7 +28,7 @@ LOWERING: dict[str, Lowering] = {
   "cuda": "mixed",
   "rocm": "mixed",
 }
-"""The lowering of each platform; see docs/performance.md for the figures.
+"""The lowering of each platform; see docs/performance/notes.md.
 
 `"mixed"` is `"shift"` in inference and `"lax"` where there are gradients.
 """
