@@ -8,11 +8,9 @@ import hashlib
 import cv2
 import ml_collections
 import numpy as np
-import PIL.ExifTags
-import PIL.Image
 
 from deeplab_jax.data import preprocess
-from deeplab_jax.data.builders import masks, pictures
+from deeplab_jax.data.builders import masks
 from deeplab_jax.data.builders.faults import BadExample, Remark
 from deeplab_jax.doctor import blending, fitting
 from deeplab_jax.doctor.blending import Blending
@@ -21,21 +19,6 @@ from deeplab_jax.doctor.samples import Sample
 _LOOK_SIDE = 16
 _LEAST_CONTRAST = 4.0  # of 0..255; flatter images all look alike
 _MOST_VALUES = 300  # of a mask kept; more are counted
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-  """What the header of an image file says.
-
-  Attributes:
-    turn: EXIF orientation, 1 to 8; 1 is upright.
-    has_holes: whether pixels are transparent.
-    palette: colours of an indexed image.
-  """
-
-  turn: int
-  has_holes: bool
-  palette: tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +75,6 @@ class Facts:
     split: "train" or "val".
     index: by which `Samples.read` reads it again.
     name, image_file, mask_file, faults, remarks: as in `Sample`.
-    image_header, mask_header: of the files.
     image: of the image.
     mask: of the mask as stored.
     counts: pixels (256,) of each label.
@@ -107,8 +89,6 @@ class Facts:
   mask_file: str
   faults: tuple[BadExample, ...]
   remarks: tuple[Remark, ...]
-  image_header: Header | None
-  mask_header: Header | None
   image: ImageFacts | None
   mask: MaskFacts | None
   counts: np.ndarray | None
@@ -144,33 +124,12 @@ def measure(
     mask_file=sample.mask_file,
     faults=tuple(sample.faults),
     remarks=tuple(sample.remarks),
-    image_header=_header(sample.image_header),
-    mask_header=_header(sample.mask_header),
     image=None if image is None else _image(image),
     mask=None if sample.mask is None else _mask(sample.mask),
     counts=None if label is None else _counts(label),
     kept=None if label is None else _kept(label, data_config, logits_stride),
     contrast=fitting.edge_contrast(image, label) if fits else None,
   )
-
-
-def _header(image: PIL.Image.Image | None) -> Header | None:
-  if image is None:
-    return None
-  try:
-    return Header(
-      turn=image.getexif().get(PIL.ExifTags.Base.Orientation, 1),
-      has_holes=_has_holes(image),
-      palette=pictures.palette_of(image),
-    )
-  except Exception:  # broken: noted when the pixels were decoded
-    return None
-
-
-def _has_holes(image: PIL.Image.Image) -> bool:
-  if not image.has_transparency_data:
-    return False
-  return image.convert("RGBA").getextrema()[3][0] < 255
 
 
 def _image(image: np.ndarray) -> ImageFacts:
