@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
 
 import jax
 from jax._src import distributed  # its client is not to be had otherwise
@@ -48,7 +47,7 @@ def start_runtime() -> None:
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   logging.getLogger("jax").setLevel(logging.WARNING)
   threading.excepthook = _except_in_thread
-  sys.excepthook = _except_in_callback
+  sys.unraisablehook = _except_in_callback
   _start_processes()
   _start_compilation_cache()
 
@@ -59,15 +58,14 @@ def _except_in_thread(error: threading.ExceptHookArgs) -> None:
     threading.__excepthook__(error)
 
 
-def _except_in_callback(kind: type, error: BaseException, trace: Any) -> None:
+def _except_in_callback(error: "sys.UnraisableHookArgs") -> None:
   """Leaves out that a write of several had nobody to tell of its failure.
 
   tensorstore calls, from threads of its own, a loop of Orbax that has ended at
   the first of these failures, which the door will tell.
   """
-  in_thread = threading.current_thread() is not threading.main_thread()
-  if not (in_thread and str(error) == "Event loop is closed"):
-    sys.__excepthook__(kind, error, trace)
+  if str(error.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(error)
 
 
 def _start_processes() -> None:
