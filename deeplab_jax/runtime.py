@@ -42,10 +42,11 @@ def start_runtime() -> None:
   """
   # Orbax tells of every file, and of every array that it could not write, in
   # its threads, before the error comes to us, and asyncio again of each but the
-  # first; jax tells of accelerators not there.
+  # first; jax tells of accelerators not there, matplotlib of its list of fonts.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   logging.getLogger("jax").setLevel(logging.WARNING)
+  logging.getLogger("matplotlib").setLevel(logging.WARNING)
   threading.excepthook = _except_in_thread
   sys.unraisablehook = _except_in_callback
   _start_processes()
