@@ -39,7 +39,6 @@ CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   split_checks.repeated,
   label_checks.nothing_to_learn,
   label_checks.unused_ids,
-  label_checks.stray_ids,
   split_checks.missing_classes,
   label_checks.no_ignore_label,
   label_checks.mostly_ignored,

@@ -53,7 +53,6 @@ class MaskFacts:
     values: the values, or colours as r * 65536 + g * 256 + b, it has, at most
       some hundreds.
     num_values: how many there are.
-    solid: values that fill a square of 3 x 3 pixels somewhere.
     blending: how its regions meet.
     digest: equal only for equal masks.
   """
@@ -62,7 +61,6 @@ class MaskFacts:
   is_colour: bool
   values: frozenset[int]
   num_values: int
-  solid: frozenset[int]
   blending: Blending
   digest: bytes
 
@@ -168,22 +166,9 @@ def _mask(mask: np.ndarray) -> MaskFacts:
     is_colour=is_colour,
     values=frozenset(values[:_MOST_VALUES]),
     num_values=len(values),
-    solid=frozenset(_solid(codes)[:_MOST_VALUES]),
     blending=blending.measure(mask),
     digest=_digest(mask),
   )
-
-
-def _solid(values: np.ndarray) -> list[int]:
-  """Values (h, w) whose 3 x 3 neighbourhood is equal somewhere."""
-  if min(values.shape) < 3:
-    return np.unique(values).tolist()
-  same = values[:, 1:] == values[:, :-1]
-  same = same[:, 1:] & same[:, :-1]  # three in a row
-  rows = same[2:] & same[1:-1] & same[:-2]
-  middle = values[1:-1, 1:-1]
-  rows &= (middle == values[:-2, 1:-1]) & (middle == values[2:, 1:-1])
-  return np.unique(middle[rows]).tolist()
 
 
 def _counts(label: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ from deeplab_jax.doctor.survey import (
 _DOMINANT = 0.95  # share of the pixels of one class
 _RARE = 1e-3  # pixels of the rarest class, per pixel of the most frequent
 _FEW = 8  # images, below which statistics say nothing
-_STRAY = 10  # values that never fill 3 x 3 pixels
 
 
 def no_ignore_label(survey: Survey) -> Iterator[Finding]:
@@ -58,26 +57,6 @@ def unused_ids(survey: Survey) -> Iterator[Finding]:
       f"used; without a pixel: {ranges(unused)}",
       REMARKS["gaps-in-ids"].remedy,
       _with_class(survey, {max(used)}),
-    )
-
-
-def stray_ids(survey: Survey) -> Iterator[Finding]:
-  """Many values that occur in specks only: noise of a lossy format."""
-  if not survey.infers_classes:
-    return
-  masks = [facts for facts in survey.facts if facts.mask]
-  solid = frozenset().union(*(facts.mask.solid for facts in masks))
-  values = frozenset().union(*(facts.mask.values for facts in masks))
-  strays = values - solid - {IGNORE}
-  if solid and len(strays) >= max(_STRAY, 2 * len(solid)):
-    having = [(len(f.mask.values & strays), f) for f in masks]
-    having.sort(key=lambda pair: -pair[0])
-    yield error(
-      "stray-ids",
-      f"{len(strays)} values occur in specks only, {len(solid)} fill areas: "
-      "the masks were compressed like photographs, or smoothed",
-      "export the masks again in a lossless format (PNG), without smoothing",
-      (mention_mask(f, f"{count} such values") for count, f in having if count),
     )
 
 

@@ -105,6 +105,11 @@ FAULTS = {
     "masks of instances number every object: convert the numbers to classes; "
     "else merge classes",
   ),
+  "stray-ids": Kind(
+    "masks have many values in specks only: they were compressed like "
+    "photographs, or smoothed",
+    "export the masks again in a lossless format (PNG), without smoothing",
+  ),
   "near-colours": Kind(
     "classes made of the colours found differ hardly in colour",
     "make them one colour in the masks, or list both in classes.yaml if they "

@@ -275,6 +275,18 @@ def codes_of(colors: np.ndarray) -> np.ndarray:
   return codes
 
 
+def solid(values: np.ndarray) -> list[int]:
+  """Values (h, w) whose 3 x 3 neighbourhood is equal somewhere."""
+  if min(values.shape) < 3:
+    return np.unique(values).tolist()
+  same = values[:, 1:] == values[:, :-1]
+  same = same[:, 1:] & same[:, :-1]  # three in a row
+  rows = same[2:] & same[1:-1] & same[:-2]
+  middle = values[1:-1, 1:-1]
+  rows &= (middle == values[:-2, 1:-1]) & (middle == values[2:, 1:-1])
+  return np.unique(middle[rows]).tolist()
+
+
 def code_of(color: Color) -> int:
   """r * 65536 + g * 256 + b."""
   return int.from_bytes(bytes(color))
