@@ -9,8 +9,10 @@ import importlib
 import os
 from typing import Any
 
-# XLA reads this when jax is imported. It takes a compilation of two minutes for
-# a fault and prints a banner for it; what does fail is raised as well.
+# XLA takes a compilation of two minutes for a fault and prints a banner for it,
+# among its errors. There is no flag for the banner alone, and this, the level
+# below which nothing is printed, is read once, when jax is imported. What does
+# fail is raised as well; TF_CPP_MIN_LOG_LEVEL=0 shows all.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _HOMES = {

@@ -5,7 +5,9 @@ after a kill or a power cut a file holds what it held before, or all of the new.
 """
 
 import contextlib
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -18,8 +20,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Gives a path to write to, which becomes `path` when the block has ended.
 
   Its folder is made if it is missing. If the block raises, `path` stays as it
-  was. A link is followed; a device or pipe, such as /dev/stdout, is handed out
-  as it is.
+  was. Several may write one path at a time: each whole, the last one stays.
+  A link is followed; a device or pipe, such as /dev/stdout, is handed out as it
+  is.
   """
   path = pathlib.Path(path)
   if path.exists() and not path.is_file():
@@ -27,19 +30,56 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     return
   path = pathlib.Path(os.path.realpath(path))
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Of one length, as the name may be as long as names can be; the same each
-  # time, so that what a kill leaves is taken up by the next attempt.
-  name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-  partial = path.with_name(f".{name}.partial")
+  partial, file = _partial(path)
   try:
     yield partial
-    with partial.open("rb") as file:
-      os.fsync(file.fileno())
+    os.fsync(file)
     partial.replace(path)
   except BaseException:
     with contextlib.suppress(OSError):
       partial.unlink()
     raise
+  finally:
+    os.close(file)
+
+
+def _partial(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+  """Where to write what will be `path`, and that file, which is locked.
+
+  Its name is of one length, as that of `path` may be as long as names can be,
+  and the same each time, so that what a kill leaves is taken up by the next
+  attempt; but another one while somebody writes there.
+  """
+  name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+  for number in itertools.count():
+    partial = path.with_name(f".{name}{number or ''}.partial")
+    file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    if lock(file) and _is_still(partial, file):
+      os.truncate(file, 0)
+      return partial, file
+    os.close(file)
+
+
+def lock(file: int) -> bool:
+  """Locks an open file or folder until it is closed; False if another has it.
+
+  True as well where the file system knows no locks.
+  """
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:
+    pass
+  return True
+
+
+def _is_still(path: pathlib.Path, file: int) -> bool:
+  """Whether `path` leads to `file`, which another may have renamed."""
+  try:
+    return os.path.samestat(path.stat(), os.fstat(file))
+  except FileNotFoundError:
+    return False
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

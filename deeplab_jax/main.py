@@ -6,6 +6,8 @@ The same command continues a run that was cut off. `--verbosity=1` shows where
 an error came from.
 """
 
+import contextlib
+
 from absl import flags
 
 from deeplab_jax import checkpoints, runtime, tasks, train
@@ -49,7 +51,8 @@ def main() -> None:
   if evaluates:
     config_lib.check(config)
     report = tasks.find_task(config).report
-    report(checkpoint, config, workdir, compare=_COMPARE.value)
+    with contextlib.closing(runtime.StopRequest(saves=False)):
+      report(checkpoint, config, workdir, compare=_COMPARE.value)
   else:
     evaluating = _MODE.value == "train_and_eval"
     train.train_and_evaluate(

@@ -1,5 +1,7 @@
 """Files whole or not at all: failures, kills, odd places."""
 
+import concurrent.futures
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -71,6 +73,23 @@ for owner, call in (
 def test_a_kill_at_any_call_leaves_the_old_file(tmp_path):
   command = [sys.executable, "-c", _KILLS, str(tmp_path / "a")]
   subprocess.run(command, check=True, cwd=_REPOSITORY)
+
+
+def test_several_that_write_one_file_do_not_share_what_they_write(tmp_path):
+  """Threads here; processes lock each other out in the same way."""
+  path = tmp_path / "a"
+  whole = [bytes([i]) * 100_000 for i in range(4)]
+  with contextlib.ExitStack() as stack:
+    partials = [stack.enter_context(atomic.replacing(path)) for _ in whole]
+    assert len(set(partials)) == len(whole)
+    for partial, content in zip(partials, whole):
+      partial.write_bytes(content)
+  assert path.read_bytes() in whole
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    for _ in range(50):
+      list(pool.map(lambda content: atomic.write_bytes(path, content), whole))
+      assert path.read_bytes() in whole
+  assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_link_is_followed_and_a_pipe_written_to(tmp_path):

@@ -1,8 +1,10 @@
 """Saving, finding, verifying and restoring, with real files."""
 
 import errno
+import functools
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import time
@@ -14,6 +16,7 @@ import pytest
 
 import deeplab_jax
 from deeplab_jax import (
+  atomic,
   checkpoints,
   evaluate,
   messages,
@@ -135,7 +138,9 @@ _READERS = {
 
 
 @pytest.mark.parametrize("reader", _READERS)
-@pytest.mark.parametrize("damage", ["damaged", "unreadable", "model.json"])
+@pytest.mark.parametrize(
+  "damage", ["damaged", "damaged best", "unreadable", "model.json", "one bit"]
+)
 def test_every_reader_answers_damage_in_one_line(
   copy, first, reader, damage, monkeypatch, capsys
 ):
@@ -143,6 +148,16 @@ def test_every_reader_answers_damage_in_one_line(
   (copy / "a.png").write_bytes(b"")
   if damage == "model.json":
     (copy / "model.json").write_text('{"format": 1, "mod')
+  if damage == "one bit":  # makes an output stride of 14 of 16
+    text = (copy / "model.json").read_text()
+    assert '"output_stride": 16' in text
+    text = text.replace('"output_stride": 16', '"output_stride": 14')
+    (copy / "model.json").write_text(text)
+  if damage == "damaged best":
+    path = copy / "best/2/variables/_METADATA"
+    path.write_bytes(path.read_bytes()[:100])
+    copy = copy / "best"
+    (copy / "a.png").write_bytes(b"")
   for step in (2, 3):
     path = copy / f"checkpoints/{step}/variables/_METADATA"
     if damage == "damaged":
@@ -157,14 +172,16 @@ def test_every_reader_answers_damage_in_one_line(
     message = _READERS[reader](copy, first)
   except (ValueError, OSError) as error:
     message = messages.explain(error)
-  if damage == "model.json" and reader in ("init_from", "doctor"):
+  of_model = damage in ("model.json", "one bit")
+  if of_model and reader in ("init_from", "doctor"):
     return  # They read the weights alone.
   if reader == "predict":
     assert message == 1
     message = capsys.readouterr().err.strip()
   assert "\n" not in message
-  expected = {"damaged": "is not whole", "unreadable": "Stale file handle"}
-  assert expected.get(damage, "model.json is damaged") in message
+  expected = {"unreadable": "Stale file handle"}
+  whole = "model.json is damaged" if of_model else "is not whole"
+  assert expected.get(damage, whole) in message
   if damage == "damaged":
     assert f"{copy / 'best'}" in message
 
@@ -299,6 +316,22 @@ def test_a_saved_model_loads_with_its_settings(tmp_path, first):
     "scale": [2 / 255] * 3,
   }
   _assert_equal(variables, first.variables)
+
+
+def test_a_model_is_written_by_one_and_never_over_another(tmp_path, first):
+  """Not over one that is being written either; what a kill left is no model."""
+  save = functools.partial(checkpoints.save_model, tmp_path, _model())
+  (tmp_path / "checkpoints/0.orbax-checkpoint-tmp-1").mkdir(parents=True)
+  other = os.open(tmp_path, os.O_RDONLY)
+  assert atomic.lock(other)
+  with pytest.raises(ValueError, match="is being written; give another --out"):
+    save(first.variables)
+  os.close(other)
+  save(first.variables)
+  with pytest.raises(ValueError, match="holds a model already"):
+    save(first.variables)
+  found = checkpoints.load_variables(tmp_path)[1]
+  _assert_equal(jax.tree.map(np.asarray, found), first.variables)
 
 
 def test_kernels_stored_in_half_precision_come_back_as_float32(tmp_path, first):

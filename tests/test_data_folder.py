@@ -11,9 +11,9 @@ import pytest
 
 from deeplab_jax.config import base_config
 from deeplab_jax.data import build, datasets, segmentation
-from deeplab_jax.data.builders import folder_classes
+from deeplab_jax.data.builders import base, class_lists, folder_classes
 from deeplab_jax.data.builders.faults import BadExample
-from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.builders.trees import File, Tree
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.doctor.samples import FolderSamples
 
@@ -437,6 +437,32 @@ _FAULTS = {
     lambda root: (root / "val.txt").write_bytes(b"\xff\xfe\x00"),
     r"val\.txt: must be UTF-8 text",
   ),
+  "a list of several names that are not there": (
+    lambda root: (root / "train.txt").write_text("s\nt\nu\nv\nw\nx\ny\n"),
+    r"must list images that are there, got s, t, u, v, w and 2 more; ",
+  ),
+  "a list in UTF-16 without its mark": (
+    lambda root: (root / "val.txt").write_bytes("scene".encode("utf-16-le")),
+    r"val\.txt: must be UTF-8 text \(it has zero bytes",
+  ),
+  "masks of 0 and 1 beside such of 0 and 255": (
+    lambda root: [
+      _save_as(root, n, np.uint8(mask > 0) * np.uint8(1 if i else 255))
+      for i, (n, mask) in enumerate(_masks(3).items())
+    ],
+    r"scene_00\.png: masks must write class_1 alike, got 255, and 1 in .*"
+    r"scene_0[12]\.png; if 255 is to be ignored",
+  ),
+  "a TIFF that is cut off": (
+    lambda root: (
+      PIL.Image.open(root / "masks/scene_01.png").save(
+        root / "masks/scene_01.tif"
+      ),
+      _remove(root, "masks/scene_01.png"),
+      os.truncate(root / "masks/scene_01.tif", 300),
+    ),
+    r"scene_01\.tif: cannot be decoded",
+  ),
   "masks of one class": (
     lambda root: [_save_as(root, n, 0 * m) for n, m in _masks(3).items()],
     r"scene_00\.png: .* two classes or more, got only class_0 \(0\) in all; ",
@@ -619,8 +645,35 @@ def test_fault_is_refused_by_name_and_the_doctor_says_the_same(root, fault):
   config = _config(root)
   with pytest.raises(ValueError, match=message) as refused:
     open_dataset(config)
+  every = (refused.value, *refused.value.others)
   if refused.value.code != "mask-size":  # of which the doctor says more
-    assert str(refused.value) in _said_by_the_doctor(root)
+    assert set(map(_alone, every)) <= _said_by_the_doctor(root)
+  message = str(refused.value)
+  assert len(message.splitlines()) == len({fault.code for fault in every})
+
+
+def _alone(fault) -> str:
+  return str(BadExample(fault.file, fault.code, fault.problem))
+
+
+def test_all_faults_are_counted_and_some_named(root, monkeypatch):
+  """A line for each kind, as long as it does not take too long to look."""
+  _write(root, _masks(12))
+  for i in range(7):
+    (root / f"masks/scene_{i:02d}.png").write_bytes(b"no picture")
+  _save_as(root, "scene_08", np.zeros((9, 9), np.uint8))
+  with pytest.raises(
+    ValueError, match=r"the same of 6 more: .*, \.\.\."
+  ) as all:
+    open_dataset(_config(root))
+  lines = str(all.value).splitlines()
+  assert len(lines) == 2 and lines[0].count("no known format") == 1
+  assert sorted(line.count("masks/scene_") for line in lines) == [1, 4]
+  monkeypatch.setattr(base, "_SECONDS_LOOKING", -1.0)
+  with pytest.raises(ValueError) as some:
+    open_dataset(_config(root))
+  assert not some.value.is_all
+  assert "\n" not in str(some.value)
 
 
 def _said_by_the_doctor(root) -> set[str]:
@@ -633,6 +686,66 @@ def _said_by_the_doctor(root) -> set[str]:
     for index in range(len(samples.names(split))):
       faults += samples.read(split, index).faults
   return set(map(str, faults))
+
+
+# (what is in the list, what it gives: names, or what is wrong).
+_LISTS = {
+  "txt": [
+    (b"\xef\xbb\xbfa\r\nb\r\n\r\n", ("a", "b")),
+    ("a\r\nb\r\n".encode("utf-16"), ("a", "b")),
+    (b"\"a\"\n'b'\n", ("a", "b")),
+    (b"a,\nb,\n", ("a", "b")),
+    (b"0: a\n1: b\n", ("a", "b")),
+    (b'0 a b\n1 "c",\n', ("a b", "c")),
+    (b"2 a\nb\n", ("2 a", "b")),
+    (b"0\n1\n", ("0", "1")),
+    ("a\u2028b\nc\x0bd\n".encode(), ("a\u2028b", "c\x0bd")),
+    (b"1 a\n2 b\n", r"numbers of classes must be .* from 0 on, got 1, 2"),
+    (b"1\n0\n", r"numbers of classes must be .* from 0 on, got 1, 0"),
+    (b"# classes\na\nb\n", r"must have a class name a line, got '# classes'"),
+    ("\u00e4\na\u0308\n".encode(), "a name of its own, got \u00e4 twice"),
+    (b"a\0\nb\0\n", r"must be UTF-8 text \(it has zero bytes"),
+    (b"stra\xdfe\n", r"must be UTF-8 text"),
+  ],
+  "yaml": [
+    (b"\xef\xbb\xbfclasses: [a, b]\r\n", ("a", "b")),
+    ("classes: [a, b]".encode("utf-16"), ("a", "b")),
+    (
+      b"classes: [no, off, 010, 1.0, 2020-01-01, .inf]",
+      ("no", "off", "010", "1.0", "2020-01-01", ".inf"),
+    ),
+    (b"classes: [0, 1]", ("0", "1")),
+    (b"classes: {a: , b: null}", ("a", "b")),
+    (b"classes: [1, 0]", r"numbers of classes must be .* from 0 on, got 1, 0"),
+    (b"classes: {0: a, 1: b}", r"the colour of 0 must be .* in the order of"),
+    (b"classes: {a: '#ff0000'}", r"the colour of a must be \[r, g, b\]"),
+    (b"classes: {a: [true, 0, 0]}", r"the colour of a must be \[r, g, b\]"),
+    (b"classes: {a: [1.0, 0, 0]}", r"the colour of a must be \[r, g, b\]"),
+    (b"classes: [a, ' a']", "a name of its own, got a twice"),
+    (b"classes: ['', a]", "must have a class name a line, got none"),
+    (b"classes: [a, null]", r"must have classes, a list of names"),
+    (b"classes: [a]\nignore_label: true", r"0\.\.255 or null, got 'true'"),
+    (b"classes: [a]\nignore_label: 2.0", r"0\.\.255 or null, got '2\.0'"),
+    (b"classes: [a]\nignore_label: '2'", r"0\.\.255 or null, got '2'"),
+    (b"classes: [a]\nignore_label: -1", r"0\.\.255 or null, got -1"),
+    (b"classes:\n\t- a", r"must be YAML \(while scanning"),
+    (b"classes: [a]\n---\nclasses: [b]", r"must be YAML \(expected a single"),
+    (b"classes: !!python/name:os.system", r"must be YAML \(could not determ"),
+  ],
+}
+
+
+@pytest.mark.parametrize("kind", _LISTS)
+def test_a_list_of_classes_is_read_as_it_is_written_or_refused(kind):
+  for content, expected in _LISTS[kind]:
+    name = f"classes.{kind}"
+    tree = Tree("mine", {name: File(f"mine/{name}", lambda c=content: c)})
+    if isinstance(expected, tuple):
+      assert class_lists.read(tree).names == expected, content
+      continue
+    with pytest.raises(BadExample, match=f"mine/{name}: .*{expected}") as fault:
+      class_lists.read(tree)
+    assert "\n" not in str(fault.value), content
 
 
 def test_path_must_be_given_and_be_there(root):

@@ -11,6 +11,7 @@ import zlib
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 
@@ -321,6 +322,44 @@ def test_nothing_known_is_ignored_once_declared_and_else_refused(
   assert names in codes
   config.data.nodata = float(value)
   _check(config, expected)
+
+
+@pytest.mark.parametrize("way", ["RGB", "RGBA", "BMP", "WebP"])
+def test_nothing_known_is_ignored_in_masks_of_colours_as_well(tmp_path, way):
+  """It is where red, green and blue are all the number."""
+  root, expected = tmp_path / "mine", {}
+  (root / "masks").mkdir(parents=True)
+  for i in range(3):
+    labels = _labels(i, 4)
+    _write_image(root, f"s{i}")
+    _COLOUR_WAYS[way](root / f"masks/s{i}", labels, _PAINT)
+    expected[f"s{i}"] = np.where(labels == 0, _IGNORED, labels - 1)
+  lines = [f"  {n}: {list(c)}\n" for n, c in zip(_NAMES, _COLOURS[1:])]
+  (root / "classes.yaml").write_text("classes:\n" + "".join(lines))
+  config = scenes.config(root)
+  assert _built(config) == ("unlisted-colour", None)
+  config.data.nodata = 0.0
+  _check(config, expected)
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_a_mask_that_exif_turns_is_read_as_it_is_looked_at(tmp_path, turn):
+  """As its image is, which has the same tag."""
+  root, expected = tmp_path / "mine", {}
+  exif = PIL.Image.Exif()
+  exif[PIL.ExifTags.Base.Orientation] = turn
+  for i in range(3):
+    labels = _labels(i, 3)
+    for kind in ("images", "masks"):
+      (root / kind).mkdir(parents=True, exist_ok=True)
+      stored = np.dstack([40 * labels] * 3) if kind == "images" else labels
+      scenes.save(root / kind / f"s{i}.png", stored, exif=exif)
+    expected[f"s{i}"] = np.rot90(labels, 2 if turn == 3 else 3)
+  config = scenes.config(root)
+  _check(config, expected)
+  for example in (open_dataset(config.data).eval[0],):
+    image = expected[example["name"]] * 40
+    np.testing.assert_array_equal(example["image"][..., 0], image)
 
 
 @pytest.mark.parametrize("ignore", ["", "ignore_label: 255\n"])

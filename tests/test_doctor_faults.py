@@ -10,6 +10,10 @@ import PIL.ExifTags
 import PIL.Image
 import pytest
 
+from deeplab_jax.data import build
+from deeplab_jax.data.builders import faults as builder_faults
+from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.data.source import open_dataset
 from deeplab_jax.doctor import Severity, examine
 from tests import doctor_scenes as scenes
 from tests.test_data_headers import tiff
@@ -88,6 +92,26 @@ def _damage(path: pathlib.Path):
 def _as_jpeg(array: np.ndarray, quality=60) -> np.ndarray:
   _, encoded = cv2.imencode(".jpg", array, [cv2.IMWRITE_JPEG_QUALITY, quality])
   return cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+
+
+def _tag(path: pathlib.Path, turn: int):
+  """Gives a picture an EXIF tag, its pixels staying as they are."""
+  exif = PIL.Image.Exif()
+  exif[PIL.ExifTags.Base.Orientation] = turn
+  picture = PIL.Image.open(path)
+  picture.load()
+  picture.save(path, exif=exif)
+
+
+def _in_folders(root, *names):
+  """Moves every third image and mask into the last of two folders."""
+  for split in ("train", "val"):
+    (root / f"{split}.txt").unlink()
+  for kind in ("images", "masks"):
+    for i, path in enumerate(sorted((root / kind).iterdir())):
+      folder = root / kind / names[i % 3 == 0]
+      folder.mkdir(exist_ok=True)
+      path.rename(folder / path.name)
 
 
 def _turn_by_exif(root):
@@ -234,6 +258,28 @@ FAULTS = {
     lambda r: [p.rename(r / p.name) for p in (r / "images").iterdir()],
     ("no-layout", _ERROR, ""),
   ),
+  "folders of splits under other names": (
+    lambda r: _in_folders(r, "train", "test"),
+    ("split-folders", _WARNING, ""),
+  ),
+  "a list of classes of another name": (
+    lambda r: (r / "Classes.yml").write_text("classes: [a, b, c, d]"),
+    ("unread-lists", _WARNING, "Classes.yml"),
+  ),
+  "two lists of classes": (
+    lambda r: [
+      (r / f"classes.{end}").write_text(f"{start}a\n{dash}b\n{dash}c\n{dash}d")
+      for end, start, dash in (("yaml", "classes:\n- ", "- "), ("txt", "", ""))
+    ],
+    ("unread-lists", _WARNING, "classes.txt"),
+  ),
+  "lists of the splits in a folder": (
+    lambda r: [
+      ((r / "splits").mkdir(exist_ok=True), p.rename(r / "splits" / p.name))
+      for p in (r / "train.txt", r / "val.txt")
+    ],
+    ("unread-lists", _WARNING, "splits/val.txt"),
+  ),
   "masks of an array format": (
     lambda r: np.save(r / "masks/s99.npy", np.zeros(3)),
     ("unread-files", _WARNING, "masks/s99.npy"),
@@ -249,6 +295,18 @@ FAULTS = {
   "a JPEG called PNG": (
     lambda r: PIL.Image.open(r / "masks/s05.png").save(
       r / "masks/s05.png", "JPEG"
+    ),
+    ("jpeg-mask", _ERROR, "masks/s05.png"),
+  ),
+  "masks that are AVIF under another name": (
+    lambda r: PIL.Image.open(r / "masks/s05.png").save(
+      r / "masks/s05.png", "AVIF"
+    ),
+    ("jpeg-mask", _ERROR, "masks/s05.png"),
+  ),
+  "masks of JPEG 2000": (
+    lambda r: PIL.Image.open(r / "masks/s05.png").save(
+      r / "masks/s05.png", "JPEG2000"
     ),
     ("jpeg-mask", _ERROR, "masks/s05.png"),
   ),
@@ -406,6 +464,10 @@ FAULTS = {
   "mask cut at the edge": (
     lambda r: _mask(r, lambda m: m[:-1].copy()),
     ("mask-size", _ERROR, "masks/s05.png"),
+  ),
+  "a mask turned by its EXIF tag, and its image": (
+    lambda r: [_tag(r / f"{kind}/s05.png", 3) for kind in ("images", "masks")],
+    ("exif-orientation", _WARNING, "masks/s05.png"),
   ),
   "an image turned by its EXIF tag": (
     _turn_by_exif,
@@ -601,6 +663,10 @@ FAULTS = {
     lambda r: shutil.copy(r / "train.txt", r / "val.txt"),
     ("val-inside-train", _WARNING, "images/s05.png"),
   ),
+  "an image twice in the list of train": (
+    lambda r: _listed(r, "train", [*_NAMES[4:], "s05"]),
+    ("repeated-images", _WARNING, "images/s05.png"),
+  ),
   "an image twice in train": (
     lambda r: _copy(r, "s05", "s06"),
     ("repeated-images", _WARNING, "images/s06.png"),
@@ -653,6 +719,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found_and_its_file_named(tmp_path, fault):
+  """By the doctor and by training, which refuses it or prints it."""
   plant, (code, severity, file) = FAULTS[fault]
   root = scenes.write(tmp_path / "mine")
   plant(root)
@@ -664,6 +731,20 @@ def test_planted_fault_is_found_and_its_file_named(tmp_path, fault):
     assert any(m.file.endswith(file) for m in found[code].mentions)
   if severity is Severity.WARNING and code not in ("no-ignore-label",):
     assert not checkup.errors, [(f.code, f.message) for f in checkup.errors]
+  refused, said = _told_by_training(scenes.config(root).data)
+  if severity is _ERROR and code in builder_faults.FAULTS:
+    assert any(code == c and f.endswith(file) for c, f in refused), refused
+  elif code in builder_faults.REMARKS and severity is _WARNING:
+    assert not refused
+    assert any(line.startswith(f"{code}: ") for line in said), said
+
+
+def _told_by_training(config) -> tuple[set[tuple[str, str]], list[str]]:
+  """Codes and files of what is refused, and the lines printed."""
+  try:
+    return set(), build.remarks(open_dataset(config).directory)
+  except BadExample as fault:
+    return {(f.code, f.file) for f in (fault, *fault.others)}, []
 
 
 def test_every_code_is_documented():

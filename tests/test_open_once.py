@@ -285,7 +285,7 @@ def test_other_classes_are_refused_unless_allowed(disturbed, capsys):
   assert "0 sky -> road, 1 road -> sky" in capsys.readouterr().out
   stored = json.loads((workdir / "data.json").read_text())
   assert stored["class_names"] == ["road", "sky", "car"]
-  assert continuing.data_changes(workdir, stored) == Changes([], [])
+  assert continuing.data_changes(workdir, stored, False) == Changes([], [])
 
 
 def test_an_evaluation_of_permuted_classes_is_refused(run, tmp_path):

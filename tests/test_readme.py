@@ -125,7 +125,7 @@ def _execute(clone: pathlib.Path, *words: str) -> str:
     text=True,
   )
   assert done.returncode == 0, done.stdout + done.stderr
-  for noise in ("Unknown size", "Traceback", "absl", "xla/"):
+  for noise in ("Unknown size", "Traceback", "absl", "xla/", "font_"):
     assert noise not in done.stdout + done.stderr
   return done.stdout
 

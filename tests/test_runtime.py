@@ -86,7 +86,7 @@ import hashlib, signal, sys
 from deeplab_jax.runtime import StopRequest
 if "ignoring" in sys.argv:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-stop = StopRequest()
+stop = StopRequest(saves="evaluating" not in sys.argv)
 if "notebook" in sys.argv:
   sys.ps1 = ">>> "
 if "training" in sys.argv:
@@ -122,6 +122,14 @@ def test_a_signal_while_compiling_ends_at_once(number):
   assert time.monotonic() - began < 5
   assert (process.returncode, errors) == (0, "")
   assert output == "stopped before the first step; nothing was to be saved\n"
+
+
+def test_a_signal_while_evaluating_ends_at_once_and_is_a_failure():
+  process = _compile("evaluating")
+  process.send_signal(signal.SIGTERM)
+  output, errors = process.communicate(timeout=60)
+  assert (process.returncode, errors) == (143, "")
+  assert output == "stopped before the end\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

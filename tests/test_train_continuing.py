@@ -125,3 +125,30 @@ def test_a_damaged_config_is_refused_unless_allowed(workdir, content):
   assert _check(workdir, base_config(), allow=True) == []
   continuing.write_config(workdir, base_config(), [], 7)
   assert _check(workdir, base_config()) == []
+
+
+@pytest.mark.parametrize(
+  "content", ["", "[]", '{"eval": [1]}', '{"train": 3}', "\0\0"]
+)
+def test_damaged_facts_of_the_data_are_refused_unless_allowed(workdir, content):
+  (workdir / "data.json").write_text(content)
+  with pytest.raises(
+    ValueError, match=r"data.json is damaged.*--allow_changes"
+  ):
+    continuing.data_changes(workdir, {}, False)
+  assert continuing.data_changes(workdir, {}, True) == ([], [])
+  with pytest.raises(ValueError, match=r"data\.json is damaged"):
+    continuing.scored_on(workdir)
+
+
+@pytest.mark.parametrize("history", [None, 3, "x", {}])
+def test_a_damaged_history_begins_anew(workdir, history):
+  content = json.loads((workdir / "config.json").read_text())
+  (workdir / "config.json").write_text(
+    json.dumps(content | {"history": history})
+  )
+  config = _changed(lr=0.1)
+  changes = continuing.config_changes(workdir, config, False)
+  continuing.write_config(workdir, config, changes, 7)
+  content = json.loads((workdir / "config.json").read_text())
+  assert len(content["history"]) == 1

@@ -72,11 +72,12 @@ def test_nothing_stays_behind(tmp_path):
 
 
 def test_a_run_cut_off_on_another_host_is_told_of(tmp_path, caplog):
-  owner = "process 7 on elsewhere, since 2026-01-01 00:00:00 +0000\n"
+  owner = "process 7 on elsewhere, since 2026-01-01\x1b[2J 00:00:00 +0000\n"
   (tmp_path / "lock").write_text(owner)
   with lock.only_writer(tmp_path):
     pass
   assert "process 7 on elsewhere" in caplog.text
+  assert r"\x1b[2J" in caplog.text and "\x1b" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "\0" * 20, "nonsense"])

@@ -64,7 +64,12 @@ def test_last_evaluation_of_a_new_run_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "damage", [b"", b'{"step": 2, "tra', b"\0" * 30, b"\xff\xfe{", b"7", b"{}"]
+  "damage",
+  [
+    *(b"", b'{"step": 2, "tra', b"\0" * 30, b"\xff\xfe{", b"7", b"{}"),
+    *(b'{"step": true}', b'{"step": 2, "eval/miou": "x"}'),
+    b'{"step": 2, "train/loss": [1]}',
+  ],
 )
 def test_a_damaged_line_loses_no_other(tmp_path, caplog, damage):
   lines = [b'{"step": %d, "train/loss": 3.0}' % step for step in (1, 2, 3)]

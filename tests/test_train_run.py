@@ -322,6 +322,26 @@ def test_sigterm_to_one_of_two_processes_stops_both(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  ("told", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)]
+)
+def test_a_signal_to_one_of_two_that_compile_ends_both(folder, told, number):
+  workdir = folder / f"compiling_{told}"
+  flags = ("--config.model.backbone=mobilenet_v2", "--config.eval_first=False")
+  processes = _start_two(folder, workdir, *flags)
+  while "compiling the training step" not in processes[0].stdout.readline():
+    assert processes[0].poll() is None
+  began = time.monotonic()
+  processes[told].send_signal(number)
+  first, other = (_finish(process) for process in processes)
+  assert time.monotonic() - began < 20  # and not when it is compiled
+  assert first == "stopped before the first step; nothing was to be saved\n"
+  assert "stopped" not in other
+  assert not (workdir / "metrics.jsonl").exists()
+  assert not list((workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
 def test_two_processes_agree_with_one(folder):
   # Batch norm over 4 values is chaotic: rounding grows to percents in 5 steps.
   flags = ("--config.train_batch_norm=False", "--config.lr=0.01")

@@ -14,6 +14,7 @@ from deeplab_jax.checkpoints.model_directory import (
   load_variables,
   local_path,
   read_model,
+  refuse_to_replace,
   save_model,
   write_model_json,
 )
@@ -23,6 +24,7 @@ __all__ = [
   "load_variables",
   "local_path",
   "read_model",
+  "refuse_to_replace",
   "save_model",
   "write_model_json",
 ]

@@ -1,10 +1,13 @@
 """Model directories: weights together with what they are."""
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,6 +31,7 @@ Network = DeepLab | Classifier
 FORMAT = 1
 KINDS = {"segmenter": DeepLab, "classifier": Classifier}
 _MODEL_JSON = "model.json"
+_CHECKSUM = "sha256"  # its field; those of earlier versions have none
 
 
 def local_path(path: Path, writing: bool = False) -> pathlib.Path:
@@ -80,14 +84,36 @@ def save_model(
     **fields: further fields of `model.json`, see `write_model_json`.
 
   Raises:
-    ValueError: a kernel holds values that `dtype` cannot.
+    ValueError: a kernel holds values that `dtype` cannot; or `folder` holds a
+      model, or another process writes one there.
   """
   folder = local_path(folder, writing=True)
   if dtype is not None:
     variables = _with_kernels_in(variables, np.dtype(dtype))
-  write_model_json(folder, model, **fields)
-  with items.manager(folder / "checkpoints", max_to_keep=1) as manager:
-    manager.save(0, args=items.to_save(variables=variables), force=True)
+  with _only_one(folder):
+    refuse_to_replace(folder)
+    write_model_json(folder, model, **fields)
+    with items.manager(folder / "checkpoints", max_to_keep=1) as manager:
+      manager.save(0, args=items.to_save(variables=variables), force=True)
+
+
+def refuse_to_replace(folder: pathlib.Path) -> None:
+  """Refuses a folder that holds a model; what a kill left is none."""
+  if wholeness.steps(folder / "checkpoints"):
+    raise ValueError(f"{folder} holds a model already; give another --out")
+
+
+@contextlib.contextmanager
+def _only_one(folder: pathlib.Path) -> Iterator[None]:
+  """Creates `folder`; refuses one in which another process is writing."""
+  folder.mkdir(parents=True, exist_ok=True)
+  file = os.open(folder, os.O_RDONLY)
+  try:
+    if not atomic.lock(file):
+      raise ValueError(f"{folder} is being written; give another --out")
+    yield
+  finally:
+    os.close(file)
 
 
 def _with_kernels_in(variables: Tree, dtype: np.dtype) -> Tree:
@@ -118,7 +144,15 @@ def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
     "preprocessing": {"mean": backbone.mean, "scale": backbone.scale},
     **fields,
   }
+  content[_CHECKSUM] = _checksum(content)
   atomic.write_json(pathlib.Path(folder) / _MODEL_JSON, content)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+  """SHA-256 of the fields of a `model.json`."""
+  as_read = json.loads(json.dumps(content))
+  text = json.dumps(as_read, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_variables(
@@ -233,10 +267,19 @@ def _read_model_json(folder: pathlib.Path) -> dict[str, Any]:
     raise ValueError(_damaged(path, error)) from error
   if found != FORMAT:
     raise ValueError(f"{path}: format must be {FORMAT}, got {found}")
+  checksum = content.pop(_CHECKSUM, None)
+  if checksum not in (None, _checksum(content)):
+    raise ValueError(
+      _damaged(
+        path,
+        f"it is not what was written, unless you edited it: then "
+        f"remove its field {_CHECKSUM}",
+      )
+    )
   return content
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> str:
+def _damaged(path: pathlib.Path, error: object) -> str:
   return (
     f"{path} is damaged ({error}): restore it from a copy; a run that goes on "
     "writes it anew"

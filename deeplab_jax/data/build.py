@@ -24,7 +24,7 @@ from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 
 # Raise it when the files of a user's folder become other labels than before.
-_FOLDER_RULES = 2
+_FOLDER_RULES = 3
 
 
 def directory(

@@ -30,7 +30,13 @@ _TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
 _PHOTOMETRIC, _SAMPLES, _EXTRA, _KIND, _NODATA = 262, 277, 338, 339, 42113
 _SMALLER_OR_MASK = 0b101  # kinds of subfiles: an overview, a mask
-_LOSSY_COMPRESSIONS = {6, 7, 34892}  # JPEG in a TIFF
+# What keeps every number as it is; any other format or compression may not.
+# Of WebP it depends on the file.
+_LOSSLESS = {
+  *("PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "QOI", "TIFF")
+}
+# Of a TIFF: none, as fax machines, LZW, Deflate, PackBits, LZMA, Zstandard.
+_LOSSLESS_IN_TIFF = {1, 2, 3, 4, 5, 8, 32771, 32773, 32946, 34925, 50000}
 _MOST_PAGES = 10_000
 _MODE_BITS = {"1": 1, "I": 32, "F": 32}
 
@@ -49,7 +55,7 @@ class Header:
     alpha: bands of transparency, 0 or 1.
     extra: bands beyond, such as near infrared.
     pictures: in the file, smaller copies not counted.
-    lossy: whether its compression alters numbers.
+    lossy: whether its compression alters numbers, or may.
     nodata: the number that means "nothing known", where the file declares one.
   """
 
@@ -119,7 +125,7 @@ def _of_others(encoded: bytes) -> Header:
 def _is_lossy(kind: str, encoded: bytes) -> bool:
   if kind == "WEBP":
     return _has_lossy_chunk(encoded, 12)
-  return kind in ("JPEG", "MPO")
+  return kind not in _LOSSLESS
 
 
 def _has_lossy_chunk(encoded: bytes, start: int) -> bool:
@@ -157,7 +163,7 @@ def _of_tiff(encoded: bytes) -> Header:
       not _number(page.get(_NEW_SUBFILE, 0)) & _SMALLER_OR_MASK
       for page in pages
     ),
-    lossy=_number(first.get(_COMPRESSION, 1)) in _LOSSY_COMPRESSIONS,
+    lossy=_number(first.get(_COMPRESSION, 1)) not in _LOSSLESS_IN_TIFF,
     nodata=_nodata(first.get(_NODATA)),
   )
 

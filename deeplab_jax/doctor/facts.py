@@ -8,11 +8,9 @@ import hashlib
 import cv2
 import ml_collections
 import numpy as np
-import PIL.ExifTags
-import PIL.Image
 
 from deeplab_jax.data import preprocess
-from deeplab_jax.data.builders import masks, pictures
+from deeplab_jax.data.builders import masks
 from deeplab_jax.data.builders.faults import BadExample, Remark
 from deeplab_jax.doctor import blending, fitting
 from deeplab_jax.doctor.blending import Blending
@@ -21,21 +19,6 @@ from deeplab_jax.doctor.samples import Sample
 _LOOK_SIDE = 16
 _LEAST_CONTRAST = 4.0  # of 0..255; flatter images all look alike
 _MOST_VALUES = 300  # of a mask kept; more are counted
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-  """What the header of an image file says.
-
-  Attributes:
-    turn: EXIF orientation, 1 to 8; 1 is upright.
-    has_holes: whether pixels are transparent.
-    palette: colours of an indexed image.
-  """
-
-  turn: int
-  has_holes: bool
-  palette: tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +53,6 @@ class MaskFacts:
     values: the values, or colours as r * 65536 + g * 256 + b, it has, at most
       some hundreds.
     num_values: how many there are.
-    solid: values that fill a square of 3 x 3 pixels somewhere.
     blending: how its regions meet.
     digest: equal only for equal masks.
   """
@@ -79,7 +61,6 @@ class MaskFacts:
   is_colour: bool
   values: frozenset[int]
   num_values: int
-  solid: frozenset[int]
   blending: Blending
   digest: bytes
 
@@ -92,7 +73,6 @@ class Facts:
     split: "train" or "val".
     index: by which `Samples.read` reads it again.
     name, image_file, mask_file, faults, remarks: as in `Sample`.
-    image_header, mask_header: of the files.
     image: of the image.
     mask: of the mask as stored.
     counts: pixels (256,) of each label.
@@ -107,8 +87,6 @@ class Facts:
   mask_file: str
   faults: tuple[BadExample, ...]
   remarks: tuple[Remark, ...]
-  image_header: Header | None
-  mask_header: Header | None
   image: ImageFacts | None
   mask: MaskFacts | None
   counts: np.ndarray | None
@@ -144,33 +122,12 @@ def measure(
     mask_file=sample.mask_file,
     faults=tuple(sample.faults),
     remarks=tuple(sample.remarks),
-    image_header=_header(sample.image_header),
-    mask_header=_header(sample.mask_header),
     image=None if image is None else _image(image),
     mask=None if sample.mask is None else _mask(sample.mask),
     counts=None if label is None else _counts(label),
     kept=None if label is None else _kept(label, data_config, logits_stride),
     contrast=fitting.edge_contrast(image, label) if fits else None,
   )
-
-
-def _header(image: PIL.Image.Image | None) -> Header | None:
-  if image is None:
-    return None
-  try:
-    return Header(
-      turn=image.getexif().get(PIL.ExifTags.Base.Orientation, 1),
-      has_holes=_has_holes(image),
-      palette=pictures.palette_of(image),
-    )
-  except Exception:  # broken: noted when the pixels were decoded
-    return None
-
-
-def _has_holes(image: PIL.Image.Image) -> bool:
-  if not image.has_transparency_data:
-    return False
-  return image.convert("RGBA").getextrema()[3][0] < 255
 
 
 def _image(image: np.ndarray) -> ImageFacts:
@@ -209,22 +166,9 @@ def _mask(mask: np.ndarray) -> MaskFacts:
     is_colour=is_colour,
     values=frozenset(values[:_MOST_VALUES]),
     num_values=len(values),
-    solid=frozenset(_solid(codes)[:_MOST_VALUES]),
     blending=blending.measure(mask),
     digest=_digest(mask),
   )
-
-
-def _solid(values: np.ndarray) -> list[int]:
-  """Values (h, w) whose 3 x 3 neighbourhood is equal somewhere."""
-  if min(values.shape) < 3:
-    return np.unique(values).tolist()
-  same = values[:, 1:] == values[:, :-1]
-  same = same[:, 1:] & same[:, :-1]  # three in a row
-  rows = same[2:] & same[1:-1] & same[:-2]
-  middle = values[1:-1, 1:-1]
-  rows &= (middle == values[:-2, 1:-1]) & (middle == values[2:, 1:-1])
-  return np.unique(middle[rows]).tolist()
 
 
 def _counts(label: np.ndarray) -> np.ndarray:

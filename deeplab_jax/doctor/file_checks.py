@@ -16,9 +16,9 @@ from deeplab_jax.doctor.survey import Survey, mention_image, mention_mask
 
 _SMALL = 33  # pixels of a side
 _MOST_VALUES = 256
-# Remarks on labels and splits, which the doctor counts for any data set.
+# Remarks on labels, which the doctor counts for any data set.
 _COUNTED = {
-  *("class-absent", "gaps-in-ids", "unlisted-images", "listed-in-both"),
+  *("class-absent", "gaps-in-ids", "all-ignored", "mostly-ignored"),
   *("class-missing-in-train", "class-missing-in-val"),
 }
 
@@ -41,15 +41,19 @@ def remarks(survey: Survey) -> Iterator[Finding]:
   kinds: dict[str, list[Mention]] = {}
   for facts in survey.facts:
     for remark in facts.remarks:
-      mention = mention_image(facts, remark.detail)
-      kinds.setdefault(remark.code, []).append(mention)
+      of_mask = remark.file == facts.mask_file
+      mention = mention_mask if of_mask else mention_image
+      kinds.setdefault(remark.code, []).append(mention(facts, remark.detail))
   for remark in survey.samples.remarks:
     if remark.code not in _COUNTED:
       mention = Mention(remark.file, remark.detail)
       kinds.setdefault(remark.code, []).append(mention)
   for code, mentions in kinds.items():
     kind = REMARKS[code]
-    yield warning(code, kind.message, kind.remedy, mentions)
+    of_all = [mention.detail for mention in mentions if not mention.file]
+    message = ": ".join([kind.message, *of_all])
+    files = [mention for mention in mentions if mention.file]
+    yield warning(code, message, kind.remedy, files)
 
 
 def _mention(fault: BadExample, facts: Facts | None) -> Mention:
@@ -134,21 +138,6 @@ def _all_ignored(facts: Facts) -> str | None:
   return None
 
 
-def _turned(facts: Facts) -> str | None:
-  header = facts.image_header
-  if header is None or header.turn in (0, 1):
-    return None
-  return f"EXIF orientation {header.turn}"
-
-
-def _holes_in_image(facts: Facts) -> str | None:
-  return "" if facts.image_header and facts.image_header.has_holes else None
-
-
-def _holes_in_mask(facts: Facts) -> str | None:
-  return "" if facts.mask_header and facts.mask_header.has_holes else None
-
-
 def _constant(facts: Facts) -> str | None:
   if facts.image and facts.image.is_constant:
     return f"all pixels are {facts.image.mean.round().astype(int).tolist()}"
@@ -206,34 +195,9 @@ _RULES = (
   Rule(
     "all-ignored",
     Severity.WARNING,
-    "masks have no labelled pixel",
-    "label these images or remove them: they cost time and teach nothing",
+    REMARKS["all-ignored"].message,
+    REMARKS["all-ignored"].remedy,
     _all_ignored,
-  ),
-  Rule(
-    "exif-orientation",
-    Severity.WARNING,
-    "images are stored turned, with an EXIF tag to turn them back; they are "
-    "turned where only that fits the mask or the size does not tell",
-    "check the overlays of --html; better save the images upright",
-    _turned,
-    mention_image,
-  ),
-  Rule(
-    "transparent-image",
-    Severity.WARNING,
-    "images have transparent pixels, which training sees in their hidden "
-    "colour",
-    "lay the images on a background and save them without transparency",
-    _holes_in_image,
-    mention_image,
-  ),
-  Rule(
-    "transparent-mask",
-    Severity.WARNING,
-    "masks have transparent pixels, whose hidden colours count as labels",
-    "save the masks without transparency, each pixel in its class's colour",
-    _holes_in_mask,
   ),
   Rule(
     "constant-image",

@@ -19,9 +19,7 @@ from deeplab_jax.doctor.survey import (
 
 _DOMINANT = 0.95  # share of the pixels of one class
 _RARE = 1e-3  # pixels of the rarest class, per pixel of the most frequent
-_NEAR = 12  # of 0..255, in every channel: colours that look the same
 _FEW = 8  # images, below which statistics say nothing
-_STRAY = 10  # values that never fill 3 x 3 pixels
 
 
 def no_ignore_label(survey: Survey) -> Iterator[Finding]:
@@ -33,37 +31,6 @@ def no_ignore_label(survey: Survey) -> Iterator[Finding]:
       "count as some class",
       "nothing if every pixel is labelled with certainty; else give such "
       "pixels the value 255",
-    )
-
-
-def colour_classes(survey: Survey) -> Iterator[Finding]:
-  """Classes made of the colours found, for want of a list."""
-  if survey.infers_colours:
-    yield warning(
-      "colour-classes",
-      f"masks hold colours; each of the {survey.info.num_classes} found was "
-      "made a class, nothing is ignored",
-      "write classes.yaml with the name and colour of each class, and the "
-      "ignore_color if there is one (docs/data.md)",
-    )
-
-
-def near_colours(survey: Survey) -> Iterator[Finding]:
-  """Two colours that look the same, as compression or rounding makes them."""
-  if not survey.infers_colours:
-    return
-  colors = np.array(survey.info.colors, int)
-  apart = np.abs(colors[:, None] - colors).max(-1)
-  pairs = np.argwhere(np.triu(apart <= _NEAR, 1)).tolist()
-  if pairs:
-    listed = [f"{survey.name(a)} and {survey.name(b)}" for a, b in pairs[:5]]
-    yield error(
-      "near-colours",
-      f"{len(pairs)} pairs of classes differ by at most {_NEAR} in colour: "
-      f"{'; '.join(listed)}",
-      "make them one colour in the masks, or list both in classes.yaml if they "
-      "are classes of their own",
-      _with_class(survey, {label for pair in pairs for label in pair}),
     )
 
 
@@ -90,26 +57,6 @@ def unused_ids(survey: Survey) -> Iterator[Finding]:
       f"used; without a pixel: {ranges(unused)}",
       REMARKS["gaps-in-ids"].remedy,
       _with_class(survey, {max(used)}),
-    )
-
-
-def stray_ids(survey: Survey) -> Iterator[Finding]:
-  """Many values that occur in specks only: noise of a lossy format."""
-  if not survey.infers_classes:
-    return
-  masks = [facts for facts in survey.facts if facts.mask]
-  solid = frozenset().union(*(facts.mask.solid for facts in masks))
-  values = frozenset().union(*(facts.mask.values for facts in masks))
-  strays = values - solid - {IGNORE}
-  if solid and len(strays) >= max(_STRAY, 2 * len(solid)):
-    having = [(len(f.mask.values & strays), f) for f in masks]
-    having.sort(key=lambda pair: -pair[0])
-    yield error(
-      "stray-ids",
-      f"{len(strays)} values occur in specks only, {len(solid)} fill areas: "
-      "the masks were compressed like photographs, or smoothed",
-      "export the masks again in a lossless format (PNG), without smoothing",
-      (mention_mask(f, f"{count} such values") for count, f in having if count),
     )
 
 
@@ -142,9 +89,8 @@ def mostly_ignored(survey: Survey) -> Iterator[Finding]:
     share = survey.ignored / (survey.ignored + labelled)
     yield warning(
       "mostly-ignored",
-      f"{share:.0%} of the pixels are ignored",
-      "nothing if only parts are labelled; else check that the ignore label is "
-      "no class, such as foreground saved as 255",
+      f"{REMARKS['mostly-ignored'].message}: {share:.0%} of the pixels",
+      REMARKS["mostly-ignored"].remedy,
     )
 
 

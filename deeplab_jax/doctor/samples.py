@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import PIL.Image
 
-from deeplab_jax.data import datasets, headers, preprocess
+from deeplab_jax.data import datasets, preprocess
 from deeplab_jax.data.builders import (
   checks,
   folder_checks,
@@ -40,12 +39,10 @@ class Sample:
     image_file: where the image is, for messages.
     mask_file: where the mask is, for messages.
     faults: what is wrong with its files.
-    remarks: what of the image may be meant.
+    remarks: what of the files may be meant.
     image: uint8 (h, w, 3) RGB as training reads it.
-    image_header: the image's mode, tags and frames; pixels not decoded.
     mask: numbers (h, w), or colours (h, w, 3), as the file has them;
       `preprocess.IGNORE` where it declares that nothing is known.
-    mask_header: as `image_header`.
     label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
   """
 
@@ -55,9 +52,7 @@ class Sample:
   faults: list[BadExample] = dataclasses.field(default_factory=list)
   remarks: list[Remark] = dataclasses.field(default_factory=list)
   image: np.ndarray | None = None
-  image_header: PIL.Image.Image | None = None
   mask: np.ndarray | None = None
-  mask_header: PIL.Image.Image | None = None
   label: np.ndarray | None = None
 
   def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -94,7 +89,6 @@ class FolderSamples:
 
   Attributes:
     layout: which files belong together.
-    unread: files among the images and masks that are neither, by their suffix.
     listed: whether the user lists the classes.
   """
 
@@ -113,14 +107,8 @@ class FolderSamples:
     self._tree, self._nodata = files, nodata
     self.layout = folder_layout.find(self._tree, self.faults.append)
     self.listed = any(name in self._tree for name in folder_classes.FILES)
-    self.unread = self._unread()
     self._classes = self._find_classes()
     self.info = self._classes and self._info(self._classes)
-
-  @property
-  def infers_colours(self) -> bool:
-    """Whether each colour that the masks hold was made a class."""
-    return self._classes is not None and self._classes.infers_colors
 
   def where(self, path: str) -> str:
     """How a message names the file `path` of the folder."""
@@ -144,8 +132,8 @@ class FolderSamples:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
       return
-    sample.mask_header = _header(encoded)
     file = sample.mask_file
+    sample.remarks += checks.mask_remarks(file, encoded)
     mask = sample.attempt(masks.decode, file, encoded, self._nodata)
     if mask is None:
       return
@@ -159,7 +147,6 @@ class FolderSamples:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
       return
-    sample.image_header = _header(encoded)
     remarks = list(checks.remarks(sample.image_file, encoded))
     encoded = checks.quiet(encoded)
     if sample.attempt(checks.image_size, sample.image_file, encoded):
@@ -190,17 +177,6 @@ class FolderSamples:
       ignore_label=classes.ignore_label,
     )
 
-  def _unread(self) -> list[str]:
-    """Files beside the images and masks that have another suffix."""
-    used = {*self.layout.images.values(), *self.layout.masks.values()}
-    folders = {path.split("/")[0] for path in used}
-    return [
-      self._tree.where(path)
-      for folder in sorted(folders)
-      for path in (f"{folder}/{p}" for p in self._tree.stems(folder, ""))
-      if path not in used and not path.rsplit("/", 1)[-1].startswith(".")
-    ]
-
 
 class RecordSamples:
   """The records of a prepared data set."""
@@ -223,7 +199,6 @@ class RecordSamples:
     source = self._sources[split]
     record = source.encoded(index)
     sample = Sample(record["name"], record["name"], record["name"])
-    sample.image_header = _header(record["image"])
     sample.remarks += checks.remarks(record["name"], record["image"])
     example = source[index]
     sample.image, sample.mask = example["image"], example["label"]
@@ -231,19 +206,12 @@ class RecordSamples:
     return sample
 
 
-def _header(encoded: bytes) -> PIL.Image.Image | None:
-  """The image, not decoded yet; None if it is none."""
-  try:
-    return headers.open_picture(encoded)
-  except Exception:  # whatever is wrong is noted when it is decoded
-    return None
-
-
 def _pixels(mask: Mask) -> np.ndarray:
   if mask.unknown is None:
     return mask.pixels
   known = mask.pixels.astype(np.int64)
-  return np.where(mask.unknown, preprocess.IGNORE, known)
+  known[mask.unknown] = preprocess.IGNORE
+  return known
 
 
 def _ignoring(label: np.ndarray, info: DatasetInfo) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from deeplab_jax.data import preprocess
 from deeplab_jax.data.builders.faults import REMARKS
 from deeplab_jax.doctor.facts import Facts
-from deeplab_jax.doctor.findings import Finding, Mention, error, warning
+from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.doctor.samples import SPLITS
 from deeplab_jax.doctor.survey import Survey, mention_image
 from deeplab_jax.models import BACKBONES
@@ -65,17 +65,15 @@ def in_both(survey: Survey) -> Iterator[Finding]:
   ):
     yield warning(
       "val-inside-train",
-      "all images of val are in train: its scores say nothing of new images",
-      "choose another split, unless this is meant, as for a final training on "
-      "all data",
+      REMARKS["val-inside-train"].message,
+      REMARKS["val-inside-train"].remedy,
       mentions,
     )
     return
   yield error(
     "image-in-both-splits",
-    f"{len(shared)} images of val are in train as well: its scores would be "
-    "too good",
-    "remove them from one of the splits",
+    f"{REMARKS['image-in-both-splits'].message} ({len(shared)} images)",
+    REMARKS["image-in-both-splits"].remedy,
     mentions,
   )
 
@@ -128,32 +126,9 @@ def repeated(survey: Survey) -> Iterator[Finding]:
   if mentions:
     yield warning(
       "repeated-images",
-      f"{len(mentions)} images are in a split more than once",
-      "remove all but one, unless they are meant to count more",
+      f"{REMARKS['repeated-images'].message} ({len(mentions)} images)",
+      REMARKS["repeated-images"].remedy,
       mentions,
-    )
-
-
-def folder_splits(survey: Survey) -> Iterator[Finding]:
-  """Files that no list names, or that have an unknown suffix."""
-  if survey.folder is None:
-    return
-  layout = survey.folder.layout
-  unlisted = layout.unlisted()
-  if unlisted:
-    yield warning(
-      "unlisted-images",
-      f"{REMARKS['unlisted-images'].message}: {len(unlisted)}",
-      REMARKS["unlisted-images"].remedy,
-      (Mention(survey.folder.where(layout.images[n])) for n in unlisted),
-    )
-  if survey.folder.unread:
-    yield warning(
-      "unread-files",
-      f"{len(survey.folder.unread)} files beside images and masks have another "
-      "suffix and were not read",
-      "convert them to PNG if they are meant to be used",
-      map(Mention, survey.folder.unread),
     )
 
 

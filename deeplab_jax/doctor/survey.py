@@ -52,11 +52,6 @@ class Survey:
     """Whether the classes are what the masks hold, for want of a list."""
     return self.folder is not None and not self.folder.listed
 
-  @property
-  def infers_colours(self) -> bool:
-    """Whether each colour that the masks hold was made a class."""
-    return self.folder is not None and self.folder.infers_colours
-
   def size_of(self, split: str) -> int:
     """How many examples `split` has."""
     return len(self.samples.names(split))

@@ -66,8 +66,7 @@ def convert(
     ValueError: anything is wrong with the source, or with what was given.
   """
   out = pathlib.Path(out)
-  if (out / "checkpoints").exists():
-    raise ValueError(f"{out} holds a model already; give another --out")
+  checkpoints.refuse_to_replace(out)
   release, path = _locate(source, archive)
   dataset = dataset or (release.dataset if release else None)
   arrays = read(path)

@@ -21,6 +21,7 @@ from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
 
 _CONFIG, _DATA = "config.json", "data.json"
 _HISTORY = "history"
+_WITHOUT = "--allow_changes goes on without it"
 # All else tells how to train and evaluate, not what the weights are; these fit
 # other rates and strides without an error, or other images.
 _MEANING = frozenset(
@@ -73,7 +74,7 @@ def config_changes(
     before = _read(workdir / _CONFIG) if has_begun(workdir) else None
   except ValueError as error:
     if not allow_changes:
-      raise ValueError(f"{error}; --allow_changes goes on without it") from None
+      raise ValueError(f"{error}; {_WITHOUT}") from None
     return []
   if before is None:
     return []
@@ -117,16 +118,28 @@ def told(config: Sequence[Change], data: Changes | None = None) -> Changes:
   return found
 
 
-def data_changes(workdir: pathlib.Path, data: Record) -> Changes:
+def data_changes(
+  workdir: pathlib.Path, data: Record, allow_changes: bool
+) -> Changes:
   """What differs in the data from that which `workdir` was trained on so far.
 
   Args:
     workdir: of the run; where nothing is trained yet, nothing has changed.
     data: what `describe` says of the data set that is open.
+    allow_changes: go on where nothing is known.
+
+  Raises:
+    ValueError: `data.json` is damaged, and `allow_changes` is not given.
   """
   if not has_begun(workdir):
     return Changes([], [])
-  return changes(_stored(workdir), data)
+  try:
+    stored = _stored(workdir)
+  except ValueError as error:
+    if not allow_changes:
+      raise ValueError(f"{error}; {_WITHOUT}") from None
+    return Changes([], [])
+  return changes(stored, data)
 
 
 def _stored(workdir: pathlib.Path) -> Record:
@@ -134,6 +147,8 @@ def _stored(workdir: pathlib.Path) -> Record:
   stored = _read(workdir / _DATA)
   if stored is None:
     stored = (_read(workdir / "model.json") or {}).get("dataset", {})
+  if not all(isinstance(stored.get(s, {}), dict) for s in ("train", "eval")):
+    raise ValueError(_damaged(workdir / _DATA))
   return stored
 
 
@@ -172,7 +187,8 @@ def write_config(
     before = _read(workdir / _CONFIG) or {}
   except ValueError:
     before = {}
-  history = before.get(_HISTORY, []) if has_begun(workdir) else []
+  history = before.get(_HISTORY) if has_begun(workdir) else None
+  history = history if isinstance(history, list) else []
   values = {c.name: [c.before, c.after] for c in changes}
   entry = {"step": step, "changes": values}
   if changes and entry not in history[-1:]:  # Called again, it is there.
@@ -194,8 +210,12 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
   except ValueError:
     content = None
   if not isinstance(content, dict):
-    raise ValueError(f"{path} is damaged: restore it from a copy")
+    raise ValueError(_damaged(path))
   return content
+
+
+def _damaged(path: pathlib.Path) -> str:
+  return f"{path} is damaged: restore it from a copy"
 
 
 def _write_if_new(path: pathlib.Path, content: dict[str, Any]) -> None:

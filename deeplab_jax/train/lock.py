@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import jax
 
+from deeplab_jax.messages import printable
 from deeplab_jax.sharding import of_first_process
 
 _NAME = "lock"
@@ -84,7 +85,8 @@ def _acquire(path: pathlib.Path) -> tuple[int | None, str | None]:
 
 
 def _owner(file: int) -> str:
-  return os.pread(file, 200, 0).decode("utf-8", "replace").strip() or "unknown"
+  text = os.pread(file, 200, 0).decode("utf-8", "replace").strip()
+  return printable(text) or "unknown"
 
 
 def _sign(file: int) -> None:

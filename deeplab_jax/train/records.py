@@ -113,5 +113,8 @@ def _row(line: str) -> dict[str, float] | None:
     row = json.loads(line)
   except ValueError:
     return None
-  whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+  if not isinstance(row, dict) or type(row.get("step")) is not int:
+    return None
+  values = row.values()
+  whole = all(v is None or type(v) in (int, float) for v in values)
   return row if whole else None

@@ -79,7 +79,8 @@ def train_and_evaluate(
     dataset = open_dataset(config.data)
     data = describe(dataset)
     # Every process compares before the first of them may write.
-    found = continuing.told(changes, continuing.data_changes(workdir, data))
+    of_data = continuing.data_changes(workdir, data, allow_changes)
+    found = continuing.told(changes, of_data)
     sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
     changed = continuing.settle(workdir, found, allow_changes)
     given, config = config, config_lib.with_crop(config, dataset.train.largest)

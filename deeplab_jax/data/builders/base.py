@@ -10,7 +10,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,6 +27,8 @@ from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 
 Record = dict[str, Any]
+
+_SECONDS_LOOKING = 20.0  # for further faults, once there is one
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
@@ -59,6 +63,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.remarks: list[faults.Remark] = []
     self.dataset: DatasetInfo = DATASETS[self.name]
     self._downloads: pathlib.Path | None = None
+    self._keys: dict[str, list] = {}
     super().__init__(file_format="array_record", **kwargs)
 
   @property
@@ -79,6 +84,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     Raises:
       BadExample: a file is unusable.
     """
+
+  def all_remarks(self) -> list[faults.Remark]:
+    """What may be meant, asked for whenever a split has been read."""
+    return self.remarks
 
   def find(
     self, source: archives.Archive, marker: str, *, required: bool = True
@@ -118,6 +127,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         f"{self.name}: at least one split must have examples, got none in "
         f"{self.manual_dir}"
       )
+    self._keys = splits
     for split, keys in splits.items():
       self._check_count(split, len(keys))
     tfds.disable_progress_bar()  # of writing: ours knows how much is left
@@ -140,6 +150,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     )
     for index, result in enumerate(results):
       if isinstance(result, BadExample):
+        if not self.skip_bad:
+          raise self._and_others(result, split, results)
         self.skipped.append(str(result))
       elif result is not None:
         record, size = result
@@ -152,17 +164,40 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         f"first of {len(self.skipped)} faults: {self.skipped[:1]}"
       )
     self.info.metadata["largest"][split] = largest.tolist()
-    self.info.metadata["remarks"] = faults.lines(self.remarks)
+    self.info.metadata["remarks"] = faults.lines(self.all_remarks())
     manifest.write(pathlib.Path(self.data_dir), split, entries)
 
   def _try(self, split: str, key: Any):
-    """`encode`, whose error is returned where bad examples are skipped."""
+    """`encode`, whose error is returned."""
     try:
       return self.encode(split, key)
     except BadExample as error:
-      if not self.skip_bad:
-        raise
       return error
+
+  def _and_others(
+    self, fault: BadExample, split: str, results: Iterable[Any]
+  ) -> BadExample:
+    """A fault that tells how many files are bad, as far as time allows.
+
+    Args:
+      fault: the first.
+      split: where it is.
+      results: of what comes after it in `split`.
+    """
+    later = list(self._keys)[list(self._keys).index(split) + 1 :]
+    all_results = itertools.chain(
+      results,
+      *(
+        in_order(functools.partial(self._try, s), self._keys[s]) for s in later
+      ),
+    )
+    found, until = [fault], time.monotonic() + _SECONDS_LOOKING
+    for result in all_results:
+      if isinstance(result, BadExample):
+        found.append(result)
+      if time.monotonic() > until:
+        return faults.together(found, is_all=False)
+    return faults.together(found)
 
   def _check_count(self, split: str, found: int) -> None:
     expected = self.dataset.splits.get(split)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import PIL.ExifTags
+import PIL.Image
 import PIL.ImageOps
 
 from deeplab_jax.data import headers, limits
@@ -69,9 +70,22 @@ def remarks(file: str, encoded: bytes) -> Iterator[Remark]:
     yield Remark("extra-bands", file, bands)
   if header.pictures > 1:
     yield Remark("several-pictures", file, f"{header.pictures} pictures")
-  mode = _mode(encoded)
+  mode, turn, has_holes = _looks(encoded)
   if mode not in _USUAL_MODES and not mode.startswith("I;"):
     yield Remark("odd-colours", file, mode)
+  if turn:
+    yield Remark("exif-orientation", file, f"EXIF orientation {turn}")
+  if has_holes:
+    yield Remark("transparent-image", file, "")
+
+
+def mask_remarks(file: str, encoded: bytes) -> Iterator[Remark]:
+  """What of a mask may be meant, whatever its labels are."""
+  _, turn, has_holes = _looks(encoded)
+  if turn:
+    yield Remark("exif-orientation", file, f"EXIF orientation {turn}")
+  if has_holes:
+    yield Remark("transparent-mask", file, "")
 
 
 def _depth(header: Header, encoded: bytes) -> str:
@@ -81,11 +95,23 @@ def _depth(header: Header, encoded: bytes) -> str:
   return f"{header.bits} bits{brightest}"
 
 
-def _mode(encoded: bytes) -> str:
+def _looks(encoded: bytes) -> tuple[str, int, bool]:
+  """Pillow's mode, EXIF's turn if there is one, and whether parts are clear."""
   try:
-    return headers.open_picture(encoded).mode
+    picture = headers.open_picture(encoded)
+    turn = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    is_turned = turn in range(2, 9)
+    return picture.mode, turn if is_turned else 0, _has_holes(picture)
   except Exception:  # of a kind that only OpenCV reads
-    return _USUAL_MODES[0]
+    return _USUAL_MODES[0], 0, False
+
+
+def _has_holes(picture: PIL.Image.Image) -> bool:
+  """Whether pixels are transparent, all of which are then decoded."""
+  if not picture.has_transparency_data:
+    return False
+  limits.check_pixels(picture.size, limits.num_readers())
+  return picture.convert("RGBA").getextrema()[3][0] < 255
 
 
 def quiet(encoded: bytes) -> bytes:

@@ -6,13 +6,17 @@
     ignore_label: 255           # of masks of numbers; null = none
     ignore_color: [224, 224, 192]                            # of colour masks
 
-or `classes.txt`, a name a line.
+or `classes.txt`, a name a line. Lines may be numbered as the masks are
+(`0: road`), quoted, or end in a comma. A name is the text that stands there:
+`no` and `010` are names, which YAML would take for something else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -27,7 +31,14 @@ _FILE = "classes.yaml"
 _NAMES = "classes.txt"
 FILES = (_FILE, _NAMES)  # the first that is there counts
 _FIELDS = {"classes", "ignore_label", "ignore_color"}
-_SCALAR = str | int | float
+# Lines of classes.txt: with a number in front; quoted, or with a comma behind.
+_NUMBERED = re.compile(r"(\d+)\s*[\s:=.,;]\s*(\S.*)")
+_QUOTED = re.compile(r"""(["']?)(.*?)\1[,;]?""")
+# Plain words of YAML that mean something in a list of classes.
+_MEANINGS = {
+  "tag:yaml.org,2002:int": r"-?(0|[1-9][0-9]*)",
+  "tag:yaml.org,2002:null": r"~|null|Null|NULL|",
+}
 _MOST_BYTES = 1_000_000
 
 
@@ -61,8 +72,7 @@ def read(tree: Tree) -> ClassList | None:
   if _FILE in tree:
     return _from_yaml(tree.where(_FILE), tree.read(_FILE))
   if _NAMES in tree:
-    names = tuple(tree.lines(_NAMES))
-    _check_names(tree.where(_NAMES), names)
+    names = _from_lines(tree.where(_NAMES), tree.lines(_NAMES))
     return ClassList(tree.where(_NAMES), names, (None,) * len(names))
   return None
 
@@ -77,17 +87,38 @@ def check_count(file: str, count: int, reason: str = "") -> None:
     )
 
 
+def _from_lines(file: str, lines: Sequence[str]) -> tuple[str, ...]:
+  """The names in the lines of classes.txt."""
+  comments = [line for line in lines if line.startswith("#")]
+  if comments:
+    raise _wrong(file, f"must have a class name a line, got {comments[0]!r}")
+  found = [_NUMBERED.fullmatch(line) for line in lines]
+  if all(found):
+    _check_numbers(file, [match[1] for match in found])
+    lines = [match[2] for match in found]
+  return _names(file, [_QUOTED.fullmatch(line)[2] for line in lines])
+
+
 class _Loader(yaml.SafeLoader):
-  """Refuses keys given twice, and aliases.
+  """Refuses keys given twice, and aliases; keeps names as they are written.
 
   YAML would keep the last of the keys. Aliases, which no list of classes needs,
-  let a few lines stand for billions.
+  let a few lines stand for billions. Of plain words only whole numbers and null
+  mean something here.
   """
 
   def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
     if self.check_event(yaml.AliasEvent):
       raise yaml.YAMLError("aliases (*) are not allowed")
     return super().compose_node(parent, index)
+
+  def resolve(self, kind: type, value: str, implicit: tuple[bool, bool]) -> str:
+    if kind is yaml.ScalarNode and implicit[0]:
+      for tag, pattern in _MEANINGS.items():
+        if re.fullmatch(pattern, value):
+          return tag
+      return self.DEFAULT_SCALAR_TAG
+    return super().resolve(kind, value, implicit)
 
   def construct_mapping(self, node: yaml.MappingNode, deep: bool = False):
     seen = set()
@@ -101,8 +132,7 @@ class _Loader(yaml.SafeLoader):
 def _from_yaml(file: str, text: bytes) -> ClassList:
   fields = _fields(file, text)
   classes = fields["classes"]
-  names = tuple(str(name) for name in classes)
-  _check_names(file, names)
+  names = _names(file, map(str, classes))
   if not isinstance(classes, dict):
     classes = dict.fromkeys(classes)
   colors = tuple(
@@ -110,7 +140,7 @@ def _from_yaml(file: str, text: bytes) -> ClassList:
     for name, color in classes.items()
   )
   ignore_label = fields.get("ignore_label", IGNORE)
-  if ignore_label is not None and ignore_label not in range(256):
+  if ignore_label is not None and not _is_byte(ignore_label):
     raise _wrong(
       file, f"ignore_label must be 0..255 or null, got {ignore_label!r}"
     )
@@ -133,19 +163,20 @@ def _fields(file: str, text: bytes) -> dict[str, Any]:
   try:
     fields = yaml.load(text, _Loader)
   except (yaml.YAMLError, ValueError, RecursionError) as error:
-    reason = f"{error}"[:300] or type(error).__name__
+    reason = " ".join(f"{error}".split())[:300] or type(error).__name__
     raise _wrong(file, f"must be YAML ({reason})") from error
   if (
     not isinstance(fields, dict)
     or not isinstance(fields.get("classes"), dict | list)
     or not fields["classes"]
-    or not all(isinstance(name, _SCALAR) for name in fields["classes"])
+    or not all(isinstance(name, str | int) for name in fields["classes"])
     or fields.keys() - _FIELDS
   ):
     raise _wrong(
       file,
-      "must have classes, a list of names or a name: [r, g, b] each, and may "
-      f"have ignore_label and ignore_color, got {fields!r:.200}",
+      "must have classes, a list of names in the order of their numbers or a "
+      "name: [r, g, b] each, and may have ignore_label and ignore_color, got "
+      f"{fields!r:.200}",
     )
   return fields
 
@@ -154,24 +185,45 @@ def _color(file: str, name: str, color: Any) -> Color:
   if (
     not isinstance(color, list)
     or len(color) != 3
-    or not all(isinstance(v, int) and v in range(256) for v in color)
+    or not all(map(_is_byte, color))
   ):
     raise _wrong(
       file,
-      f"the colour of {name} must be [r, g, b] of 0..255, got {color!r:.200}",
+      f"the colour of {name} must be [r, g, b] of 0..255, got {color!r:.200}; "
+      "without colours, classes are a list of names in the order of their "
+      "numbers",
     )
   return tuple(color)
 
 
-def _check_names(file: str, names: Sequence[str]) -> None:
-  if not names:
+def _check_numbers(file: str, numbers: Sequence[str]) -> None:
+  """Refuses numbers of classes that are not those of the masks."""
+  if [int(number) for number in numbers] != list(range(len(numbers))):
+    raise _wrong(
+      file,
+      "numbers of classes must be those of the masks, from 0 on, got "
+      f"{', '.join(numbers[:5])}",
+    )
+
+
+def _is_byte(value: Any) -> bool:
+  return type(value) is int and value in range(256)  # no bool, which is an int
+
+
+def _names(file: str, names: Iterable[str]) -> tuple[str, ...]:
+  """`names` in the form in which they are compared, each its own."""
+  names = tuple(unicodedata.normalize("NFC", name).strip() for name in names)
+  if not all(names) or not names:
     raise _wrong(file, "must have a class name a line, got none")
   check_count(file, len(names))
+  if all(name.isdecimal() for name in names):
+    _check_numbers(file, names)
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise _wrong(
       file, f"each class must have a name of its own, got {twice[0]} twice"
     )
+  return names
 
 
 def _add_color(

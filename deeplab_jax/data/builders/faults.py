@@ -5,11 +5,13 @@ these words. What may be meant is a remark instead: the builder keeps it beside
 the records, so that training says it too.
 """
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable
 
-_SHOWN = 3  # files of a remark that a line names
+_SHOWN = 3  # files of a remark, or of a fault, that a line names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,16 @@ FAULTS = {
     "masks of instances number every object: convert the numbers to classes; "
     "else merge classes",
   ),
+  "stray-ids": Kind(
+    "masks have many values in specks only: they were compressed like "
+    "photographs, or smoothed",
+    "export the masks again in a lossless format (PNG), without smoothing",
+  ),
+  "near-colours": Kind(
+    "classes made of the colours found differ hardly in colour",
+    "make them one colour in the masks, or list both in classes.yaml if they "
+    "are classes of their own",
+  ),
   "palettes-differ": Kind(
     "masks are indexed by different palettes: one number means different "
     "colours, so different classes",
@@ -176,6 +188,35 @@ REMARKS = {
     "nothing if that is so; else remove the declaration (TIFF tag 42113, "
     "GDAL_NODATA)",
   ),
+  "exif-orientation": Kind(
+    "pictures are stored turned, with an EXIF tag to turn them back: masks are "
+    "turned, images where only that fits the mask or the size does not tell",
+    "check the overlays of the doctor's --html; better save them upright",
+  ),
+  "transparent-image": Kind(
+    "images have transparent pixels, which training sees in their hidden "
+    "colour",
+    "lay the images on a background and save them without transparency",
+  ),
+  "transparent-mask": Kind(
+    "masks have transparent pixels, whose hidden colours count as labels",
+    "save the masks without transparency, each pixel in its class's colour",
+  ),
+  "colour-classes": Kind(
+    "masks hold colours; each that was found was made a class, nothing is "
+    "ignored",
+    "write classes.yaml with the name and colour of each class, and the "
+    "ignore_color if there is one (docs/data.md)",
+  ),
+  "all-ignored": Kind(
+    "masks have no labelled pixel",
+    "label these images or remove them: they cost time and teach nothing",
+  ),
+  "mostly-ignored": Kind(
+    "more pixels are ignored than labelled",
+    "nothing if only parts are labelled; else check that the ignore label is "
+    "no class, such as foreground saved as 255",
+  ),
   "class-absent": Kind(
     "classes have no pixel in either split",
     "nothing if more data will have them; else remove them from the list",
@@ -207,28 +248,77 @@ REMARKS = {
     "images are in no split and so unused",
     "add them to train.txt or val.txt if they are meant to be used",
   ),
-  "listed-in-both": Kind(
-    "images are in both lists: scores of val would be too good",
-    "remove them from one of the lists",
+  "image-in-both-splits": Kind(
+    "images of val are in train as well: its scores would be too good",
+    "remove them from one of the splits",
+  ),
+  "val-inside-train": Kind(
+    "all images of val are in train: its scores say nothing of new images",
+    "choose another split, unless this is meant, as for a final training on "
+    "all data",
+  ),
+  "repeated-images": Kind(
+    "images are in a split more than once",
+    "remove all but one, unless they are meant to count more",
+  ),
+  "split-folders": Kind(
+    "folders have names of splits that are not taken for such: val is a tenth "
+    "of all images",
+    "call them train/ and val/, or list the images in train.txt and val.txt",
+  ),
+  "unread-lists": Kind(
+    "files are called as lists of classes or of images would be, and are not "
+    "read",
+    "nothing if they are no lists; else call them classes.yaml or classes.txt, "
+    "train.txt and val.txt, in the folder itself",
+  ),
+  "unread-files": Kind(
+    "files beside images and masks have another suffix and are not read",
+    "convert them to PNG if they are meant to be used",
   ),
 }
 
 
 class BadExample(ValueError):
-  """One file of the source cannot be used.
+  """One file of the source cannot be used, and perhaps others.
 
   Attributes:
     file: which.
     code: the kind of fault, one of `FAULTS`.
     problem: what is allowed and what was found.
+    others: faults that were found as well.
+    is_all: whether all files were looked at.
   """
 
   def __init__(self, file: str, code: str, problem: str):
     super().__init__(file, code, problem)
     self.file, self.code, self.problem = file, code, problem
+    self.others: tuple[BadExample, ...] = ()
+    self.is_all = True
 
   def __str__(self) -> str:
-    return f"{self.file}: {self.problem}; {FAULTS[self.code].remedy}"
+    """A line for each kind of fault, which names some of its files."""
+    kinds: dict[str, dict[str, BadExample]] = {}
+    for fault in (self, *self.others):
+      kinds.setdefault(fault.code, {}).setdefault(fault.file, fault)
+    return "\n".join(self._line(list(k.values())) for k in kinds.values())
+
+  def _line(self, faults: list[BadExample]) -> str:
+    first, *more = faults
+    line = f"{first.file}: {first.problem}; {FAULTS[first.code].remedy}"
+    if not more:
+      return line
+    count = f"{'' if self.is_all else 'at least '}{len(more)}"
+    listed = ", ".join(fault.file for fault in more[:_SHOWN])
+    end = ", ..." if more[_SHOWN:] else ""
+    return f"{line}; the same of {count} more: {listed}{end}"
+
+
+def together(faults: Iterable[BadExample], is_all: bool = True) -> BadExample:
+  """The first of some faults, which tells of the others, too."""
+  first, *others = faults
+  first.others, first.is_all = tuple(others), is_all
+  return first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +348,8 @@ def lines(remarks: Iterable[Remark]) -> list[str]:
   """A line for each kind of remark, which names some of its files."""
   kinds = collections.defaultdict(list)
   for remark in remarks:
-    place = f"{remark.file}: " if remark.file else ""
-    kinds[remark.code].append(f"{place}{remark.detail}")
+    said = ": ".join(filter(None, (remark.file, remark.detail)))
+    kinds[remark.code].append(said)
   return [_line(code, sorted(said)) for code, said in kinds.items()]
 
 

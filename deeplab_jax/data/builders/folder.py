@@ -5,6 +5,8 @@ classes are.
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from deeplab_jax.data.builders import (
@@ -13,6 +15,7 @@ from deeplab_jax.data.builders import (
   folder_classes,
   folder_layout,
 )
+from deeplab_jax.data.builders.faults import BadExample, Remark, together
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
 
@@ -24,17 +27,25 @@ class Folder(SegmentationBuilder, skip_registration=True):
 
   def __init__(self, *, nodata: float | None = None, **kwargs: Any):
     self._nodata = nodata
+    self._contents: list[tuple[str, str, bytes]] = []
     super().__init__(**kwargs)
 
   def open(self) -> dict[str, list]:
     self._tree = Tree.open(self.manual_dir)
-    self._layout = folder_layout.find(self._tree)
-    self._classes = folder_classes.find(
-      self._tree, self._layout.used_masks(), self._nodata
-    )
-    found = self._tree, self._layout, self._classes
-    for fault in folder_checks.faults(*found, self.skip_bad):
-      raise fault
+    faults: list[BadExample] = []
+    try:
+      self._layout = folder_layout.find(self._tree, faults.append)
+      if faults:
+        faults += self._layout.without_masks(self._tree)
+      self._classes = folder_classes.find(
+        self._tree, self._layout.used_masks(), self._nodata, faults.append
+      )
+      found = self._tree, self._layout, self._classes
+      faults += folder_checks.faults(*found, self.skip_bad)
+    except BadExample as fault:  # after which one cannot go on
+      faults.append(fault)
+    if faults:
+      raise together(faults)
     self.remarks.extend(folder_checks.remarks(*found))
     self.dataset = dataclasses.replace(
       self.dataset,
@@ -50,5 +61,32 @@ class Folder(SegmentationBuilder, skip_registration=True):
     file = self._tree.where(mask)
     decoded = self._classes.decode(file, self._tree.read(mask))
     labels = self._classes.labels_of(file, decoded)
-    encoded = checks.upright(self._tree.read(image), labels.shape)
-    return Example(self._tree.where(image), encoded, file, labels)
+    source = self._tree.read(image)
+    self._contents.append((split, key, hashlib.sha256(source).digest()))
+    self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
+    encoded = checks.upright(source, labels.shape)
+    return Example(self._tree.where(image), encoded, file, labels, source)
+
+  def all_remarks(self) -> list[Remark]:
+    return [*self.remarks, *self._repetitions()]
+
+  def _repetitions(self) -> Iterator[Remark]:
+    """Images that are there more than once, byte by byte."""
+    first: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
+    for split, key, digest in sorted(self._contents):
+      if digest in first[split]:
+        other = first[split][digest]
+        yield self._repetition("repeated-images", key, other)
+      first[split].setdefault(digest, key)
+    train, val = first["train"], first["val"]
+    shared = {key: train[d] for d, key in val.items() if d in train}
+    if len(shared) == len(val) and all(k == v for k, v in shared.items()):
+      if val and train:
+        yield Remark("val-inside-train", "", f"{len(val)} images")
+      return
+    for key, other in shared.items():
+      yield self._repetition("image-in-both-splits", key, other)
+
+  def _repetition(self, code: str, key: str, other: str) -> Remark:
+    file, other = (self._layout.images[name] for name in (key, other))
+    return Remark(code, self._tree.where(file), f"as {self._tree.where(other)}")

@@ -32,6 +32,7 @@ from deeplab_jax.data.datasets import Color
 
 __all__ = ["FILES", "FolderClasses", "find"]
 
+_STRAY = 10  # values that never fill 3 x 3 pixels, from which they are noise
 _BLACK, _WHITE = 0x000000, 0xFFFFFF
 
 
@@ -302,7 +303,7 @@ def _inferred(tree: Tree, found: list[Found], report: Report) -> FolderClasses:
   """What the masks hold."""
   has_colours = any(f.mask.is_colour for f in found)
   if has_colours and 2 * sum(f.mask.is_rgb for f in found) > len(found):
-    return _each_color(tree, found)
+    return _each_color(tree, found, report)
   if _black_and_white(found):
     return _two(("background", "foreground"))
   numbered = [f for f in found if not f.mask.is_colour]
@@ -310,6 +311,7 @@ def _inferred(tree: Tree, found: list[Found], report: Report) -> FolderClasses:
   largest = max(used, default=0)
   for f in numbered:
     _check_numbers(f, largest)
+  _check_strays(numbered, report)
   names = tuple(f"class_{i}" for i in range(largest + 1))
   classes = _by_numbers(names, IGNORE, numbered)
   if len(names) > 2 * len(used) > 0:  # more classes without a pixel than with
@@ -343,9 +345,30 @@ def _grey_levels(found: Found, used: set[int]) -> BadExample:
   )
 
 
-def _each_color(tree: Tree, found: list[Found]) -> FolderClasses:
+def _check_strays(found: Sequence[Found], report: Report) -> None:
+  """Reports masks of many values that occur in specks only."""
+  solid = frozenset().union(*(f.solid for f in found))
+  strays = set().union(*(f.counts for f in found)) - solid - {IGNORE}
+  if not solid or len(strays) < max(_STRAY, 2 * len(solid)):
+    return
+  for f in sorted(found, key=lambda f: -len(strays & f.counts.keys())):
+    if count := len(strays & f.counts.keys()):
+      report(
+        BadExample(
+          f.file,
+          "stray-ids",
+          f"values must fill areas, as {len(solid)} do in all masks, got "
+          f"{count} that do nowhere",
+        )
+      )
+
+
+def _each_color(
+  tree: Tree, found: list[Found], report: Report
+) -> FolderClasses:
   """A class for each colour of the masks, in the order of the codes."""
   rgb = [f for f in found if f.mask.is_rgb]
+  _check_strays(rgb, report)
   codes = sorted(set().union(*(f.colors() for f in rgb)))
   if len(codes) > IGNORE:
     raise BadExample(

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import os
 import unicodedata
+from collections.abc import Iterator
 
 from deeplab_jax.data.builders.faults import BadExample, Report, refuse
 from deeplab_jax.data.builders.trees import Tree
@@ -25,11 +26,14 @@ _LAYOUTS = (
 )
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
+_SHOWN = 5  # lines of a list that a message names
 # What folders of splits are called, in small letters.
 _FOLDERS = {
   **dict.fromkeys(("train", "training"), "train"),
   **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
+# What they are called elsewhere.
+_OTHER_SPLITS = ("trn", "test", "testing", "tst", "dev", "eval")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +45,18 @@ class Layout:
     masks: path of each mask.
     splits: names of "train" and of "val".
     matched: masks whose path is that of their image in another Unicode form.
+    unread: files beside the images and masks that have another suffix.
+    like_splits: folders with names of splits, where the splits were drawn.
+    listed: whether there is a list of a split.
   """
 
   images: dict[str, str]
   masks: dict[str, str]
   splits: dict[str, list[str]]
   matched: dict[str, str]
+  unread: list[str]
+  like_splits: list[str]
+  listed: bool
 
   def unlisted(self) -> list[str]:
     """Names of the images in no split, sorted."""
@@ -65,12 +75,21 @@ class Layout:
       BadExample: there is none.
     """
     if name not in self.masks:
-      raise BadExample(
-        tree.where(self.images[name]),
-        "image-without-mask",
-        "an image must have a mask of its name, got none",
-      )
+      raise self._without_mask(tree, name)
     return self.masks[name]
+
+  def without_masks(self, tree: Tree) -> Iterator[BadExample]:
+    """The images of all splits that have no mask."""
+    used = {name for names in self.splits.values() for name in names}
+    for name in sorted(used - self.masks.keys()):
+      yield self._without_mask(tree, name)
+
+  def _without_mask(self, tree: Tree, name: str) -> BadExample:
+    return BadExample(
+      tree.where(self.images[name]),
+      "image-without-mask",
+      "an image must have a mask of its name, got none",
+    )
 
 
 def find(tree: Tree, report: Report = refuse) -> Layout:
@@ -86,7 +105,19 @@ def find(tree: Tree, report: Report = refuse) -> Layout:
   images, masks = _pairs(tree, report)
   names = list(images)
   lists = {split: _listed(tree, split, names, report) for split in _SPLITS}
-  return Layout(images, masks, _splits(names, lists), _matched(images, masks))
+  listed = any(lines is not None for lines in lists.values())
+  like_splits = (
+    [] if listed or _by_folder(names)["train"] else _like_splits(names)
+  )
+  return Layout(
+    images,
+    masks,
+    _splits(names, lists),
+    _matched(images, masks),
+    _unread(tree, {*images.values(), *masks.values()}),
+    like_splits,
+    listed,
+  )
 
 
 def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
@@ -111,6 +142,16 @@ def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
       )
     )
   return found
+
+
+def _unread(tree: Tree, used: set[str]) -> list[str]:
+  """Files in the folders of those used; hidden ones are not meant."""
+  return [
+    path
+    for folder in sorted({path.split("/")[0] for path in used})
+    for path in (f"{folder}/{p}" for p in tree.stems(folder, ""))
+    if path not in used and not path.rsplit("/", 1)[-1].startswith(".")
+  ]
 
 
 def _contents(tree: Tree) -> str:
@@ -199,6 +240,13 @@ def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
   return found if all(found.values()) else dict.fromkeys(_SPLITS)
 
 
+def _like_splits(names: list[str]) -> list[str]:
+  """Top folders that have names of splits, beside others."""
+  folders = sorted({n.partition("/")[0] for n in names if "/" in n})
+  like = [f for f in folders if f.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
+  return like if len(folders) > 1 else []
+
+
 def _hash(name: str) -> str:
   return hashlib.sha256(os.fsencode(name)).hexdigest()
 
@@ -216,12 +264,14 @@ def _listed(
         report(fault)
         return None
       unknown = [line for line in lines if _name(line) not in known]
-      for found in unknown or ([] if lines else ["no line"]):
+      if unknown or not lines:
+        found = printable(", ".join(unknown[:_SHOWN])) or "no line"
+        more = f" and {len(unknown) - _SHOWN} more" if unknown[_SHOWN:] else ""
         report(
           BadExample(
             tree.where(path),
             "wrong-list",
-            f"must list images that are there, got {printable(found)}",
+            f"must list images that are there, got {found}{more}",
           )
         )
       return [name for name in map(_name, lines) if name in known]

@@ -24,12 +24,14 @@ class Found:
     mask: the mask, without its pixels but one.
     counts: pixels of each of its numbers, or of the code of each colour.
     declares: how many pixels are declared as no-data.
+    solid: the numbers or codes that fill a square of 3 x 3 pixels somewhere.
   """
 
   file: str
   mask: Mask
   counts: dict[int, int]
   declares: int
+  solid: frozenset[int]
 
   def colors(self) -> set[int | None]:
     """Codes of the colours that its pixels look like; None is no colour."""
@@ -59,5 +61,7 @@ def _look(tree: Tree, nodata: float | None, path: str) -> Found | None:
   if len(counts) > _MOST_VALUES:
     counts = {value: counts[value] for value in sorted(counts)[:_MOST_VALUES]}
   declares = 0 if mask.unknown is None else int(mask.unknown.sum())
+  codes = masks.codes_of(mask.pixels) if mask.is_colour else mask.pixels
+  solid = frozenset(masks.solid(codes)[:_MOST_VALUES])
   sample = dataclasses.replace(mask, pixels=mask.pixels[:1, :1], unknown=None)
-  return Found(file, sample, counts, declares)
+  return Found(file, sample, counts, declares, solid)

@@ -1,7 +1,8 @@
 """One way to read a mask file: for builds, and so for training, and the doctor.
 
 What a file holds is asked of its header (`headers`), and values are checked
-before any cast: a NaN, a -9999 or a 300 must never become some class.
+before any cast: a NaN, a -9999 or a 300 must never become some class. A mask
+that an EXIF tag turns is read as it is looked at, as its image is.
 """
 
 import dataclasses
@@ -9,6 +10,8 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 
 from deeplab_jax.data import headers
 from deeplab_jax.data.builders import pictures
@@ -25,6 +28,7 @@ _PNG = (
   *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
 )
 _MOST = 2**31  # beyond, floats are no class numbers, and casts may overflow
+_LOSSY_NAMES = {"WEBP": "lossy WebP", "TIFF": "a TIFF compressed with loss"}
 _COLOUR_MODES = ("RGB", "RGBA", "LA", "PA", "RGBX", "La", "RGBa")
 
 
@@ -38,8 +42,8 @@ class Mask:
     palette: colours of the numbers of an indexed mask, and of one of fewer than
       8 bits, whose greys are 0..255 when it is looked at; else empty.
     is_rgb: whether the file has red, green and blue, if only greys of them.
-    unknown: bool (h, w), where the number declared as no-data is, `pixels`
-      being 0 there; None where nothing is declared.
+    unknown: bool (h, w), where the number declared as no-data is, in all
+      bands, `pixels` being 0 there; None where nothing is declared.
   """
 
   pixels: np.ndarray
@@ -94,8 +98,6 @@ def decode(file: str, encoded: bytes, nodata: float | None = None) -> Mask:
   is_rgb = pixels.ndim == 3
   if is_rgb and (pixels == pixels[..., :1]).all():
     pixels = pixels[..., 0]
-  if pixels.ndim == 3:
-    return Mask(pixels, is_rgb=True)
   declared = [v for v in (header and header.nodata, nodata) if v is not None]
   pixels, unknown = _whole_numbers(file, pixels, declared)
   return Mask(pixels, palette, is_rgb, unknown)
@@ -110,8 +112,7 @@ def _check_header(file: str, header: Header | None) -> None:
       file,
       "jpeg-mask",
       "a mask must be a PNG or another lossless file, got "
-      f"{'JPEG' if header.format != 'WEBP' else 'lossy WebP'}, which alters "
-      "labels",
+      f"{_LOSSY_NAMES.get(header.format, header.format)}, which alters labels",
     )
   if header.pictures > 1:
     raise BadExample(
@@ -136,10 +137,14 @@ def _decode(
   """Numbers (h, w) with their palette, or colours (h, w, 3)."""
   try:
     picture = pictures.decode(file, encoded)
-  except BadExample:
-    if header is None or header.format != "TIFF" or header.bands > 1:
+  except BadExample as fault:
+    is_unknown = isinstance(fault.__cause__, PIL.UnidentifiedImageError)
+    if not (is_unknown and header and header.format == "TIFF"):
+      raise
+    if header.bands > 1:
       raise
     return _decode_with_opencv(file, encoded, header), ()
+  picture = PIL.ImageOps.exif_transpose(picture)
   if picture.mode == "1":
     return np.asarray(picture).astype(np.uint8), _greys(1)
   if picture.mode == "P":
@@ -184,13 +189,19 @@ def _decode_with_opencv(
 def _whole_numbers(
   file: str, pixels: np.ndarray, declared: list[float]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """`pixels` (h, w) as integers, and where what is declared as no-data is."""
+  """`pixels` as integers, and where what is declared as no-data is.
+
+  Of colours (h, w, 3) it is where all three bands have the number.
+  """
   unknown = None
   if declared:
-    unknown = np.zeros(pixels.shape, bool)
+    bands = pixels.reshape(*pixels.shape[:2], -1)
+    unknown = np.zeros(pixels.shape[:2], bool)
     for value in declared:
-      unknown |= np.isnan(pixels) if np.isnan(value) else pixels == value
-    pixels = np.where(unknown, pixels.dtype.type(0), pixels)
+      found = np.isnan(bands) if np.isnan(value) else bands == value
+      unknown |= found.all(-1)
+    pixels = pixels.copy()
+    pixels[unknown] = 0
   if pixels.dtype.kind != "f":
     return pixels, unknown
   with np.errstate(invalid="ignore"):
@@ -208,9 +219,10 @@ def _whole_numbers(
 
 def nodata_hint(value: float) -> str:
   """What to do where `value` of a folder's mask is no class at all."""
+  text = f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
   return (
-    f"; if {value:g} means that nothing is known, set "
-    f"--config.data.nodata={value:g} (prepare: --nodata={value:g})"
+    f"; if {text} means that nothing is known, set "
+    f"--config.data.nodata={text} (prepare: --nodata={text})"
   )
 
 
@@ -261,6 +273,18 @@ def codes_of(colors: np.ndarray) -> np.ndarray:
     codes <<= 8
     codes |= colors[..., band]
   return codes
+
+
+def solid(values: np.ndarray) -> list[int]:
+  """Values (h, w) whose 3 x 3 neighbourhood is equal somewhere."""
+  if min(values.shape) < 3:
+    return np.unique(values).tolist()
+  same = values[:, 1:] == values[:, :-1]
+  same = same[:, 1:] & same[:, :-1]  # three in a row
+  rows = same[2:] & same[1:-1] & same[:-2]
+  middle = values[1:-1, 1:-1]
+  rows &= (middle == values[:-2, 1:-1]) & (middle == values[2:, 1:-1])
+  return np.unique(middle[rows]).tolist()
 
 
 def code_of(color: Color) -> int:

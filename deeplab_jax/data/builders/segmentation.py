@@ -22,12 +22,14 @@ class Example:
     image: the encoded image.
     mask_file: where the mask came from, for messages.
     mask: (h, w) train ids, any integer dtype; None = nothing is labelled.
+    source: the image as its file has it, where `image` is not that.
   """
 
   image_file: str
   image: bytes
   mask_file: str = ""
   mask: np.ndarray | None = None
+  source: bytes = b""
 
 
 class SegmentationBuilder(Builder, skip_registration=True):
@@ -57,7 +59,8 @@ class SegmentationBuilder(Builder, skip_registration=True):
     if mask is None:
       mask = np.full(size, self.dataset.ignore_label)
     checks.check_pair(example.mask_file, mask, size, self.dataset)
-    self.remarks.extend(checks.remarks(example.image_file, example.image))
+    source = example.source or example.image
+    self.remarks.extend(checks.remarks(example.image_file, source))
     label = masks.encode(mask)
     name = printable(key)
     return {"image": image, "label": label, "name": name}, size

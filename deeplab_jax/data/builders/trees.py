@@ -6,12 +6,14 @@ builders need not know whether the user has extracted the archive.
 
 from __future__ import annotations
 
+import codecs
 import collections
 import dataclasses
 import functools
 import gzip
 import os
 import pathlib
+import re
 import shutil
 import tarfile
 import tempfile
@@ -112,16 +114,24 @@ class Tree:
       ) from error
 
   def lines(self, path: str) -> list[str]:
-    """The lines of a text file that are not empty, stripped."""
+    """The lines of a text file that are not empty, stripped.
+
+    Raises:
+      BadExample: it is no text in UTF-8, or in UTF-16 with the mark in front
+        with which Windows writes it.
+    """
+    content = self.read(path)
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-      text = self.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+      text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+      if "\0" in text:
+        raise ValueError("it has zero bytes, as UTF-16 has")
+    except ValueError as error:
       raise BadExample(
-        self.where(path),
-        "not-text",
-        f"must be UTF-8 text ({error})",
+        self.where(path), "not-text", f"must be UTF-8 text ({error})"
       ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = re.split(r"\r\n|\r|\n", text)  # and not at U+2028 in a name
+    return [line.strip() for line in lines if line.strip()]
 
   def where(self, path: str) -> str:
     """How a message names the file `path`."""
