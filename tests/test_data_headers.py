@@ -5,10 +5,13 @@ import struct
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 
-from deeplab_jax.data import headers
+from deeplab_jax.data import headers, limits
+from deeplab_jax.data.builders import checks, masks
+from deeplab_jax.data.builders.faults import BadExample
 
 
 def tiff(bands, extra_samples=(), photometric=2, tags=(), circular=False):
@@ -140,3 +143,53 @@ def test_lossy_compression_is_found(kind, options, lossy):
 @pytest.mark.parametrize("content", [b"", b"II*\0", b"\x89PNG", b"no picture"])
 def test_broken_header_is_none(content):
   assert headers.read(content) is None
+
+
+def _encoded(picture, kind, **options) -> bytes:
+  file = io.BytesIO()
+  picture.save(file, kind, **options)
+  return file.getvalue()
+
+
+def _pictures() -> list[bytes]:
+  """One of each kind, small, of three numbers that fill areas."""
+  labels = np.kron(np.arange(30).reshape(5, 6) % 3, np.ones((8, 8)))
+  grey = PIL.Image.fromarray(labels.astype(np.uint8))
+  index = grey.copy()
+  index.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+  exif = PIL.Image.Exif()
+  exif[PIL.ExifTags.Base.Orientation] = 6
+  return [
+    _encoded(grey, "PNG", exif=exif),
+    _encoded(index, "PNG", transparency=0),
+    _encoded(index, "GIF"),
+    _encoded(grey, "BMP"),
+    _encoded(grey, "TIFF", compression="tiff_lzw"),
+    _encoded(grey.convert("1"), "TIFF", compression="group4"),
+    _encoded(grey.convert("RGB"), "JPEG", exif=exif),
+    _encoded(grey.convert("RGB"), "WEBP", lossless=True),
+    tiff(labels[..., None].astype(np.float32), photometric=1),
+    tiff(labels[..., None].astype(np.int16), photometric=1),
+  ]
+
+
+def test_any_damage_ends_in_a_fault_and_never_in_a_traceback(monkeypatch):
+  monkeypatch.setattr(limits, "memory", lambda: 10**8)  # which claims exceed
+  random, pictures, outcomes = np.random.default_rng(0), _pictures(), set()
+  for turn in range(40 * len(pictures)):
+    content = bytearray(pictures[turn % len(pictures)])
+    for _ in range(random.integers(1, 6)):  # mostly where headers are
+      end = min(len(content), random.choice((120, 400, 10**6)))
+      content[random.integers(end)] = random.integers(256)
+    content = bytes(content)
+    for read in (masks.decode, checks.image_size):
+      try:
+        read("file", content)
+        outcomes.add((read, True))
+      except BadExample as fault:
+        assert "\n" not in str(fault)
+        outcomes.add((read, False))
+    list(checks.remarks("file", content))
+    list(checks.mask_remarks("file", content))
+    checks.upright(content, (40, 48))
+  assert len(outcomes) == 4

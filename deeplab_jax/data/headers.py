@@ -182,8 +182,15 @@ def _tiff_pages(encoded: bytes) -> list[Any]:
 
 
 def _number(value: Any) -> int:
-  """A tag's number; of several, as each band has one, the largest."""
-  return max(value) if isinstance(value, tuple) else value
+  """A tag's number; of several, as each band has one, the largest.
+
+  Raises:
+    TypeError: it is none, as a damaged file may have it.
+  """
+  number = max(value) if isinstance(value, tuple) else value
+  if not isinstance(number, int):
+    raise TypeError(f"a tag must be a whole number, got {number!r}")
+  return number
 
 
 def _nodata(text: str | None) -> float | None:

@@ -43,6 +43,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   try:
     picture = headers.open_picture(encoded)
     _check_size(picture.size[::-1])
+    if header is None:
+      raise OSError("a damaged header")
     return _to_rgb(ImageOps.exif_transpose(picture))
   except UnidentifiedImageError:
     return _read_with_opencv(encoded)

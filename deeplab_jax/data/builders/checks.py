@@ -8,11 +8,13 @@ records that training reads.
 import io
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
+from deeplab_jax import messages
 from deeplab_jax.data import headers, limits
 from deeplab_jax.data.builders import masks, pictures
 from deeplab_jax.data.builders.faults import BadExample, Remark
@@ -32,14 +34,25 @@ def image_size(file: str, encoded: bytes) -> tuple[int, int]:
     BadExample: it is cut off, which OpenCV would fill with grey, or of a kind
       that OpenCV does not read.
   """
-  _check_kind(file, headers.read(encoded))
-  pictures.decode(file, encoded)
-  image = decode_image(encoded)
+  header = headers.read(encoded)
+  _check_kind(file, header)
+  pictures.decode(file, encoded, header)
+  image = _decode(encoded)
   if image is None:
     raise BadExample(
       file, "unsupported-image", "must be an image that OpenCV reads"
     )
   return image.shape[:2]
+
+
+def _decode(encoded: bytes) -> np.ndarray | None:
+  """As training decodes it; None if OpenCV does not."""
+  try:
+    return decode_image(encoded)
+  except cv2.error as error:
+    if messages.is_out_of_memory(error):
+      raise
+    return None
 
 
 def _check_kind(file: str, header: Header | None) -> None:
@@ -90,7 +103,7 @@ def mask_remarks(file: str, encoded: bytes) -> Iterator[Remark]:
 
 def _depth(header: Header, encoded: bytes) -> str:
   """Its bits, and how bright the 8 that are read are."""
-  image = decode_image(quiet(encoded))
+  image = _decode(quiet(encoded))
   brightest = "" if image is None else f", at most {image.max()} of 255 as read"
   return f"{header.bits} bits{brightest}"
 

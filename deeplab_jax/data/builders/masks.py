@@ -136,7 +136,7 @@ def _decode(
 ) -> tuple[np.ndarray, tuple[Color, ...]]:
   """Numbers (h, w) with their palette, or colours (h, w, 3)."""
   try:
-    picture = pictures.decode(file, encoded)
+    picture = pictures.decode(file, encoded, header)
   except BadExample as fault:
     is_unknown = isinstance(fault.__cause__, PIL.UnidentifiedImageError)
     if not (is_unknown and header and header.format == "TIFF"):

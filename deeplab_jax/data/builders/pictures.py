@@ -4,6 +4,7 @@ import PIL.Image
 
 from deeplab_jax.data import headers, limits
 from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.data.headers import Header
 
 
 def palette_of(image: PIL.Image.Image) -> tuple[tuple[int, int, int], ...]:
@@ -20,8 +21,13 @@ def check_size(file: str, size: tuple[int, int]) -> None:
     raise BadExample(file, "too-large", str(error)) from error
 
 
-def decode(file: str, encoded: bytes) -> PIL.Image.Image:
+def decode(file: str, encoded: bytes, header: Header | None) -> PIL.Image.Image:
   """An image with its pixels, as Pillow decodes them.
+
+  Args:
+    file: its name, for messages.
+    encoded: the contents of its file.
+    header: as `headers.read` gives it.
 
   Raises:
     BadExample: it is none, is damaged, or is larger than memory.
@@ -34,8 +40,13 @@ def decode(file: str, encoded: bytes) -> PIL.Image.Image:
     raise
   except Exception as error:  # whatever a decoder makes of broken bytes
     is_unknown = isinstance(error, PIL.UnidentifiedImageError)
-    reason = "of no known format" if is_unknown else error
+    told = " ".join(str(error).split())  # on one line
+    reason = "of no known format" if is_unknown else told
     raise BadExample(
       file, "undecodable", f"cannot be decoded as an image ({reason})"
     ) from error
+  if header is None:  # what a lenient decoder makes of it is not to be trusted
+    raise BadExample(
+      file, "undecodable", "cannot be decoded as an image (damaged header)"
+    )
   return image
