@@ -218,6 +218,9 @@ ELEMENTWISE: dict[str, Callable] = {
   "div": _node("Div"),
   "eq": _node("Equal"),
   "erf": _node("Erf"),
+  "erfc": lambda b, s, v, o: b.node(
+    "Sub", [b.constant(1, v[0].dtype), b.node("Erf", o)]
+  ),
   "exp": _node("Exp"),
   "exp2": _with_number("Pow", 2, is_first=True),
   "floor": _node("Floor"),

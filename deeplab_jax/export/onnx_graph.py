@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 from deeplab_jax.export.onnx_axes import AXES
@@ -70,7 +71,9 @@ def _follow(
   known |= {v: constant(c) for v, c in zip(jaxpr.constvars, program.consts)}
 
   def value_of(atom):
-    return constant(atom.val) if isinstance(atom, core.Literal) else known[atom]
+    if isinstance(atom, core.Literal):
+      return constant(np.asarray(atom.val, atom.aval.dtype))
+    return known[atom]
 
   for step in jaxpr.eqns:
     found = _after(builder, step, [value_of(atom) for atom in step.invars])
