@@ -1,7 +1,7 @@
 """One file that runs anywhere, with a certificate that it computes the same.
 
-`onnx` and `stablehlo` write files, see `export.exporting`; `load` reads one of
-the format stablehlo, and needs jax alone.
+`onnx` and `stablehlo` write files, see `export.exporting`, and `web` a page;
+`load` reads a file of the format stablehlo, and needs jax alone.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from deeplab_jax.export.loading import Exported, load
 
-__all__ = ["Exported", "load", "onnx", "stablehlo"]
+__all__ = ["Exported", "load", "onnx", "stablehlo", "web"]
 
 Size = tuple[int, int]
 
@@ -71,3 +71,25 @@ def stablehlo(
   from deeplab_jax.export.exporting import export
 
   return export(checkpoint, out, "stablehlo", sizes=sizes, **options)
+
+
+def web(
+  checkpoint: str | os.PathLike, out: str | os.PathLike, **options: Any
+) -> dict[str, Any]:
+  """Writes a folder with a page that segments pictures in a browser.
+
+  Args:
+    checkpoint: as `deeplab_jax.load` takes it.
+    out: the folder.
+    **options: see `export.web_folder.export_web`.
+
+  Returns:
+    the certificate of the ONNX file in it, as JSON holds it.
+
+  Raises:
+    ValueError: see `export.web_folder.export_web`.
+    ImportError: onnx or onnxruntime is not installed.
+  """
+  from deeplab_jax.export.web_folder import export_web
+
+  return export_web(checkpoint, out, **options)

@@ -38,11 +38,14 @@ def _of(module: Any) -> Format:
 
 
 FORMATS = {"onnx": _of(as_onnx), "stablehlo": _of(as_stablehlo)}
+WEB = "web"
+"""The name of the one format that is no file, see `web_folder`."""
+NAMES = (*FORMATS, WEB)
 
 
 def find_format(name: str) -> Format:
   """The entry of `name`; ValueError with the known names otherwise."""
   if name not in FORMATS:
-    known = ", ".join(FORMATS)
+    known = ", ".join((*FORMATS, WEB))
     raise ValueError(f"format must be one of {known}; got {name}")
   return FORMATS[name]
