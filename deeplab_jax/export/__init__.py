@@ -74,13 +74,18 @@ def stablehlo(
 
 
 def web(
-  checkpoint: str | os.PathLike, out: str | os.PathLike, **options: Any
+  checkpoint: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  size: Size | None = None,
+  **options: Any,
 ) -> dict[str, Any]:
   """Writes a folder with a page that segments pictures in a browser.
 
   Args:
     checkpoint: as `deeplab_jax.load` takes it.
     out: the folder.
+    size: height and width to which all pictures are stretched; None for any.
     **options: see `export.web_folder.export_web`.
 
   Returns:
@@ -92,4 +97,5 @@ def web(
   """
   from deeplab_jax.export.web_folder import export_web
 
-  return export_web(checkpoint, out, **options)
+  sizes = () if size is None else (size,)
+  return export_web(checkpoint, out, sizes=sizes, **options)

@@ -57,7 +57,7 @@ def read(given: str | os.PathLike | None = None) -> tuple[str, dict]:
     with tarfile.open(path) as archive:
       return _read(lambda name: _member(archive, name))
   except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-    reason = getattr(error, "strerror", None) or error
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     raise ValueError(
       f"{path} is no npm package onnxruntime-web with {', '.join(FILES)} in "
       f"dist/: {reason}; {_REMEDY}"

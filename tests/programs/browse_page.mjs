@@ -39,9 +39,18 @@ await session.send("Browser.setDownloadBehavior", {
 });
 
 const text = (id) => page.$eval(`#${id}`, (shown) => shown.innerText);
-const status = (start) => page.waitForFunction(
-  (start) => document.getElementById("status").textContent.startsWith(start)
-    && !document.querySelector("#frame.busy"), {}, start);
+
+// Waits until the page is done and says something that begins with `start`.
+async function status(start) {
+  await page.waitForFunction((start) => {
+    const shown = document.getElementById("status");
+    const done = !document.querySelector("#frame.busy");
+    return shown.classList.contains("wrong")
+      || done && shown.textContent.startsWith(start);
+  }, {}, start);
+  const shown = await text("status");
+  if (!shown.startsWith(start)) throw new Error(shown);
+}
 
 async function save(name) {
   const saved = new Promise((resolve) => session.on(
@@ -76,11 +85,25 @@ for (const picture of pictures) {
   await save(basename(picture));
 }
 await shoot("picture", 1280, 900, "light");
+await page.click("#legend button");
+await page.$eval("#opacity", (slider) => {
+  slider.value = 90;
+  slider.dispatchEvent(new Event("input"));
+});
+await shoot("alone", 1280, 900, "light");
+found.alone = await page.$eval("#overlay", (overlay) => {
+  const {width, height} = overlay;
+  const rgba = overlay.getContext("2d").getImageData(0, 0, width, height).data;
+  return rgba.filter((value, i) => i % 4 === 3 && value).length
+    / (width * height);
+});
+await page.click("#legend button");
 await page.click("#camera");
 await status("The camera is on");
 await page.click("#camera");
 await status("The last picture");
 await save("camera");
+// Names of classes are no HTML: there is one script, and no picture.
 found.elements = await page.$$eval("script, img, b", (all) => all.length);
 console.log(JSON.stringify(found));
 await browser.close();
