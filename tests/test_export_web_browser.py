@@ -190,7 +190,10 @@ def test_hostile_names_and_many_classes_in_a_browser(
   _assert_equals_segmenter(segmenter, _sample(page), saved)
   assert found["elements"] == 1  # the script of the page itself
   said = found["answers"]["sample.jpg"]
-  assert "<script>alert(1)</script>" in said["legend"] + said["absent"]
+  assert "<script>alert(1)</script>" in said["legend"]
+  assert "\u202e" not in said["legend"]
+  seen = len(np.unique(_read(saved)[0]))
+  assert said["absent"] == f"Not seen here: {300 - seen} of 300 classes"
   status = found["answers"]["given.png"]["status"]
   assert status == "given.png, 1000 x 1100 pixels, resized to 953 x 1048"
 

@@ -1,6 +1,7 @@
 // What is shown of an answer: the overlay, the legend, the class at a point.
 
 const element = (id) => document.getElementById(id);
+const MANY = 30;  // names in one line
 
 // A new element with text, which is never read as HTML: names of classes may
 // hold anything.
@@ -20,7 +21,8 @@ export class View {
   #only = null;  // the class that is shown alone
 
   constructor(names, colors) {
-    this.#names = names;
+    // Without what would turn or hide the text around it.
+    this.#names = names.map((name) => name.replace(/\p{C}/gu, "\ufffd"));
     this.#colors = colors;
     const overlay = element("overlay");
     overlay.addEventListener("pointermove", (event) => this.#hover(event));
@@ -69,7 +71,9 @@ export class View {
     element("legend").replaceChildren(...present.map((index) =>
       this.#entry(index, counts[index] / this.#labels.length)));
     const absent = order.filter((index) => !counts[index]).sort((a, b) => a - b);
-    const names = absent.map((index) => this.#names[index]).join(", ");
+    const names = absent.length > MANY
+      ? `${absent.length} of ${counts.length} classes`
+      : absent.map((index) => this.#names[index]).join(", ");
     element("absent").textContent = names && `Not seen here: ${names}`;
   }
 
