@@ -7,10 +7,16 @@ from typing import Any
 
 from deeplab_jax.export.exporting import export
 from deeplab_jax.export.formats import NAMES, WEB
+from deeplab_jax.export.job import PRECISIONS
 from deeplab_jax.export.program import OUTPUTS
 from deeplab_jax.export.web_folder import export_web
 
-_OF_ONE_FORMAT = {"runtime": WEB, "sample": WEB}
+_OF_ONE_FORMAT = {
+  "runtime": WEB,
+  "sample": WEB,
+  "precision": "tflite",
+  "calibrate": "tflite",
+}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -32,6 +38,9 @@ def parser(description: str) -> argparse.ArgumentParser:
   add("--scales", type=_scales, default=(1.0,), help="average over these")
   add("--flip", action="store_true", help="average over mirror images, too")
   add("--output_stride", type=int, help="8, 16 or 32; the model's by default")
+  add("--precision", help=f"tflite: one of {', '.join(PRECISIONS)}")
+  pictures = "tflite: pictures for numbers of 8 bits, and to judge by"
+  add("--calibrate", metavar="FOLDER", help=pictures)
   package = (
     "web: the npm package onnxruntime-web, .tgz or unpacked; else downloaded"
   )
