@@ -28,7 +28,8 @@ _QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _COMPILES = {
   "compile networks": """
     checkpoints checkpoints_damage cuda evaluate export_command export_networks
-    export_onnx export_primitives export_serving export_stablehlo export_web
+    export_onnx export_primitives export_serving export_stablehlo export_tflite
+    export_web
     hostile_names import_weights import_weights_averages import_weights_torch
     inference_fusion
     inference_network inference_onednn inference_segmenter models_atrous

@@ -69,7 +69,7 @@ def line(facts: dict[str, Any]) -> str:
   ]
   if "mean_iou" in facts:
     parts.append(
-      f"mean IoU with the masks {100 * facts['mean_iou']:.2f} %, "
-      f"{100 * facts['mean_iou_lost']:.2f} less than Segmenter"
+      f"mean IoU with the masks {100 * facts['mean_iou']:.2f} %, Segmenter's "
+      f"{100 * facts['mean_iou_of_segmenter']:.2f} %"
     )
   return f"certificate of lower precision: {', '.join(parts)}"

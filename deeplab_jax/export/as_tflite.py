@@ -26,7 +26,7 @@ from deeplab_jax.models.ops.whole import replaced
 
 PACKAGES = ("tensorflow", "ai-edge-litert")
 RUNTIME = "ai-edge-litert"
-__all__ = ["PACKAGES", "PRECISIONS", "RUNTIME", "check", "make", "open_file"]
+__all__ = ["PACKAGES", "PRECISIONS", "RUNTIME"]
 IMAGE = "image"
 _METADATA = "deeplab_jax"
 _IDENTIFIER = b"TFL3"
@@ -46,7 +46,7 @@ def check(sizes: tuple) -> None:
     )
   # Its remarks on this machine would stand among ours.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  needs("tensorflow")
+  needs("tensorflow", "tensorflow-cpu")
   _litert("interpreter")
 
 
@@ -56,16 +56,18 @@ def _litert(module: str) -> Any:
 
 def make(job: Job) -> bytes:
   """The content of the file."""
-  tf = needs("tensorflow")
+  tf = needs("tensorflow", "tensorflow-cpu")
   is_integer = job.precision == "int8"
   dtype = tf.float32 if is_integer else tf.uint8
   images = tf.TensorSpec((1, *job.sizes[0], 3), dtype, name=IMAGE)
   run = _function(tf, job)
   module = tf.Module()
   module.run = tf.function(
-    lambda image: {job.output: run(image)}, input_signature=[images]
+    lambda image: {job.output: run(image)},
+    input_signature=[images],
+    autograph=False,
   )
-  with _quiet(tf), tempfile.TemporaryDirectory() as folder:
+  with _quiet(), tempfile.TemporaryDirectory() as folder:
     try:
       signatures = {"serving_default": module.run}
       tf.saved_model.save(module, folder, signatures=signatures)
@@ -119,11 +121,8 @@ def _representative(image: np.ndarray) -> list[np.ndarray]:
 
 
 @contextlib.contextmanager
-def _quiet(tf: Any) -> Iterator[None]:
-  """Without the reports that Python and C++ of the converter print."""
-  logger = tf.get_logger()
-  level = logger.level
-  logger.setLevel("ERROR")
+def _quiet() -> Iterator[None]:
+  """Without what C++ reports of its work; errors come as exceptions."""
   sys.stdout.flush()
   sys.stderr.flush()
   kept = os.dup(1), os.dup(2)
@@ -133,11 +132,12 @@ def _quiet(tf: Any) -> Iterator[None]:
       os.dup2(nowhere, place)
     yield
   finally:
+    sys.stdout.flush()
+    sys.stderr.flush()
     for place, file in enumerate(kept, 1):
       os.dup2(file, place)
       os.close(file)
     os.close(nowhere)
-    logger.setLevel(level)
 
 
 def open_file(content: bytes, job: Job) -> Opened:
@@ -146,6 +146,8 @@ def open_file(content: bytes, job: Job) -> Opened:
   wider = []
 
   def behind(images):
+    if job.behind == job.output:
+      return run(images)
     if not wider:
       wider.append(_runner(_with_behind(content, interpreter))[0])
     height, width = images.shape[1:3]
@@ -157,10 +159,11 @@ def open_file(content: bytes, job: Job) -> Opened:
 
 def _runner(content: bytes) -> tuple[Callable, Any]:
   """A function of pictures to the last output of a file."""
-  interpreter = _litert("interpreter").Interpreter(
-    model_content=content, num_threads=threads()
-  )
-  interpreter.allocate_tensors()
+  with _quiet():
+    interpreter = _litert("interpreter").Interpreter(
+      model_content=content, num_threads=threads()
+    )
+    interpreter.allocate_tensors()
   (given,) = interpreter.get_input_details()
 
   def one(image):
@@ -179,7 +182,7 @@ def _with_behind(content: bytes, interpreter: Any) -> bytes:
   """The file with one more output: what its labels are the largest of."""
   steps = interpreter._get_ops_details()
   found = [s["inputs"][0] for s in steps if s["op_name"] in _IS_LARGEST_OF]
-  model = _read(content)
+  model = read(content)
   (graph,) = model.subgraphs
   graph.outputs = [*graph.outputs, *found[-1:]]
   model.signatureDefs = None
@@ -188,7 +191,7 @@ def _with_behind(content: bytes, interpreter: Any) -> bytes:
 
 def _with_metadata(content: bytes, facts: dict[str, Any]) -> bytes:
   """The file with a description of its network, JSON in UTF-8."""
-  schema, model = _litert("schema_py_generated"), _read(content)
+  schema, model = _litert("schema_py_generated"), read(content)
   buffer, entry = schema.BufferT(), schema.MetadataT()
   buffer.data = np.frombuffer(json.dumps(facts).encode(), np.uint8)
   entry.name, entry.buffer = _METADATA, len(model.buffers)
@@ -197,7 +200,8 @@ def _with_metadata(content: bytes, facts: dict[str, Any]) -> bytes:
   return _written(model)
 
 
-def _read(content: bytes) -> Any:
+def read(content: bytes) -> Any:
+  """A file as objects of its schema."""
   schema = _litert("schema_py_generated")
   return schema.ModelT.InitFromPackedBuf(content, 0)
 
