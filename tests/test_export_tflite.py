@@ -240,8 +240,8 @@ def test_every_backbone(shallow_backbones, backbone):
     width_multiplier=0.25 if BACKBONES[backbone].has_width else 1.0,
   )
   job = make_job(model, sizes=(_SIZE,))
-  # At 1e-4: the random weights of LR-ASPP on Xception-41 give logits of 700, off
-  # by 5.6e-5 of that here and by 2.8e-5 in ONNX Runtime.
+  # At 1e-4: random weights of LR-ASPP on Xception-41 give logits of 700, off by
+  # 5.6e-5 of that here and by 2.8e-5 in ONNX Runtime.
   assert certificate.measure(job, _open(job))["passed"]
 
 
