@@ -19,6 +19,16 @@ def onnx_packages() -> None:
     pytest.importorskip(name, reason=reason)
 
 
+def tflite_packages() -> None:
+  """The same without TensorFlow's converter and LiteRT."""
+  for module, name in (
+    ("tensorflow", "tensorflow"),
+    ("ai_edge_litert.interpreter", "ai-edge-litert"),
+  ):
+    reason = f"SKIPPED FOR LACK OF {name}: pip install 'deeplab_jax[export]'"
+    pytest.importorskip(module, reason=reason)
+
+
 def make_job(model, variables=None, facts=None, **options) -> Job:
   """A job for `model`; `options` are fields of `Job` or of `Protocol`."""
   if variables is None:

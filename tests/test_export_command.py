@@ -123,7 +123,7 @@ def test_one_clear_label_fails():
 _MISTAKES = {
   "format": (
     ["--format", "onx"],
-    "format must be one of onnx, stablehlo; got onx",
+    "format must be one of onnx, stablehlo, tflite, web; got onx",
   ),
   "output": (
     ["--output", "masks"],

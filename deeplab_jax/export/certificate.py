@@ -175,7 +175,12 @@ def _summary(pictures: list[dict[str, Any]]) -> dict[str, Any]:
   is_good = facts["clear_labels_differing"] == 0 and all(
     map(_is_near, pictures)
   )
-  return facts | {"passed": is_good, "pictures": pictures}
+  return {
+    "tolerance": TOLERANCE,
+    **facts,
+    "passed": is_good,
+    "pictures": pictures,
+  }
 
 
 def _is_near(picture: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deeplab_jax import atomic
-from deeplab_jax.export import certificate, machine, speed
+from deeplab_jax.export import agreement, certificate, machine, speed
 from deeplab_jax.export.formats import find_format
 from deeplab_jax.export.job import Job, Size, read_job
 
@@ -38,7 +38,8 @@ def export(
     sizes: heights and widths of the pictures; () for any.
     overwrite: whether files that are there may be replaced.
     tell: is given lines about what was found.
-    **options: `output`, `scales`, `flip` and `output_stride`, see `read_job`.
+    **options: `output`, `scales`, `flip`, `output_stride`, `precision` and
+      `calibrate`, see `read_job`.
 
   Returns:
     the certificate, as JSON holds it.
@@ -53,6 +54,13 @@ def export(
   _check_out(out, overwrite)
   found.check(tuple(sizes))
   job = read_job(checkpoint, sizes=sizes, **options)
+  if job.precision not in found.precisions:
+    raise ValueError(
+      f"a file of format {format} has numbers of "
+      f"{' or '.join(found.precisions)}, got precision {job.precision}; "
+      "--format tflite has others"
+    )
+  judge = certificate if job.precision == "float32" else agreement
   content = found.make(job)
   opened = found.open_file(content, job)
   facts = {
@@ -61,10 +69,9 @@ def export(
     "runtime": found.runtime,
     "versions": machine.versions(*_VERSIONS, *found.packages),
     "cpu": machine.cpu(),
-    "tolerance": certificate.TOLERANCE,
-    **certificate.measure(job, opened),
+    **judge.measure(job, opened),
   }
-  tell(certificate.line(facts))
+  tell(judge.line(facts))
   if not facts["passed"]:
     out = out.with_name(f"{out.name}.failed")
   else:

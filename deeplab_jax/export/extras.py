@@ -4,8 +4,8 @@ import importlib
 from types import ModuleType
 
 
-def needs(name: str) -> ModuleType:
-  """Imports a package of the extra `export`.
+def needs(name: str, package: str | None = None) -> ModuleType:
+  """Imports a module of a package (default: of its name) of the extra `export`.
 
   Raises:
     ImportError: it is not installed; says how to.
@@ -14,5 +14,5 @@ def needs(name: str) -> ModuleType:
     return importlib.import_module(name)
   except ImportError as error:
     raise ImportError(
-      f"this needs {name}: pip install 'deeplab_jax[export]'"
+      f"this needs {package or name}: pip install 'deeplab_jax[export]'"
     ) from error

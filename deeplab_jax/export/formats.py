@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from deeplab_jax.export import as_onnx, as_stablehlo
+from deeplab_jax.export import as_onnx, as_stablehlo, as_tflite
 from deeplab_jax.export.job import Job, Opened
 
 
@@ -18,6 +18,7 @@ class Format:
     check: raises what stands against a file of some sizes, before any work.
     make: the content of the file that a job asks for.
     open_file: that content, ready to look at pictures.
+    precisions: of numbers that files can have.
   """
 
   runtime: str
@@ -25,6 +26,7 @@ class Format:
   check: Callable[[tuple], None]
   make: Callable[[Job], bytes]
   open_file: Callable[[bytes, Job], Opened]
+  precisions: tuple[str, ...]
 
 
 def _of(module: Any) -> Format:
@@ -34,15 +36,23 @@ def _of(module: Any) -> Format:
     module.check,
     module.make,
     module.open_file,
+    getattr(module, "PRECISIONS", ("float32",)),
   )
 
 
-FORMATS = {"onnx": _of(as_onnx), "stablehlo": _of(as_stablehlo)}
+FORMATS = {
+  "onnx": _of(as_onnx),
+  "stablehlo": _of(as_stablehlo),
+  "tflite": _of(as_tflite),
+}
+WEB = "web"
+"""The name of the one format that is no file, see `web_folder`."""
+NAMES = (*FORMATS, WEB)
 
 
 def find_format(name: str) -> Format:
   """The entry of `name`; ValueError with the known names otherwise."""
   if name not in FORMATS:
-    known = ", ".join(FORMATS)
+    known = ", ".join((*FORMATS, WEB))
     raise ValueError(f"format must be one of {known}; got {name}")
   return FORMATS[name]

@@ -13,12 +13,14 @@ import numpy as np
 
 from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.checkpoints.model_directory import read_description
+from deeplab_jax.export.calibration import Pictures, read
 from deeplab_jax.export.program import OUTPUTS, crop_of
 from deeplab_jax.inference import Segmenter
 from deeplab_jax.inference.protocol import Protocol, stored_least_crop
 from deeplab_jax.models import DeepLab
 
 Size = tuple[int, int]
+PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Job:
     protocol: how pictures are brought before it.
     output: of `OUTPUTS`.
     sizes: heights and widths of the pictures that it takes; () for any.
+    precision: of its numbers: "float32", "float16" or "int8".
+    pictures: of `sizes[0]`, to calibrate with and to say what a lower precision
+      changes.
   """
 
   model: DeepLab
@@ -40,6 +45,8 @@ class Job:
   protocol: Protocol
   output: str = "labels"
   sizes: tuple[Size, ...] = ()
+  precision: str = "float32"
+  pictures: Pictures = dataclasses.field(default_factory=Pictures)
 
   @property
   def behind(self) -> str:
@@ -83,6 +90,7 @@ class Job:
       "head": model.head,
       "output_stride": model.output_stride,
       "output": self.output,
+      "precision": self.precision,
       "scales": list(self.protocol.scales),
       "flip": self.protocol.flip,
       "least_crop": list(self.protocol.least_crop),
@@ -116,6 +124,8 @@ def read_job(
   scales: Sequence[float] = (1.0,),
   flip: bool = False,
   output_stride: int | None = None,
+  precision: str | None = None,
+  calibrate: str | os.PathLike | None = None,
 ) -> Job:
   """Reads a stored network, and checks what is asked for before.
 
@@ -126,6 +136,8 @@ def read_job(
     scales: multiples of 1/4 whose probabilities are averaged.
     flip: whether to average over mirror images, too.
     output_stride: 8, 16 or 32 in place of the stored one.
+    precision: of `PRECISIONS`; by default int8 with `calibrate`, else float32.
+    calibrate: a folder of pictures, see `calibration.read`.
 
   Raises:
     ValueError: an argument is wrong, or nothing usable is there.
@@ -134,6 +146,7 @@ def read_job(
     raise ValueError(
       f"output must be one of {', '.join(OUTPUTS)}; got {output}"
     )
+  precision = _precision(precision, calibrate)
   model, facts = read_description(checkpoint)
   if not isinstance(model, DeepLab):
     raise ValueError(f"{checkpoint} must hold a segmenter, got a classifier")
@@ -150,7 +163,27 @@ def read_job(
   sizes = tuple(dict.fromkeys(tuple(size) for size in sizes))
   check_sizes(sizes, model, protocol)
   _, variables, facts = load_variables(checkpoint)
-  return Job(model, variables, facts, protocol, output, sizes)
+  pictures = Pictures() if calibrate is None else read(calibrate, sizes[0])
+  return Job(
+    model, variables, facts, protocol, output, sizes, precision, pictures
+  )
+
+
+def _precision(
+  precision: str | None, calibrate: str | os.PathLike | None
+) -> str:
+  """What is meant by two arguments of `read_job`."""
+  if precision is None:
+    return "float32" if calibrate is None else "int8"
+  if precision not in PRECISIONS:
+    raise ValueError(
+      f"precision must be one of {', '.join(PRECISIONS)}; got {precision}"
+    )
+  if precision == "int8" and calibrate is None:
+    raise ValueError("precision int8 needs pictures: give --calibrate FOLDER")
+  if precision == "float32" and calibrate is not None:
+    raise ValueError("precision float32 has no use for --calibrate")
+  return precision
 
 
 def check_sizes(

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from deeplab_jax.export.jaxprs import UNCHANGED, inner_program
 from deeplab_jax.export.onnx_axes import AXES
 from deeplab_jax.export.onnx_builder import IMAGE, Builder, Node
 from deeplab_jax.export.onnx_elementwise import (
@@ -29,7 +30,6 @@ from deeplab_jax.export.onnx_values import (
   full,
 )
 
-_UNCHANGED = {"copy", "copy_p", "name", "optimization_barrier", "stop_gradient"}
 _NOT_COMPUTED = {"broadcast_in_dim", "dim_as_value", "squeeze", "transpose"}
 """Primitives that are translated though all operands are known."""
 _TRANSLATED = {**AXES, **MAPS}
@@ -84,10 +84,10 @@ def _follow(
 def _after(builder: Builder, step: Any, values: list[Value]) -> list[Value]:
   """The values of a step's results."""
   name = step.primitive.name
-  inner = _inner_program(step)
+  inner = inner_program(step)
   if inner is not None:
     return _follow(builder, inner, values)
-  if name in _UNCHANGED:
+  if name in UNCHANGED:
     return values
   try:
     if name in ELEMENTWISE:
@@ -100,34 +100,6 @@ def _after(builder: Builder, step: Any, values: list[Value]) -> list[Value]:
   except Unsupported as error:
     raise Unsupported(f"{error} (by the primitive {name})") from None
   raise Unsupported(f"the primitive {name}")
-
-
-def _inner_program(step: Any) -> core.ClosedJaxpr | None:
-  """The program that a step calls once with its own operands."""
-  if step.primitive.name not in _CALLS:
-    return None
-  program = next(
-    step.params[name]
-    for name in _CALLS[step.primitive.name]
-    if name in step.params
-  )
-  if isinstance(program, core.Jaxpr):
-    program = core.ClosedJaxpr(program, ())
-  return program
-
-
-_CALLS = {
-  "jit": ("jaxpr",),
-  "pjit": ("jaxpr",),
-  "closed_call": ("call_jaxpr",),
-  "core_call": ("call_jaxpr",),
-  "remat2": ("jaxpr",),
-  "checkpoint": ("jaxpr",),
-  "custom_jvp_call": ("call_jaxpr",),
-  "custom_vjp_call": ("call_jaxpr", "fun_jaxpr"),
-  "custom_vjp_call_jaxpr": ("call_jaxpr", "fun_jaxpr"),
-}
-"""Primitives that call a program, and what that is called, by version."""
 
 
 def _is_known(step: Any, values: list[Value]) -> bool:
