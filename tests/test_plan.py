@@ -104,7 +104,7 @@ def test_a_local_plan_has_the_state_in_bytes(local):
 
 def test_compiled_flops_are_near_six_per_multiply_add(local):
   """And above: in so narrow a network all else counts for a third."""
-  assert 1 < local.program.flops / local.flops < 1.55
+  assert 1 < local.program.flops / local.flops < 1.6
 
 
 def test_the_report_names_every_kind_of_memory(local):
