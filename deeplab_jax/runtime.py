@@ -18,9 +18,9 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 import jax
-from jax._src import distributed  # its client is not to be had otherwise
 from jax.experimental import multihost_utils
 
 from deeplab_jax import messages
@@ -138,6 +138,9 @@ class StopRequest:
     # Ignored, as in jobs that a script runs in the background, it stays so.
     numbers = (signal.SIGINT, signal.SIGTERM)
     numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
+    client = None if self._alone else _client()
+    if not self._alone and client is None:
+      numbers = []  # no way to tell the others: jax's service alone listens
     self._before = {n: signal.getsignal(n) for n in numbers}
     self._of_service = None if self._alone else _action(signal.SIGTERM)
     reader, self._writer = os.pipe()
@@ -147,8 +150,11 @@ class StopRequest:
       target=self._watch, args=(reader,), daemon=True
     )
     self._watcher.start()
-    if not self._alone:
-      threading.Thread(target=self._listen, daemon=True).start()
+    if client is not None:
+      listener = threading.Thread(
+        target=self._listen, args=(client,), daemon=True
+      )
+      listener.start()
     for number in numbers:
       signal.signal(number, self._receive)
 
@@ -173,13 +179,13 @@ class StopRequest:
         self._end(number[0])
     os.close(reader)
 
-  def _listen(self) -> None:
+  def _listen(self, client: Any) -> None:
     """Ends the program if another process was told to stop.
 
     One may be told when this one has already made its first step: so for some
     time after that as well.
     """
-    client, until = distributed.global_state.client, None
+    until = None
     while not self._ended.is_set():
       if self._training:
         until = until or time.monotonic() + _PATIENCE
@@ -238,7 +244,19 @@ class StopRequest:
 def _tell_the_others() -> None:
   """Has the processes of this run that listen end."""
   with contextlib.suppress(Exception):  # told already, or the first is gone
-    distributed.global_state.client.key_value_set(_STOP, "1")
+    _client().key_value_set(_STOP, "1")
+
+
+def _client() -> Any | None:
+  """What carries words between processes; None where jax hides it elsewhere."""
+  try:
+    from jax._src import distributed
+
+    client = distributed.global_state.client
+  except (ImportError, AttributeError):
+    return None
+  names = "blocking_key_value_get", "key_value_set"
+  return client if all(hasattr(client, name) for name in names) else None
 
 
 def _action(number: int) -> ctypes.Array:

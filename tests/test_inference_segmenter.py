@@ -176,6 +176,10 @@ def test_load_computes_in_what_is_asked_for(tmp_path, stored):
   assert 0 < np.abs(exact - rounded).max() < 0.05
   with pytest.raises(ValueError, match="dtype must be float32 or bfloat16"):
     deeplab_jax.load(tmp_path, dtype="float16")
+  with pytest.raises(ValueError, match=r"dtype must be .* got ''"):
+    deeplab_jax.load(tmp_path, dtype="")
+  with pytest.raises(ValueError, match=r"output_stride must be .* got 0"):
+    deeplab_jax.load(tmp_path, output_stride=0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Huge pages are advised where they help; signals end or save a run."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
+from jax._src import distributed
 
 from deeplab_jax import runtime
 
@@ -170,3 +173,17 @@ def test_a_notebook_is_interrupted_and_lives():
   _, errors = process.communicate(timeout=60)
   assert process.returncode == -signal.SIGINT or "KeyboardInterrupt" in errors
   assert "stopped before" not in errors
+
+
+def test_several_that_cannot_tell_each_other_leave_signals_to_jax(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(runtime, "_client", lambda: None)
+  numbers = signal.SIGINT, signal.SIGTERM
+  before = [signal.getsignal(number) for number in numbers]
+  with contextlib.closing(runtime.StopRequest()):
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_client_of_another_kind_is_none(monkeypatch):
+  monkeypatch.setattr(distributed.global_state, "client", object())
+  assert runtime._client() is None

@@ -84,7 +84,9 @@ def evaluate(
       f"data.name {info.name!r} has {info.num_classes} classes, the "
       f"model {model.num_classes}: evaluate it on what it was trained on"
     )
-  model = for_inference(model, config.eval.output_stride, config.eval.dtype)
+  model = for_inference(
+    model, config.eval.output_stride or None, config.eval.dtype or None
+  )
   if keeps_digits(model):
     variables = jax.device_put(
       fold(model, variables), sharding.replicated(mesh)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.checkpoints import load_variables
@@ -17,7 +16,7 @@ from deeplab_jax.export.calibration import Pictures, read
 from deeplab_jax.export.program import OUTPUTS, crop_of
 from deeplab_jax.inference import Segmenter
 from deeplab_jax.inference.protocol import Protocol, stored_least_crop
-from deeplab_jax.models import DeepLab
+from deeplab_jax.models import DeepLab, for_inference
 
 Size = tuple[int, int]
 PRECISIONS = ("float32", "float16", "int8")
@@ -150,10 +149,7 @@ def read_job(
   model, facts = read_description(checkpoint)
   if not isinstance(model, DeepLab):
     raise ValueError(f"{checkpoint} must hold a segmenter, got a classifier")
-  settings = {"dtype": jnp.dtype(jnp.float32)}
-  if output_stride is not None:
-    settings["output_stride"] = output_stride
-  model = model.clone(**settings)
+  model = for_inference(model, output_stride, "float32")
   protocol = Protocol(tuple(scales), flip, stored_least_crop(facts))
   if output == "logits" and (len(protocol.scales) > 1 or flip):
     raise ValueError(

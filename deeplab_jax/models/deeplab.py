@@ -192,15 +192,17 @@ def for_inference(
 
   Args:
     model: the stored network.
-    output_stride: 8, 16 or 32 in place of its own; None or 0 keep that.
+    output_stride: 8, 16 or 32 in place of its own; None keeps that.
     dtype: a name of `INFERENCE_DTYPES` that it computes in, in place of its
-      own; None or "" keep that.
+      own; None keeps that.
 
   Raises:
     ValueError: another stride or dtype.
   """
-  settings = {"output_stride": output_stride} if output_stride else {}
-  if dtype:
+  settings = {}
+  if output_stride is not None:
+    settings["output_stride"] = output_stride
+  if dtype is not None:
     if dtype not in INFERENCE_DTYPES:
       allowed = " or ".join(INFERENCE_DTYPES)
       raise ValueError(f"dtype must be {allowed}, got {dtype!r}")
