@@ -10,6 +10,7 @@ from deeplab_jax.export.formats import NAMES, WEB
 from deeplab_jax.export.job import PRECISIONS
 from deeplab_jax.export.program import OUTPUTS
 from deeplab_jax.export.web_folder import export_web
+from deeplab_jax.inference.protocol import scales_argument
 
 _OF_ONE_FORMAT = {
   "runtime": WEB,
@@ -35,7 +36,9 @@ def parser(description: str) -> argparse.ArgumentParser:
   )
   flag = {"dest": "sizes", "action": "append", "metavar": "HxW"}
   add("--size", type=_size, default=[], **flag, help=size)
-  add("--scales", type=_scales, default=(1.0,), help="average over these")
+  add(
+    "--scales", type=scales_argument, default=(1.0,), help="average over these"
+  )
   add("--flip", action="store_true", help="average over mirror images, too")
   add("--output_stride", type=int, help="8, 16 or 32; the model's by default")
   add("--precision", help=f"tflite: one of {', '.join(PRECISIONS)}")
@@ -56,14 +59,6 @@ def _size(text: str) -> tuple[int, int]:
       f"must be HxW, such as 513x513; got {text}"
     )
   return int(found[1]), int(found[2])
-
-
-def _scales(text: str) -> tuple[float, ...]:
-  try:
-    return tuple(map(float, text.split(",")))
-  except ValueError:
-    message = f"must be numbers with commas, such as 0.75,1,1.25; got {text!r}"
-    raise argparse.ArgumentTypeError(message) from None
 
 
 def export_any(

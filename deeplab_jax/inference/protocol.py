@@ -4,6 +4,7 @@ A picture's labels depend on the model, the picture and the fields of `Protocol`
 alone. Prediction and evaluation lay pictures out here, and nowhere else.
 """
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -133,6 +134,19 @@ def stored_least_crop(facts: Mapping[str, Any]) -> Size:
   """The least crop that a `model.json` of content `facts` holds."""
   size = (facts.get("evaluation") or {}).get("crop_size") or (1, 1)
   return tuple(size)
+
+
+def scales_argument(text: str) -> tuple[float, ...]:
+  """Scales of a command line, such as 0.75,1,1.25; `Protocol` checks them.
+
+  Raises:
+    argparse.ArgumentTypeError: `text` is no such list.
+  """
+  try:
+    return tuple(map(float, text.split(",")))
+  except ValueError:
+    message = f"must be numbers with commas, such as 0.75,1,1.25; got {text!r}"
+    raise argparse.ArgumentTypeError(message) from None
 
 
 def _bucket(side: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 from deeplab_jax import messages, runtime
 from deeplab_jax.inference import load
+from deeplab_jax.inference.protocol import scales_argument
 from deeplab_jax.models import INFERENCE_DTYPES
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import (
@@ -140,7 +141,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--scales",
-    type=_scales,
+    type=scales_argument,
     default=(1.0,),
     help="average over these, such as 0.5,0.75,1,1.25,1.5,1.75",
   )
@@ -170,12 +171,3 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     "--package", choices=SERVERS, help="also pack the labels for a test server"
   )
   return parser.parse_args(arguments)
-
-
-def _scales(text: str) -> tuple[float, ...]:
-  try:
-    return tuple(float(part) for part in text.split(","))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f"must be numbers with commas, such as 0.75,1,1.25; got {text!r}"
-    ) from None
