@@ -35,8 +35,8 @@ def load(
     path: a workdir, a step in it, its `best`, or an imported model directory.
     output_stride: 8, 16 or 32 in place of the stored model's.
     dtype: "float32" or "bfloat16", which the network computes in; None takes
-      what it was trained in. Half the memory and less time in bfloat16 where
-      the device has instructions for it, more time where it has none.
+      what it was trained in. A CPU without instructions for bfloat16 takes
+      longer in it.
     **options: further arguments of `Segmenter`, such as `scales` and `flip`.
 
   Raises:
