@@ -333,6 +333,7 @@ def test_released_model_in_bfloat16_on_the_voc_sample(shared, tmp_path):
   assert 100 * found.miou == pytest.approx(70.25, abs=0.2)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_released_model_on_the_voc_sample(shared, tmp_path):
   config, model, variables = _released(shared, tmp_path)
   weights = shared / "weights/deeplabv3_mnv2_dm05_pascal_trainaug"
@@ -356,7 +357,7 @@ def _start(folder, index, port) -> subprocess.Popen:
     [sys.executable, str(_TESTS / "programs/evaluate_tiny.py"), str(folder)],
     env={
       **os.environ,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      "JAX_NUM_CPU_DEVICES": "2",
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(_TESTS.parent),
       "DEEPLAB_CACHE": str(folder.parent / "cache"),

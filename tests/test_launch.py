@@ -297,7 +297,7 @@ def _train(workdir, command, *flags, **environment):
       *flags,
     ],
     env=os.environ
-    | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
     | {"DEEPLAB_CACHE": str(workdir.parent / "cache")}
     | environment,
     cwd=_ROOT,

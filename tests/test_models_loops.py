@@ -7,14 +7,13 @@ import pytest
 
 from deeplab_jax.models.ops.loops import all_threads, joined
 
-pytestmark = pytest.mark.usefixtures("optimized")
 _SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1.5, 65504.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_all_threads_changes_no_bit(dtype):
+def test_all_threads_changes_no_bit(users_jit, dtype):
   x = jnp.asarray(_SPECIAL, dtype)
-  y = jax.jit(all_threads)(x)
+  y = users_jit(all_threads)(x)
   assert y.dtype == x.dtype
   assert np.asarray(y).tobytes() == np.asarray(x).tobytes()
 
@@ -25,21 +24,21 @@ def test_all_threads_has_the_gradient_of_the_identity():
   np.testing.assert_array_equal(got, weights)
 
 
-def test_all_threads_makes_xla_count_more_operations_than_bytes():
+def test_all_threads_makes_xla_count_more_operations_than_bytes(users_jit):
   """If this fails, XLA has learnt to cancel them and the form is of no use."""
   with jax.default_device(jax.devices("cpu")[0]):
     x, y, bias = jnp.ones((64, 32)), jnp.ones((64, 32)), jnp.ones(32)
-    compiled = jax.jit(lambda x, y: jax.nn.relu(all_threads(x + y + bias)))
+    compiled = users_jit(lambda x, y: jax.nn.relu(all_threads(x + y + bias)))
     cost = compiled.lower(x, y).compile().cost_analysis()
   assert cost["flops"] > cost["bytes accessed"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_joined_is_concatenation(dtype):
+def test_joined_is_concatenation(users_jit, dtype):
   keys = jax.random.split(jax.random.key(0), 3)
   maps = tuple(
     jax.random.normal(key, (2, 3, 4, c), dtype)
     for key, c in zip(keys, (5, 1, 8))
   )
   expected = jnp.concatenate(maps, axis=-1)
-  np.testing.assert_array_equal(joined(maps), expected)
+  np.testing.assert_array_equal(users_jit(joined)(maps), expected)

@@ -242,11 +242,21 @@ def test_network_answers_as_defined(folder, dataset, variant):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_answers_as_defined(folder, dataset, backbone):
+  _assert_one_answer(_network(backbone=backbone), folder, dataset)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", _VARIANTS)
 @pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.usefixtures("shallow_backbones")
 def test_every_network_answers_as_defined(folder, dataset, backbone, variant):
+  """Of every kind of unit; the random networks below have all units."""
+  _forget_networks()
   model = _network(backbone=backbone, **_VARIANTS[variant])
   _assert_one_answer(model, folder, dataset)
+  _forget_networks()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -19,7 +19,6 @@ _TESTS = pathlib.Path(__file__).parent
 
 def _start(first, last, folder, devices=1, **environment) -> subprocess.Popen:
   """Starts `programs/train_tiny.py` with that many forced CPU devices."""
-  flags = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
     [
       sys.executable,
@@ -28,7 +27,7 @@ def _start(first, last, folder, devices=1, **environment) -> subprocess.Popen:
     ],
     env={
       **os.environ,
-      "XLA_FLAGS": flags,
+      "JAX_NUM_CPU_DEVICES": str(devices),
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(_TESTS.parent),
       "DEEPLAB_CACHE": str(folder.parent / "cache"),
@@ -119,12 +118,11 @@ _CASES = (
 @pytest.fixture(scope="module")
 def divided() -> dict[str, list[dict]]:
   """By case, twenty steps on one device and on eight."""
-  flags = "--xla_force_host_platform_device_count=8"
   done = subprocess.run(
     [sys.executable, str(_TESTS / "programs/divide_tiny.py"), *_CASES],
     env={
       **os.environ,
-      "XLA_FLAGS": flags,
+      "JAX_NUM_CPU_DEVICES": "8",
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(_TESTS.parent),
     },
