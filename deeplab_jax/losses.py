@@ -41,17 +41,23 @@ def mean(total: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def class_cross_entropy(
-  logits: jax.Array, labels: jax.Array, *, step: jax.Array | int = 0
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  label_smoothing: float = 0.0,
+  step: jax.Array | int = 0,
 ) -> Sums:
   """Cross-entropy of the images of a batch, and their number.
 
   Args:
     logits: (b, num_classes).
     labels: (b,) integers.
+    label_smoothing: see `cross_entropy`.
     step: of no effect; see `cross_entropy`.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  losses = _smoothed(losses, logits, label_smoothing)
   return losses.sum(), jnp.asarray(losses.size)
 
 
@@ -62,6 +68,7 @@ def cross_entropy(
   class_weights: Sequence[float] = (),
   hard_pixel_fraction: float = 1.0,
   hard_pixel_steps: int = 0,
+  label_smoothing: float = 0.0,
   step: jax.Array | int = 0,
 ) -> Sums:
   """Cross-entropy of the pixels of a batch, at the resolution of its labels.
@@ -75,6 +82,9 @@ def cross_entropy(
       ones included), those of the largest loss, is kept.
     hard_pixel_steps: steps over which the fraction falls from 1 to
       `hard_pixel_fraction`; 0 applies it from the start.
+    label_smoothing: the share of the target that all classes have in common,
+      the label's own among them; weights and mining are of the label's class
+      and of the smoothed loss.
     step: the number of updates made so far.
 
   Returns:
@@ -91,7 +101,7 @@ def cross_entropy(
     raise ValueError(
       f"hard_pixel_fraction must be in (0, 1], got {hard_pixel_fraction}"
     )
-  losses = _pixel_losses(logits, labels, class_weights)
+  losses = _pixel_losses(logits, labels, class_weights, label_smoothing)
   if hard_pixel_fraction < 1:
     fraction = _mining_fraction(hard_pixel_fraction, hard_pixel_steps, step)
     losses = _hardest(losses, fraction)
@@ -102,7 +112,10 @@ def cross_entropy(
 
 
 def _pixel_losses(
-  logits: jax.Array, labels: jax.Array, class_weights: Sequence[float]
+  logits: jax.Array,
+  labels: jax.Array,
+  class_weights: Sequence[float],
+  label_smoothing: float,
 ) -> jax.Array:
   """Weighted losses (b, h, w), 0 where ignored; at least float32."""
   dtype = jnp.promote_types(logits.dtype, jnp.float32)
@@ -110,9 +123,21 @@ def _pixel_losses(
   labelled = labels != IGNORE
   labels = jnp.where(labelled, labels, 0).astype(jnp.int32)
   losses = _softmax_cross_entropy(logits, labels)
+  losses = _smoothed(losses, logits, label_smoothing)
   if len(class_weights):
     losses *= jnp.asarray(class_weights, dtype)[labels]
   return jnp.where(labelled, losses, 0)
+
+
+def _smoothed(
+  losses: jax.Array, logits: jax.Array, smoothing: float
+) -> jax.Array:
+  """Cross-entropies `losses` (...) of logits (..., classes) with part of the
+  target moved from the label to all classes alike."""
+  if not smoothing:
+    return losses
+  of_all = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+  return (1 - smoothing) * losses + smoothing * of_all
 
 
 @jax.custom_vjp

@@ -240,7 +240,7 @@ def test_check_passes_float64_where_jax_has_it():
       r"data\.name must be one of .* got 'shape'; did you mean 'shapes'",
     ),
     ({"init_parts": "head"}, r"init_parts must be one of all, backbone, got"),
-    ({"lr_policy": "cosine"}, r"lr_policy must be one of poly, step, got"),
+    ({"lr_policy": "linear"}, r"lr_policy must be one of poly, step, cosine, "),
     ({"model__dtype": "float16"}, r"dtype must be one of float32, bfloat16"),
     ({"model__dtype": "float64"}, r"got 'float64', which .*JAX_ENABLE_X64=1"),
     ({"batch_size": 12}, r"batch_size .* 8 devices, got 12; try 16"),
@@ -283,6 +283,40 @@ def test_check_passes_float64_where_jax_has_it():
     ({"data__color_jitter": (2.0, 0.0, 0.0)}, r"color_jitter must be three"),
     ({"loss__hard_pixel_fraction": 0.0}, r"hard_pixel_fraction must be in"),
     ({"momentum": -0.1}, r"config\.momentum must be 0 or more, got -0\.1"),
+    ({"optimizer": "adam"}, r"optimizer must be one of sgd, adamw, got 'adam'"),
+    ({"adam_beta2": 0.9}, r"beta2 must be 0\.999, as optimizer 'sgd' has none"),
+    (
+      {"optimizer": "adamw", "adam_beta2": 1.0},
+      r"adam_beta2 must be from 0 to less than 1, got 1\.0",
+    ),
+    ({"layer_decay": 1.1}, r"layer_decay must be above 0, at most 1, got 1\.1"),
+    ({"clip_norm": -1.0}, r"clip_norm must be 0 or more, got -1\.0"),
+    ({"ema_decay": 1.0}, r"ema_decay must be from 0 to less than 1, got 1\.0"),
+    ({"freeze": (3,)}, r"freeze must be a tuple of patterns, .*, got \(3,\)"),
+    (
+      {"freeze": ("aspp", "head"), "model__backbone": "mobilenet_v2"},
+      r"with aspp, backbone, decoder, logits, such as .*; got 'head', which m",
+    ),
+    (
+      {"freeze_stride": 1, "model__backbone": "mobilenet_v2"},
+      r"stride must be 0 or a stride of the backbone's units, 2, 4, 8, 16, 32;",
+    ),
+    (
+      {"freeze": ("*",), "model__backbone": "mobilenet_v2"},
+      r"freeze and freeze_stride must leave something to train, got \('\*',\)",
+    ),
+    (
+      {"thaw_step": 3},
+      r"thaw_step must be 0 where nothing is frozen by freeze",
+    ),
+    (
+      {"thaw_step": 30_000, "freeze": ("aspp",)},
+      r"thaw_step must be from 0 to less than the 30000 steps, got 30000",
+    ),
+    (
+      {"loss__label_smoothing": 1.0},
+      r"label_smoothing must be in \[0, 1\), got",
+    ),
   ],
 )
 def test_check_names_the_field_and_the_remedy(fields, message):

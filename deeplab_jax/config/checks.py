@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from deeplab_jax.config.arguments import nearest
@@ -12,9 +13,11 @@ from deeplab_jax.config.following import follows_images
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.losses import LOSSES, settings
 from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
+from deeplab_jax.optimizer import check_freezing
+from deeplab_jax.optimizer.rules import OPTIMIZERS
+from deeplab_jax.optimizer.schedules import LR_POLICIES
 
 TASKS = ("segmentation", "classification")
-LR_POLICIES = ("poly", "step")
 INIT_PARTS = ("all", "backbone")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -30,6 +33,7 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _require_one_of("data.name", config.data.name, DATASETS)
   _require_one_of("init_parts", config.init_parts, INIT_PARTS)
   _require_one_of("lr_policy", config.lr_policy, LR_POLICIES)
+  _require_one_of("optimizer", config.optimizer, OPTIMIZERS)
   _require_one_of("model.dtype", config.model.dtype, DTYPES)
   if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
     raise ValueError(
@@ -39,6 +43,7 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _check_model(config)
   _check_loss(config)
   _check_ranges(config)
+  _check_optimizer(config)
   _check_crop(config)
   _check_batch(config, num_devices)
 
@@ -84,7 +89,7 @@ def _check_loss(config: ConfigDict) -> None:
   """Refuses a loss that is not there, and settings that it would pass over."""
   if config.task == "classification":
     _require_one_of("loss.name", config.loss.name, ["cross_entropy"])
-    loss, taken = "a classifier's loss", set()
+    loss, taken = "a classifier's loss", {"label_smoothing"}
   else:
     _require_one_of("loss.name", config.loss.name, LOSSES)
     loss = f"the loss {config.loss.name!r}"
@@ -113,6 +118,8 @@ def _check_ranges(config: ConfigDict) -> None:
     f"from 0 to less than the {config.steps} steps",
     slow,
   )
+  smoothing = config.loss.label_smoothing
+  _require("loss.label_smoothing", 0 <= smoothing < 1, "in [0, 1)", smoothing)
   fraction = config.loss.hard_pixel_fraction
   _require("loss.hard_pixel_fraction", 0 < fraction <= 1, "in (0, 1]", fraction)
   low, high = config.data.min_scale, config.data.max_scale
@@ -124,6 +131,46 @@ def _check_ranges(config: ConfigDict) -> None:
   wanted = "one or more positive multiples of 1/4"
   fine = scales and all(s > 0 and s * 4 % 1 == 0 for s in scales)
   _require("eval.scales", fine, wanted, scales)
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+  """Refuses what the optimizer would pass over, and freezes that are none."""
+  for name in ("adam_beta2", "adam_epsilon"):
+    found, default = config[name], base_config()[name]
+    fine = config.optimizer == "adamw" or found == default
+    wanted = f"{default:g}, as optimizer {config.optimizer!r} has none"
+    _require(name, fine, wanted, found)
+    _require(name, found > 0, "above 0", found)
+  for name in ("adam_beta2", "momentum", "ema_decay"):
+    adamw_or_average = config.optimizer == "adamw" or name == "ema_decay"
+    fine = 0 <= config[name] < 1 or not adamw_or_average
+    _require(name, fine, "from 0 to less than 1", config[name])
+  _require(
+    "layer_decay",
+    0 < config.layer_decay <= 1,
+    "above 0, at most 1",
+    config.layer_decay,
+  )
+  _require("clip_norm", config.clip_norm >= 0, "0 or more", config.clip_norm)
+  thaw, freezes = config.thaw_step, config.freeze or config.freeze_stride
+  wanted = f"from 0 to less than the {config.steps} steps"
+  _require("thaw_step", 0 <= thaw < config.steps, wanted, thaw)
+  wanted = "0 where nothing is frozen by freeze or freeze_stride"
+  _require("thaw_step", freezes or not thaw, wanted, thaw)
+  if freezes:
+    _check_freezing(config)
+
+
+def _check_freezing(config: ConfigDict) -> None:
+  patterns = config.freeze
+  fine = all(isinstance(pattern, str) for pattern in patterns)
+  wanted = 'a tuple of patterns, such as ("backbone",)'
+  _require("freeze", fine, wanted, repr(patterns))
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  model = make_model(config, num_classes=2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  if fault := check_freezing(config, shapes["params"]):
+    raise ValueError(fault)
 
 
 def _check_crop(config: ConfigDict) -> None:

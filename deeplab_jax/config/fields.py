@@ -34,11 +34,12 @@ def base_config() -> ConfigDict:
       "remat": False,
       # Updates in the whole run.
       "steps": 30_000,
-      # Learning rate at the start of the policy, and at the end of "poly".
+      # Learning rate at the start of the policy, and at the end of "poly" and
+      # "cosine".
       "lr": 0.007,
       "lr_end": 0.0,
-      # "poly": (1 - t) ** lr_power; "step": x lr_decay_factor every
-      # lr_decay_steps.
+      # "poly": (1 - t) ** lr_power; "cosine": (1 + cos(pi * t)) / 2; "step": x
+      # lr_decay_factor every lr_decay_steps.
       "lr_policy": "poly",
       "lr_power": 0.9,
       "lr_decay_steps": 2000,
@@ -48,14 +49,41 @@ def base_config() -> ConfigDict:
       "slow_start_steps": 0,
       "slow_start_lr": 1e-4,
       "slow_start_burn_in": False,
-      # Of stochastic gradient descent; nesterov looks one step ahead.
+      # "sgd", with momentum, or "adamw", whose decay is not of the gradient.
+      "optimizer": "sgd",
+      # Of the mean gradient, of both optimizers; nesterov looks one step ahead.
       "momentum": 0.9,
       "nesterov": False,
-      # Of full and pointwise kernels and the logits; the entry of a backbone in
-      # `deeplab_jax.models.BACKBONES` has that of its official training.
+      # Of "adamw": the share kept of the mean square of the gradient, and what
+      # is added to its root.
+      "adam_beta2": 0.999,
+      "adam_epsilon": 1e-8,
+      # Of full and pointwise kernels and the logits, and with "adamw", which
+      # wants more, such as 0.05, of depthwise kernels, too; the entry of a
+      # backbone in `deeplab_jax.models.BACKBONES` has that of its official
+      # training.
       "weight_decay": 4e-5,
-      # Gradients of all but the backbone are multiplied by this.
+      # Gradients of all but the backbone are multiplied by this; with "adamw"
+      # their learning rates.
       "last_layer_multiplier": 1.0,
+      # Each unit of the backbone (`deeplab_jax.models.units`) has the learning
+      # rate of the next one times this; the last one, lr times this.
+      "layer_decay": 1.0,
+      # Gradients whose norm over all weights is larger are scaled down to it;
+      # 0 leaves them.
+      "clip_norm": 0.0,
+      # Weights that are not trained: patterns of their names, or of the first
+      # part of these, such as ("backbone",) or ("*/norm", "aspp/pooled"); and
+      # the units of the backbone up to this stride, 2 to 32 (0: none). From
+      # step thaw_step on (0: never) they are. Their batch statistics move
+      # unless train_batch_norm is off.
+      "freeze": (),
+      "freeze_stride": 0,
+      "thaw_step": 0,
+      # Share of the old moving average of weights and batch statistics kept at
+      # each step, less in the first ones; the average is then what is
+      # evaluated and loaded. 0: there is none.
+      "ema_decay": 0.0,
       # False keeps the stored batch statistics and normalises with them.
       "train_batch_norm": True,
       # Groups of a batch (of a part, if accumulate_steps) that batch norm
@@ -159,6 +187,8 @@ def loss_fields() -> dict[str, Any]:
     # hard_pixel_steps steps.
     "hard_pixel_fraction": 1.0,
     "hard_pixel_steps": 0,
+    # Share of the target that goes to all classes alike.
+    "label_smoothing": 0.0,
   }
 
 

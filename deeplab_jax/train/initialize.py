@@ -163,7 +163,7 @@ def _unfolded(
 
   images = sharding.global_batch({"image": images}, mesh)["image"]
   update = jax.jit(update, out_shardings=sharding.replicated(mesh))
-  return state.replace(**update(state.variables, images))
+  return state.starting_from(update(state.variables, images))
 
 
 def initialize_from(
@@ -194,7 +194,7 @@ def initialize_from(
   }
   variables = items.unflatten_like(state.variables, {**target, **loaded})
   report = Report(*(_below_collection(n) for n in (loaded, skipped, fresh)))
-  return state.replace(**variables), report
+  return state.starting_from(variables), report
 
 
 def _divide(
