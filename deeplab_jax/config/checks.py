@@ -1,5 +1,6 @@
 """Wrong values of a config, found before any long work."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,9 @@ from ml_collections import ConfigDict
 from deeplab_jax.config.arguments import nearest
 from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.config.following import follows_images
+from deeplab_jax.data import augmentation
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.losses import LOSSES, settings
+from deeplab_jax.losses import JOINED, LOSSES, settings
 from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
 from deeplab_jax.optimizer import check_freezing
 from deeplab_jax.optimizer.rules import OPTIMIZERS
@@ -44,6 +46,7 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _check_loss(config)
   _check_ranges(config)
   _check_optimizer(config)
+  _check_augmentation(config)
   _check_crop(config)
   _check_batch(config, num_devices)
 
@@ -91,13 +94,62 @@ def _check_loss(config: ConfigDict) -> None:
     _require_one_of("loss.name", config.loss.name, ["cross_entropy"])
     loss, taken = "a classifier's loss", {"label_smoothing"}
   else:
-    _require_one_of("loss.name", config.loss.name, LOSSES)
+    taken = _check_names(config)
     loss = f"the loss {config.loss.name!r}"
-    taken = settings(LOSSES[config.loss.name])
   for name, default in base_config().loss.items():
     found = config.loss[name]
     fine = name in {"name", *taken} or found == default
-    _require(f"loss.{name}", fine, f"{default!r}: {loss} takes no other", found)
+    reason = f"{loss} takes no other"
+    if name == "auxiliary_weight":
+      reason = "model.auxiliary is no second head"
+    _require(f"loss.{name}", fine, f"{default!r}: {reason}", found)
+
+
+def _check_names(config: ConfigDict) -> set[str]:
+  """Refuses losses that are not there; gives the settings of those that are."""
+  names = config.loss.name.split(JOINED)
+  for name in names:
+    _require_one_of("loss.name", name, LOSSES)
+  unlike = len(set(names)) == len(names)
+  _require("loss.name", unlike, "losses that differ", config.loss.name)
+  weights = config.loss.weights
+  wanted = "(): one loss has no weights"
+  if len(names) > 1:
+    wanted = f"() or {len(names)} positive numbers, one for each of {names}"
+  count = len(names) if len(names) > 1 else 0
+  fine = len(weights) in (0, count) and all(_number(w) > 0 for w in weights)
+  _require("loss.weights", fine, wanted, weights)
+  taken = set.union(*(settings(LOSSES[name]) for name in names))
+  if config.model.auxiliary:
+    taken.add("auxiliary_weight")
+  return taken | {"weights"}
+
+
+def check_classes(config: ConfigDict, num_classes: int) -> None:
+  """Raises ValueError for what does not fit the classes of the data.
+
+  Args:
+    config: checked.
+    num_classes: of the data set that is open.
+  """
+  weights = config.loss.class_weights
+  fine = len(weights) in (0, num_classes) and all(
+    _number(w) >= 0 for w in weights
+  )
+  fine = fine and (not len(weights) or max(weights) > 0)
+  wanted = (
+    f"() or {num_classes} numbers, one per class, none negative, not all 0"
+  )
+  _require("loss.class_weights", fine, wanted, tuple(weights))
+  pasted = config.data.copy_paste_classes
+  wanted = f"indices from 0 to {num_classes - 1}"
+  fine = all(c in range(num_classes) for c in pasted)
+  _require("data.copy_paste_classes", fine, wanted, tuple(pasted))
+
+
+def _number(value: Any) -> float:
+  """`value`, NaN if it is no number: not above, not below anything."""
+  return value if isinstance(value, int | float) else math.nan
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -118,6 +170,16 @@ def _check_ranges(config: ConfigDict) -> None:
     f"from 0 to less than the {config.steps} steps",
     slow,
   )
+  for name in ("focal_power", "smooth", "boundary_weight"):
+    _require(
+      f"loss.{name}", config.loss[name] >= 0, "0 or more", config.loss[name]
+    )
+  for name in ("false_positives", "false_negatives", "auxiliary_weight"):
+    _require(
+      f"loss.{name}", config.loss[name] > 0, "above 0", config.loss[name]
+    )
+  width = config.loss.boundary_width
+  _require("loss.boundary_width", width >= 1, "1 or more", width)
   smoothing = config.loss.label_smoothing
   _require("loss.label_smoothing", 0 <= smoothing < 1, "in [0, 1)", smoothing)
   fraction = config.loss.hard_pixel_fraction
@@ -171,6 +233,32 @@ def _check_freezing(config: ConfigDict) -> None:
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
   if fault := check_freezing(config, shapes["params"]):
     raise ValueError(fault)
+
+
+_AT_MOST = {
+  "rotation": 180,
+  "blur": 20,
+  "noise": 128,
+  "cutout": 1,
+  "cutmix": 1,
+  "classmix": 1,
+  "copy_paste": 1,
+}
+
+
+def _check_augmentation(config: ConfigDict) -> None:
+  data, defaults = config.data, base_config().data
+  for name, most in _AT_MOST.items():
+    wanted = f"from 0 to {most}"
+    _require(f"data.{name}", 0 <= data[name] <= most, wanted, data[name])
+  for name in augmentation.FIELDS:
+    fine = config.task != "classification" or data[name] == defaults[name]
+    wanted = f"{defaults[name]!r}, as classification has none"
+    _require(f"data.{name}", fine, wanted, data[name])
+  classes = data.copy_paste_classes
+  wanted = "one class or more" if data.copy_paste else "(), as copy_paste is 0"
+  fine = bool(data.copy_paste) == bool(len(classes))
+  _require("data.copy_paste_classes", fine, wanted, classes)
 
 
 def _check_crop(config: ConfigDict) -> None:

@@ -142,6 +142,25 @@ def data_fields() -> dict[str, Any]:
     "flip": True,
     # Strengths, 0 to 1, of random brightness, contrast and saturation.
     "color_jitter": (0.0, 0.0, 0.0),
+    # Turn crops by up to so many degrees to either side; turn half of them
+    # upside down.
+    "rotation": 0.0,
+    "vertical_flip": False,
+    # Blur with a Gaussian of a deviation up to so many pixels; add noise of a
+    # deviation up to this, of 255.
+    "blur": 0.0,
+    "noise": 0.0,
+    # Cut a hole, whose pixels are ignored, of sides up to this share of the
+    # crop's.
+    "cutout": 0.0,
+    # Probabilities of pasting a part of another example's crop: a box; the
+    # pixels of half of its classes.
+    "cutmix": 0.0,
+    "classmix": 0.0,
+    # Probability of pasting the pixels of these classes, by index, from a crop
+    # of an example that has them.
+    "copy_paste": 0.0,
+    "copy_paste_classes": (),
     # Resize images to this range of short and long side first (0: do not),
     # sides then being multiples of resize_factor plus 1 (0: any).
     "resize_min": 0,
@@ -179,9 +198,13 @@ def _as_field(default: Any, kind: Any) -> Any:
 def loss_fields() -> dict[str, Any]:
   """Which loss, and its settings."""
   return {
-    # A name of `deeplab_jax.losses.LOSSES`; the loss is logged by this name.
+    # A name of `deeplab_jax.losses.LOSSES`, or several to be added, as
+    # "cross_entropy+dice"; the loss is logged by this name.
     "name": "cross_entropy",
-    # One factor per class; () weighs all classes alike.
+    # Of several losses, one factor each; () adds them as they are.
+    "weights": (),
+    # One factor per class, of the losses of pixels; () weighs all classes
+    # alike.
     "class_weights": (),
     # Keep only this fraction of the pixels, the hardest, reached over
     # hard_pixel_steps steps.
@@ -189,6 +212,21 @@ def loss_fields() -> dict[str, Any]:
     "hard_pixel_steps": 0,
     # Share of the target that goes to all classes alike.
     "label_smoothing": 0.0,
+    # Weight of the same loss of the second head, model.auxiliary.
+    "auxiliary_weight": 0.4,
+    # Of "focal": power of how wrong a pixel is, which its loss is multiplied
+    # by.
+    "focal_power": 2.0,
+    # Of "boundary_cross_entropy": pixels so near to another label weigh
+    # boundary_weight times as much.
+    "boundary_width": 3,
+    "boundary_weight": 3.0,
+    # Of "dice" and "tversky": pixels added to overlap and area.
+    "smooth": 0.0,
+    # Of "tversky": weights of what is predicted and not there, and of what is
+    # there and not predicted.
+    "false_positives": 0.3,
+    "false_negatives": 0.7,
   }
 
 

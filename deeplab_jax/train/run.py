@@ -83,6 +83,7 @@ def train_and_evaluate(
     found = continuing.told(changes, of_data)
     sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
     changed = continuing.settle(workdir, found, allow_changes)
+    config_lib.check_classes(config, dataset.info.num_classes)
     given, config = config, config_lib.with_crop(config, dataset.train.largest)
     model = config_lib.make_model(config, dataset.info.num_classes)
     optimizer = make_optimizer(config)

@@ -135,26 +135,32 @@ def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
   def loss_of(params, batch_stats, batch, key, step):
     params = _without_frozen(params, config)
     variables = {"params": params, "batch_stats": batch_stats}
-    logits, changed = apply(variables, batch["image"], key)
+    (logits, *others), moved = apply(variables, batch["image"], key)
     total, count = loss.sums(logits, batch["label"], step=step)
     count = jnp.asarray(count)
-    return total, (count, changed.get("batch_stats", batch_stats))
+    for other in others:
+      value = losses.mean(*loss.sums(other, batch["label"], step=step))
+      total += config.loss.auxiliary_weight * value * count
+    return total, (count, {**batch_stats, **moved})
 
   return loss_of
 
 
 def _forward_pass(model: Network, config: ConfigDict) -> Callable:
-  """(variables, images, key) -> logits, the collections that changed."""
+  """(variables, images, key) -> logits of every head, the main one's first,
+  and the batch statistics that moved."""
 
   def apply(variables, images, key):
-    return model.apply(
+    logits, changed = model.apply(
       variables,
       preprocess(images, model.backbone),
       train=True,
       frozen_batch_norm=not config.train_batch_norm,
       rngs={"dropout": key},
-      mutable=["batch_stats"],
+      mutable=["batch_stats", "intermediates"],
     )
+    others = jax.tree.leaves(changed.get("intermediates", {}))
+    return [logits, *others], changed.get("batch_stats", {})
 
   if config.batch_norm_groups > 1 and config.train_batch_norm:
     apply = _in_groups(apply, config.batch_norm_groups)
@@ -179,9 +185,9 @@ def _in_groups(apply: Callable, groups: int) -> Callable:
     images = images.reshape(groups, -1, *images.shape[1:])
     keys = jax.random.split(key, groups)
     in_axes = (None, 0, 0)
-    logits, changed = jax.vmap(apply, in_axes)(variables, images, keys)
-    changed = jax.tree.map(lambda x: x.mean(0), changed)
-    return logits.reshape(-1, *logits.shape[2:]), changed
+    logits, moved = jax.vmap(apply, in_axes)(variables, images, keys)
+    logits = [x.reshape(-1, *x.shape[2:]) for x in logits]
+    return logits, jax.tree.map(lambda x: x.mean(0), moved)
 
   return apply_in_groups
 

@@ -1,16 +1,10 @@
-"""The losses of training, as sums over what counts.
+"""Losses of pixels, each of its own label and logits alone.
 
-A loss is a function of logits and labels that gives a sum and a count. Sums and
-counts of the parts of a batch add up to those of the whole; their quotient,
-`mean`, is the loss. `LOSSES` has those of segmentation by name.
-
-The cross-entropy of pixels is masked, with class weights and hard-pixel mining,
-as `common_loss` of tensorflow/models `research/deeplab` computes it.
+The cross-entropy is masked, with class weights and hard-pixel mining, as
+`common_loss` of tensorflow/models `research/deeplab` computes it.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +14,6 @@ from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.models import resize_bilinear
 
 Sums = tuple[jax.Array, jax.Array]
-
-
-class Loss(NamedTuple):
-  """What a training step minimises, beside the weight decay.
-
-  Attributes:
-    name: under which its values are logged, as "train/cross_entropy".
-    sums: (logits, labels, step=) -> sum and count; `step` is the number of
-      updates made so far.
-  """
-
-  name: str
-  sums: Callable[..., Sums]
-
-
-def mean(total: jax.Array, count: jax.Array) -> jax.Array:
-  """What the sums of a loss amount to: 0 if nothing counts."""
-  return total / jnp.maximum(count.astype(total.dtype), 1e-5)
 
 
 def class_cross_entropy(
@@ -91,12 +67,6 @@ def cross_entropy(
     The sum, float32 or wider, and the number of labelled pixels (not the sum of
     their weights); with mining, of the kept pixels of non-zero loss.
   """
-  num_classes = logits.shape[-1]
-  if len(class_weights) not in (0, num_classes):
-    raise ValueError(
-      f"class_weights must be empty or hold {num_classes} values, one per "
-      f"class, got {len(class_weights)}"
-    )
   if not 0 < hard_pixel_fraction <= 1:
     raise ValueError(
       f"hard_pixel_fraction must be in (0, 1], got {hard_pixel_fraction}"
@@ -111,19 +81,95 @@ def cross_entropy(
   return losses.sum(), count
 
 
+def focal(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  class_weights: Sequence[float] = (),
+  focal_power: float = 2.0,
+  step: jax.Array | int = 0,
+) -> Sums:
+  """Cross-entropy, less of pixels that are right already.
+
+  Lin et al., "Focal loss for dense object detection", of softmax in place of
+  their sigmoids: (1 - p) ** `focal_power` * -log(p), p being the probability of
+  the label.
+
+  Args:
+    logits: (b, h/s, w/s, num_classes), upsampled here to (h, w).
+    labels: (b, h, w) integers, `IGNORE` where a pixel does not count.
+    class_weights: one factor per class; () weighs all alike.
+    focal_power: 0 is cross-entropy.
+    step: of no effect.
+
+  Returns:
+    The sum, and the number of labelled pixels.
+  """
+
+  def turned_down(losses):
+    wrong = -jnp.expm1(-losses)
+    # Above 0, where a power below 1 has no slope.
+    wrong = jnp.maximum(wrong, jnp.finfo(losses.dtype).tiny)
+    return losses * wrong**focal_power
+
+  losses = _pixel_losses(logits, labels, class_weights, change=turned_down)
+  return losses.sum(), (labels != IGNORE).sum()
+
+
+def boundary_cross_entropy(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  class_weights: Sequence[float] = (),
+  label_smoothing: float = 0.0,
+  boundary_width: int = 3,
+  boundary_weight: float = 3.0,
+  step: jax.Array | int = 0,
+) -> Sums:
+  """Cross-entropy, more of pixels near the borders between labels.
+
+  Args:
+    logits: (b, h/s, w/s, num_classes), upsampled here to (h, w).
+    labels: (b, h, w) integers, `IGNORE` where a pixel does not count.
+    class_weights: one factor per class; () weighs all alike.
+    label_smoothing: see `cross_entropy`.
+    boundary_width: pixels so far across and down from another label, or less,
+      are near; ignored pixels make no border.
+    boundary_weight: factor of the loss of those.
+    step: of no effect.
+
+  Returns:
+    The sum, and the number of labelled pixels (not the sum of their weights).
+  """
+  losses = _pixel_losses(logits, labels, class_weights, label_smoothing)
+  near = _near_borders(labels, boundary_width)
+  losses = jnp.where(near, boundary_weight, 1) * losses
+  return losses.sum(), (labels != IGNORE).sum()
+
+
 def _pixel_losses(
   logits: jax.Array,
   labels: jax.Array,
   class_weights: Sequence[float],
-  label_smoothing: float,
+  label_smoothing: float = 0.0,
+  change: Callable[[jax.Array], jax.Array] = lambda losses: losses,
 ) -> jax.Array:
-  """Weighted losses (b, h, w), 0 where ignored; at least float32."""
+  """Weighted losses (b, h, w), 0 where ignored; at least float32.
+
+  `change` makes others of the cross-entropies, before they are weighed.
+  """
+  num_classes = logits.shape[-1]
+  if len(class_weights) not in (0, num_classes):
+    raise ValueError(
+      f"class_weights must be empty or hold {num_classes} values, one per "
+      f"class, got {len(class_weights)}"
+    )
   dtype = jnp.promote_types(logits.dtype, jnp.float32)
   logits = resize_bilinear(logits.astype(dtype), labels.shape[1:])
   labelled = labels != IGNORE
   labels = jnp.where(labelled, labels, 0).astype(jnp.int32)
   losses = _softmax_cross_entropy(logits, labels)
-  losses = _smoothed(losses, logits, label_smoothing)
+  losses = change(_smoothed(losses, logits, label_smoothing))
   if len(class_weights):
     losses *= jnp.asarray(class_weights, dtype)[labels]
   return jnp.where(labelled, losses, 0)
@@ -181,13 +227,31 @@ def _hardest(losses: jax.Array, fraction: jax.Array | float) -> jax.Array:
   return jnp.where(jnp.arange(losses.size) < kept, hardest, 0)
 
 
-LOSSES: dict[str, Callable[..., Sums]] = {
+def _near_borders(labels: jax.Array, width: int) -> jax.Array:
+  """True at pixels `width` or less, across or down, from another label.
+
+  Args:
+    labels: (b, h, w) integers; `IGNORE` is no label.
+    width: in pixels.
+  """
+  labels = labels.astype(jnp.int32)
+  labelled = labels != IGNORE
+  side = 2 * width + 1
+
+  def pooled(values, start, function):
+    for window in ((1, side, 1), (1, 1, side)):
+      values = jax.lax.reduce_window(
+        values, start, function, window, (1, 1, 1), "SAME"
+      )
+    return values
+
+  highest = pooled(jnp.where(labelled, labels, -1), -1, jax.lax.max)
+  lowest = pooled(jnp.where(labelled, labels, IGNORE), IGNORE, jax.lax.min)
+  return labelled & (highest != lowest)
+
+
+PIXEL_LOSSES: dict[str, Callable[..., Sums]] = {
   "cross_entropy": cross_entropy,
+  "focal": focal,
+  "boundary_cross_entropy": boundary_cross_entropy,
 }
-"""By the name that `config.loss.name` gives. What a loss takes besides logits,
-labels and step are the fields of `config.loss` of the same names."""
-
-
-def settings(loss: Callable[..., Sums]) -> set[str]:
-  """Names of what `loss` takes besides logits, labels and step."""
-  return set(inspect.signature(loss).parameters) - {"logits", "labels", "step"}
