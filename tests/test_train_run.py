@@ -403,7 +403,9 @@ def test_a_recipe_killed_continues_bit_for_bit_and_ships_its_average(folder):
   assert not np.array_equal(*kernels)
   flags = ("--mode=eval", "--checkpoint", str(whole))
   _finish(_start(folder, folder / "recipe_eval", *_RECIPE, *flags))
-  report = json.loads((folder / "recipe_eval/evaluation/results.json").read_text())
+  report = json.loads(
+    (folder / "recipe_eval/evaluation/results.json").read_text()
+  )
   assert report["miou"] == pytest.approx(
     _rows(whole)[-1]["eval/miou"], abs=1e-6
   )

@@ -241,7 +241,7 @@ def _near_borders(labels: jax.Array, width: int) -> jax.Array:
   def pooled(values, start, function):
     for window in ((1, side, 1), (1, 1, side)):
       values = jax.lax.reduce_window(
-        values, start, function, window, (1, 1, 1), "SAME"
+        values, jnp.int32(start), function, window, (1, 1, 1), "SAME"
       )
     return values
 

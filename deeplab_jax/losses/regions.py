@@ -66,7 +66,7 @@ def tversky(
     The sum over the images with labels, and their number.
   """
   common, predicted, there = _areas(logits, labels)
-  present = there > 0
+  present = there != 0  # also NaN
   errors = false_positives * (predicted - common)
   errors += false_negatives * (there - common)
   whole = jnp.where(present, common + errors + smooth, 1)
@@ -90,7 +90,7 @@ def generalised_dice(
     The sum over the images with labels, and their number.
   """
   common, predicted, there = _areas(logits, labels)
-  present = there > 0
+  present = there != 0  # also NaN
   weights = jnp.where(present, 1 / jnp.maximum(there, 1) ** 2, 0)
   overlap = 2 * (weights * common).sum(-1)
   whole = (weights * (predicted + there)).sum(-1)
