@@ -204,25 +204,33 @@ def test_clipped_updates_by_depth_follow_the_written_rules(rule):
     np.testing.assert_allclose(found, weights[name], rtol=2e-5, err_msg=name)
 
 
-def test_settings_change_no_leaf_of_the_state():
-  """So that a run goes on with others."""
+def test_settings_leave_the_structure_of_the_state():
+  """So that a run goes on with others, and those of the first version do."""
   params = jax.tree.map(jnp.asarray, _DEEP, is_leaf=lambda x: type(x) is list)
+  others = {
+    "clip_norm": 1.0,
+    "layer_decay": 0.9,
+    "freeze": ("aspp",),
+    "nesterov": True,
+    "lr_policy": "cosine",
+  }
   for rule in ("sgd", "adamw"):
-    names = [
-      list(items.flatten(optimizer.make_optimizer(config).init(params)))
+    plain, changed = (
+      jax.tree.structure(optimizer.make_optimizer(config).init(params))
       for config in (
         _config(optimizer=rule),
-        _config(
-          optimizer=rule,
-          clip_norm=1.0,
-          layer_decay=0.9,
-          freeze=("aspp",),
-          nesterov=True,
-          lr_policy="cosine",
-        ),
+        _config(optimizer=rule, **others),
       )
-    ]
-    assert names[0] == names[1], rule
+    )
+    assert plain == changed, rule
+    if rule == "sgd":
+      first = optax.chain(
+        optax.add_decayed_weights(0.1, mask=optimizer.decay_mask),
+        optax.stateless(lambda updates, _: updates),
+        optax.trace(0.9),
+        optax.scale_by_learning_rate(lambda step: 0.1),
+      )
+      assert plain == jax.tree.structure(first.init(params))
 
 
 def test_frozen_are_the_patterns_and_the_units_up_to_a_stride():

@@ -345,7 +345,7 @@ def test_frozen_weights_stay_until_they_thaw_and_their_moments_follow():
   )
   new, old = by_name(thawing[2].params), by_name(start.params)
   assert not any(np.array_equal(new[name], old[name]) for name in held)
-  of_good, of_thawing = (x[1].opt_state[1].nu for x in (for_good, thawing))
+  of_good, of_thawing = (x[1].opt_state[0].nu for x in (for_good, thawing))
   for name, x in by_name(of_good).items():
     assert np.any(x) != held[name], name
   assert all(np.all(x > 0) for x in jax.tree.leaves(of_thawing))

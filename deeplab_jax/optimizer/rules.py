@@ -33,7 +33,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """The update rule that `config` describes (see `config.base_config`).
 
-  The leaves of its state depend on `config.optimizer` alone.
+  The structure of its state depends on `config.optimizer` alone, so that a run
+  goes on with other settings: Orbax restores no other structure, even where the
+  difference holds no array.
   """
   rule = _adamw if config.optimizer == "adamw" else _sgd
   return rule(config)
@@ -41,12 +43,11 @@ def make_optimizer(
 
 def _sgd(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
   decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
-  multiply = scale_last_layers(config.last_layer_multiplier)
-  if config.layer_decay != 1:  # of the gradient, as momentum is linear in it
-    multiply = optax.chain(multiply, _scale(depth_factors(config)))
+  last, deep = config.last_layer_multiplier, depth_factors(config)
   return optax.chain(
-    optax.chain(_clipping(config), decay),
-    multiply,
+    _clipped(config, decay),
+    # By depth, too: of the gradient, as momentum is linear in it.
+    _scale(lambda names: last_layer_factor(names, last) * deep(names)),
     optax.trace(config.momentum, nesterov=config.nesterov),
     optax.scale_by_learning_rate(learning_rate(config)),
   )
@@ -65,21 +66,26 @@ def _adamw(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     nesterov=config.nesterov,
   )
   return optax.chain(
-    _clipping(config),
-    adam,
+    _clipped(config, adam),
     optax.add_decayed_weights(config.weight_decay, mask=kernel_mask),
     _scale(factor),
     optax.scale_by_learning_rate(learning_rate(config)),
   )
 
 
-def _clipping(
-  config: ml_collections.ConfigDict,
+def _clipped(
+  config: ml_collections.ConfigDict, rule: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """Scales gradients so that their global norm is at most `clip_norm`."""
+  """`rule`, given gradients whose global norm is at most `clip_norm`."""
   if not config.clip_norm:
-    return optax.identity()
-  return optax.clip_by_global_norm(config.clip_norm)
+    return rule
+  clip = optax.clip_by_global_norm(config.clip_norm)
+
+  def update(gradients, state, params):
+    clipped, _ = clip.update(gradients, optax.EmptyState())
+    return rule.update(clipped, state, params)
+
+  return optax.GradientTransformation(rule.init, update)
 
 
 def depth_factors(
@@ -135,18 +141,14 @@ def decay_loss(params: Tree, rate: float) -> jax.Array:
   return rate / 2 * sum(jax.tree.leaves(squares))
 
 
-def scale_last_layers(multiplier: float) -> optax.GradientTransformation:
-  """Multiplies the gradients of all but the backbone by `multiplier`.
+def last_layer_factor(names: list[str], multiplier: float) -> float:
+  """What SGD multiplies gradients by: all but the backbone's by `multiplier`.
 
   Convolution biases, of which only the logits have one, get twice that.
   """
-
-  def factor(names: list[str]) -> float:
-    if names == ["logits", "bias"]:
-      return 2 * multiplier
-    return 1.0 if names[0] == "backbone" else multiplier
-
-  return _scale(factor)
+  if names == ["logits", "bias"]:
+    return 2 * multiplier
+  return 1.0 if names[0] == "backbone" else multiplier
 
 
 def _scale(
