@@ -37,7 +37,7 @@ def _modern(config: ConfigDict) -> None:
   config.update(slow_start_steps=500, slow_start_lr=0.0)
   config.update(slow_start_burn_in=True, ema_decay=0.999)
   config.loss.name = "cross_entropy+dice"
-  config.data.update(min_scale=0.5, max_scale=2.0, scale_step=0.0)
+  config.data.update(min_scale=0.5, max_scale=2.0, scale_step=0.05)
   config.data.color_jitter = (0.4, 0.4, 0.4)
   config.data.update(rotation=10.0, blur=1.0, noise=5.0, classmix=0.5)
   config.data.update(copy_paste=0.5, copy_paste_classes=_RARE)

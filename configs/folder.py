@@ -38,7 +38,7 @@ def _modern(config: ConfigDict) -> None:
   config.update(layer_decay=0.9, clip_norm=1.0, lr_policy="cosine")
   config.update(slow_start_steps=250, slow_start_lr=0.0)
   config.update(slow_start_burn_in=True, ema_decay=0.999)
-  config.data.update(scale_step=0.0, rotation=10.0, cutmix=0.25)
+  config.data.update(scale_step=0.05, rotation=10.0, cutmix=0.25)
   config.data.color_jitter = (0.3, 0.3, 0.3)
 
 

@@ -41,7 +41,7 @@ def _modern(config: ConfigDict) -> None:
   config.update(lr_policy="cosine", slow_start_steps=1500, slow_start_lr=0.0)
   config.update(slow_start_burn_in=True, ema_decay=0.9998)
   config.model.auxiliary = "conv4"
-  config.data.update(scale_step=0.0, classmix=0.5)
+  config.data.update(scale_step=0.05, classmix=0.5)
   config.data.color_jitter = (0.4, 0.4, 0.4)
 
 
