@@ -10,6 +10,7 @@ images per second of CPU time, all threads of the process together, so other
 work on the machine hardly moves it; the median of the rounds is shown.
 
   ours   `deeplab_jax.data.segmentation`, reading ArrayRecord
+  more   the same with every augmentation of docs/recipes.md
   naive  Pillow: decode, resize the whole image, pad, crop, mirror; float32
   tf     tf.data with the operations of the official implementation; float32
 """
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -34,7 +36,19 @@ _CROP = 513
 _BATCH = 16
 _SCALES = np.arange(2, 9) / 4
 _ROUNDS = 3
-_CONTENDERS = ("ours", "naive", "tf")
+_CONTENDERS = ("ours", "more", "naive", "tf")
+_AUGMENTATION = {
+  "color_jitter": (0.4, 0.4, 0.4),
+  "rotation": 10.0,
+  "vertical_flip": True,
+  "blur": 1.0,
+  "noise": 5.0,
+  "cutout": 0.3,
+  "cutmix": 0.5,
+  "classmix": 0.5,
+  "copy_paste": 0.5,
+  "copy_paste_classes": (5,),
+}
 _SAMPLE = (
   pathlib.Path(__file__).resolve().parents[2]
   / "shared/data/voc2012-sample/VOCdevkit/VOC2012"
@@ -119,7 +133,11 @@ def _files(source: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
   return pairs
 
 
-def _ours(files: list, folder: str) -> Iterator:
+def _more(files: list, folder: str) -> Iterator:
+  return _ours(files, folder, **_AUGMENTATION)
+
+
+def _ours(files: list, folder: str, **changes: Any) -> Iterator:
   from deeplab_jax.config import base_config
   from deeplab_jax.data import segmentation
   from deeplab_jax.data.source import open_dataset
@@ -130,7 +148,7 @@ def _ours(files: list, folder: str) -> Iterator:
     for path in paths:
       (mine / kind / path.name).symlink_to(path)
   config = base_config().data
-  config.update(name="folder", path=str(mine), data_dir=folder)
+  config.update(name="folder", path=str(mine), data_dir=folder, **changes)
   dataset = open_dataset(config)
   return segmentation.train_batches(
     dataset, config, batch_size=_BATCH, seed=0, padding_value=(127.5,) * 3

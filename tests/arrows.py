@@ -22,8 +22,8 @@ PACKAGE = "deeplab_jax"
 FLOORS = (
   ("atomic", "messages"),
   ("download",),
-  ("data", "models", "optimizer", "runtime", "sharding"),
-  ("checkpoints", "losses", "metrics", "summary", "visualize"),
+  ("data", "models", "runtime", "sharding"),
+  ("checkpoints", "losses", "metrics", "optimizer", "summary", "visualize"),
   ("config", "import_weights", "inference", "tables"),
   ("evaluate", "export", "predict"),
   ("tasks",),

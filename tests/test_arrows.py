@@ -17,7 +17,7 @@ _MADE_UP = {
     "else:\n  import deeplab_jax.models.ops as ops"
   ),
   "models/ops": "def f():\n  from deeplab_jax.models import Layer",
-  "optimizer": "from deeplab_jax import models",
+  "sharding": "from deeplab_jax import models",
   "train": "try:\n  import deeplab_jax.main\nfinally:\n  import jax.numpy as n",
   "main": "from deeplab_jax.train import step",
   "porch": "",
@@ -50,7 +50,7 @@ def test_made_up_faults_are_found(made_up):
   assert "jax.numpy" in made_up["deeplab_jax.train"]
   assert arrows.without_floor(rooms) == ["porch"]
   assert arrows.not_downwards(files) == [
-    "deeplab_jax.optimizer imports deeplab_jax.models",  # beside it
+    "deeplab_jax.sharding imports deeplab_jax.models",  # beside it
     "deeplab_jax.train imports deeplab_jax.main",
   ]
   assert arrows.circles(rooms) == {frozenset({"train", "main"})}

@@ -111,6 +111,28 @@ def test_restore_newest_of_an_empty_workdir_is_none(tmp_path, first):
   saver.close()
 
 
+def test_an_average_is_what_others_load_and_training_goes_on_with_both(
+  tmp_path, first
+):
+  averaged = _at(first, 3).replace(average=_at(first, 5).variables)
+  saver = Checkpoints(tmp_path, keep=2)
+  saver.save(averaged)
+  saver.save_best(averaged, 0.5)
+  checkpoints.write_model_json(tmp_path, _model(), dataset={"name": "toy"})
+  saver.wait()
+  _assert_equal(saver.restore_newest(abstract(averaged)), averaged)
+  with pytest.raises(ValueError, match=r"unexpected: trained/params/aspp"):
+    saver.restore_newest(abstract(first))
+  saver.close()
+  for path in (tmp_path, tmp_path / "best"):
+    _, variables, _ = checkpoints.load_variables(path)
+    _assert_equal(variables, averaged.average)
+  fresh = _state(1).replace(average=_state(2).variables)
+  begun, _ = initialize_from(fresh, tmp_path, "all")
+  for found in (begun.variables, begun.average):
+    _assert_equal(found, averaged.average)
+
+
 def test_a_saved_step_is_not_saved_again(copy, first):
   saver = Checkpoints(copy, keep=2)
   saver.save(_at(first, 3))

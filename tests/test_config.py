@@ -12,9 +12,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from deeplab_jax import checkpoints, optimizer, sharding, tasks, train
+from deeplab_jax import (
+  checkpoints,
+  doctor,
+  optimizer,
+  plan,
+  sharding,
+  tasks,
+  train,
+)
 from deeplab_jax import config as config_lib
 from deeplab_jax.config import reference
+from deeplab_jax.data import augmentation
 from deeplab_jax.models import Classifier, DeepLab, model_to_dict
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
@@ -50,16 +59,25 @@ def test_every_config_is_locked_and_says_how_it_ended(
   assert "Hardware:" in text and "mIoU" in text
 
 
-@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
-def test_every_config_traces_a_step_with_runlocal(path):
-  config, whole = _load(path, "runlocal"), _load(path)
+@pytest.mark.parametrize(
+  ("path", "arg"),
+  [
+    *((path, "") for path in _FILES),
+    *((_CONFIGS / f"{x}.py", "modern") for x in ("camvid", "folder", "voc")),
+  ],
+  ids=lambda value: value if isinstance(value, str) else value.stem,
+)
+def test_every_config_traces_a_step_with_runlocal(path, arg):
+  config, whole = _load(path, f"runlocal,{arg}"), _load(path, arg)
   config_lib.check(config)
   assert config.steps == 3 and config.init_from == ""
   assert config.data.name == whole.data.name
   model = config_lib.make_model(config, num_classes=7)
   rule = optimizer.make_optimizer(config)
   crop = tuple(config.data.crop_size)
-  start = jax.eval_shape(lambda: create_state(model, rule, crop, 0))
+  averaged = config.ema_decay > 0
+  start = jax.eval_shape(lambda: create_state(model, rule, crop, 0, averaged))
+  assert (start.average is None) != (arg == "modern")
   task, mesh = tasks.find_task(config), sharding.make_mesh()
   loss, batch = task.make_loss(config), task.abstract_batch(config)
   step = make_train_step(model, loss, rule, config, mesh)
@@ -119,6 +137,21 @@ def _stored(folder, model) -> str:
   """A model directory without weights."""
   checkpoints.write_model_json(folder, model)
   return str(folder)
+
+
+@pytest.mark.parametrize("name", ["camvid", "voc", "folder"])
+def test_a_modern_recipe_is_sound_and_leaves_the_default_alone(name):
+  path = _CONFIGS / f"{name}.py"
+  modern, paper = _load(path, "modern"), _load(path)
+  config_lib.check(modern)
+  config_lib.check_classes(modern, 11 if name == "camvid" else 21)
+  assert modern.optimizer == "adamw" and modern.ema_decay > 0
+  base = config_lib.base_config()
+  for field in ("optimizer", "lr_policy", "ema_decay", "clip_norm", "freeze"):
+    assert paper[field] == base[field], field
+  assert paper.loss.name == "cross_entropy"
+  for field in augmentation.FIELDS:
+    assert paper.data[field] == base.data[field], field
 
 
 def test_folder_follows_the_network_that_it_starts_from(tmp_path):
@@ -240,7 +273,7 @@ def test_check_passes_float64_where_jax_has_it():
       r"data\.name must be one of .* got 'shape'; did you mean 'shapes'",
     ),
     ({"init_parts": "head"}, r"init_parts must be one of all, backbone, got"),
-    ({"lr_policy": "cosine"}, r"lr_policy must be one of poly, step, got"),
+    ({"lr_policy": "linear"}, r"lr_policy must be one of poly, step, cosine, "),
     ({"model__dtype": "float16"}, r"dtype must be one of float32, bfloat16"),
     ({"model__dtype": "float64"}, r"got 'float64', which .*JAX_ENABLE_X64=1"),
     ({"batch_size": 12}, r"batch_size .* 8 devices, got 12; try 16"),
@@ -265,7 +298,7 @@ def test_check_passes_float64_where_jax_has_it():
     ),
     (
       {"loss__name": "entropy"},
-      r"loss\.name must be one of cross_entropy, got 'entropy'; did you mean",
+      r"loss\.name must be one of .*, got 'entropy'; did you mean 'cross_ent",
     ),
     (
       {"task": "classification", "loss__class_weights": (1.0, 2.0)},
@@ -275,6 +308,39 @@ def test_check_passes_float64_where_jax_has_it():
       {"task": "classification", "loss__name": "dice"},
       r"loss\.name must be one of cross_entropy, got 'dice'",
     ),
+    (
+      {"loss__name": "dice+entropy"},
+      r"loss\.name must be one of .*, got 'entropy'; did you mean",
+    ),
+    (
+      {"loss__name": "dice+dice"},
+      r"must be losses that differ, got dice\+dice",
+    ),
+    (
+      {"loss__name": "dice+focal", "loss__weights": (1.0,)},
+      r"loss\.weights must be \(\) or 2 positive numbers, one for each of ",
+    ),
+    (
+      {"loss__name": "dice+focal", "loss__weights": (1.0, 0.0)},
+      r"loss\.weights must be .*, got \(1\.0, 0\.0\)",
+    ),
+    ({"loss__weights": (2.0,)}, r"must be \(\): one loss has no weights, got"),
+    (
+      {"loss__name": "dice", "loss__class_weights": (1.0, 2.0)},
+      r"class_weights must be \(\): the loss 'dice' takes no other, got",
+    ),
+    (
+      {"loss__auxiliary_weight": 1.0},
+      r"auxiliary_weight must be 0\.4: model\.auxiliary is no second head, got",
+    ),
+    (
+      {"model__auxiliary": "conv5"},
+      r"auxiliary must be one of .*'conv2', 'features'\); got 'conv5'",
+    ),
+    (
+      {"loss__name": "focal", "loss__focal_power": -1.0},
+      r"loss\.focal_power must be 0 or more, got -1\.0",
+    ),
     ({"steps": 0}, r"config\.steps must be above 0, got 0"),
     ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
     ({"eval__scales": ()}, r"eval\.scales must be one or more positive"),
@@ -283,6 +349,40 @@ def test_check_passes_float64_where_jax_has_it():
     ({"data__color_jitter": (2.0, 0.0, 0.0)}, r"color_jitter must be three"),
     ({"loss__hard_pixel_fraction": 0.0}, r"hard_pixel_fraction must be in"),
     ({"momentum": -0.1}, r"config\.momentum must be 0 or more, got -0\.1"),
+    ({"optimizer": "adam"}, r"optimizer must be one of sgd, adamw, got 'adam'"),
+    ({"adam_beta2": 0.9}, r"beta2 must be 0\.999, as optimizer 'sgd' has none"),
+    (
+      {"optimizer": "adamw", "adam_beta2": 1.0},
+      r"adam_beta2 must be from 0 to less than 1, got 1\.0",
+    ),
+    ({"layer_decay": 1.1}, r"layer_decay must be above 0, at most 1, got 1\.1"),
+    ({"clip_norm": -1.0}, r"clip_norm must be 0 or more, got -1\.0"),
+    ({"ema_decay": 1.0}, r"ema_decay must be from 0 to less than 1, got 1\.0"),
+    ({"freeze": (3,)}, r"freeze must be a tuple of patterns, .*, got \(3,\)"),
+    (
+      {"freeze": ("aspp", "head"), "model__backbone": "mobilenet_v2"},
+      r"with aspp, backbone, decoder, logits, such as .*; got 'head', which m",
+    ),
+    (
+      {"freeze_stride": 1, "model__backbone": "mobilenet_v2"},
+      r"stride must be 0 or a stride of the backbone's units, 2, 4, 8, 16, 32;",
+    ),
+    (
+      {"freeze": ("*",), "model__backbone": "mobilenet_v2"},
+      r"freeze and freeze_stride must leave something to train, got \('\*',\)",
+    ),
+    (
+      {"thaw_step": 3},
+      r"thaw_step must be 0 where nothing is frozen by freeze",
+    ),
+    (
+      {"thaw_step": 30_000, "freeze": ("aspp",)},
+      r"thaw_step must be from 0 to less than the 30000 steps, got 30000",
+    ),
+    (
+      {"loss__label_smoothing": 1.0},
+      r"label_smoothing must be in \[0, 1\), got",
+    ),
   ],
 )
 def test_check_names_the_field_and_the_remedy(fields, message):
@@ -303,6 +403,55 @@ def test_a_data_set_of_another_task_is_refused(task, name, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     train.train_and_evaluate(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("fields", "line"),
+  [
+    (
+      {"loss__class_weights": (1.0, 2.0)},
+      "config.loss.class_weights must be () or 7 numbers, one per class, none "
+      "negative, not all 0, got (1.0, 2.0)",
+    ),
+    (
+      {"data__copy_paste": 0.5, "data__copy_paste_classes": (7,)},
+      "config.data.copy_paste_classes must be indices from 0 to 6, got (7,)",
+    ),
+    (
+      {"data__rotation": 200.0},
+      "config.data.rotation must be from 0 to 180, got 200.0",
+    ),
+    (
+      {"loss__name": "dice+focal", "loss__weights": (1.0, -1.0)},
+      "config.loss.weights must be () or 2 positive numbers, one for each of "
+      "['dice', 'focal'], got (1.0, -1.0)",
+    ),
+    (
+      {"freeze": ("head",)},
+      "config.freeze must be patterns of parameters, which begin with aspp, "
+      "backbone, decoder, logits, such as aspp/aspp0/kernel; got 'head', which "
+      "matches none",
+    ),
+  ],
+  ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_every_door_refuses_in_the_same_line(
+  fields, line, shapes_dir, tmp_path
+):
+  config = _changed(
+    model__backbone="mobilenet_v2", data__data_dir=shapes_dir, **fields
+  )
+  refused = []
+  for begin in (
+    lambda: train.train_and_evaluate(config, tmp_path / "run"),
+    lambda: plan.make_plan(config, plan.local_machine()),
+  ):
+    with pytest.raises(ValueError) as caught:
+      begin()
+    refused.append(str(caught.value))
+  found = doctor.examine(config, limit=1, overfit_steps=0).errors
+  refused += [error.message for error in found]
+  assert refused == [line] * 3
 
 
 def test_check_overrides_names_the_nearest_field():

@@ -46,7 +46,7 @@ CONFIGS = {
   ),
   "too few class weights": (
     {"loss__class_weights": (1.0, 2.0)},
-    ("class-weights", Severity.ERROR, "must be 4 numbers"),
+    ("class-weights", Severity.ERROR, "() or 4 numbers"),
   ),
   "a negative class weight": (
     {"loss__class_weights": (1.0, -1.0, 1.0, 1.0)},

@@ -95,7 +95,7 @@ def test_a_change_works_as_it_is_written(copies, change):
 def test_a_changed_copy_trains_and_evaluates(copies, change):
   root = copies[change]
   flags = {
-    "loss": ["--config.loss.name=dice"],
+    "loss": ["--config.loss.name=doubting"],
     "backbone": ["--config.model.backbone=basicnet_18"],
     "data_set": ["--config.data.name=oxford_pets"],
     "branch": ["--config.model.gated_branch=True"],
@@ -107,7 +107,7 @@ def test_a_changed_copy_trains_and_evaluates(copies, change):
   output = _run(root, *command, f"--workdir={root / 'run'}", data, *flags)
   assert "held-out mIoU" in output
   if change == "loss":
-    assert '"train/dice"' in (root / "run/metrics.jsonl").read_text()
+    assert '"train/doubting"' in (root / "run/metrics.jsonl").read_text()
 
 
 @pytest.mark.slow

@@ -99,6 +99,30 @@ def test_gradients_are_those_of_optax_and_none_where_ignored():
   assert not np.any(gradient[0])
 
 
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0, 1.0)])
+def test_smoothed_labels_give_every_class_its_share(weights):
+  keys = jax.random.split(jax.random.key(0))
+  logits = 5 * jax.random.normal(keys[0], (2, 5, 7, 3))
+  labels = np.array(jax.random.randint(keys[1], (2, 5, 7), 0, 3))
+  labels[0, :2] = IGNORE
+  found, gradient = jax.value_and_grad(_mean_cross_entropy)(
+    logits, labels, label_smoothing=0.3, class_weights=weights
+  )
+  x, kept = np.asarray(logits, np.float64), labels != IGNORE
+  log_shares = x - np.log(np.exp(x).sum(-1, keepdims=True))
+  targets = 0.7 * np.eye(3)[np.where(kept, labels, 0)] + 0.1
+  weighed = np.array(weights or (1, 1, 1))[np.where(kept, labels, 0)] * kept
+  expected = -(weighed * (targets * log_shares).sum(-1)).sum() / kept.sum()
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  slope = weighed[..., None] * (np.exp(log_shares) - targets) / kept.sum()
+  np.testing.assert_allclose(gradient, slope, atol=1e-7)
+  of_images = losses.class_cross_entropy(
+    logits[0, 2], labels[0, 2], label_smoothing=0.3
+  )
+  expected = -(targets * log_shares)[0, 2].sum()
+  np.testing.assert_allclose(of_images[0], expected, rtol=1e-6)
+
+
 def test_a_label_beyond_the_classes_gives_no_finite_loss():
   labels = jnp.full((1, 2, 2), 3, jnp.uint8)
   found = _mean_cross_entropy(jnp.zeros((1, 2, 2, 3)), labels)

@@ -41,7 +41,7 @@ def test_the_search_finds_that_nothing_fits():
 def _config(batch_size=8):
   """A network of seconds: its step has all parts that the real one has."""
   config = config_lib.base_config()
-  config.batch_size = batch_size
+  config.update(batch_size=batch_size, ema_decay=0.9)
   config.data.update(name="shapes", crop_size=(33, 33))
   config.model.update(
     backbone="mobilenet_v2",
@@ -69,6 +69,8 @@ def _check_memory(made):
   assert memory.parameters == 4 * made.network.parameters
   assert memory.statistics == 4 * made.network.statistics
   assert memory.optimizer == 4 * made.network.parameters + 4
+  variables = memory.parameters + memory.statistics
+  assert memory.average == (variables if made.config.ema_decay else 0)
   pixels = made.config.data.crop_size[0] ** 2
   classifies = made.config.task == "classification"
   image = 3 * pixels + (4 if classifies else pixels)  # a class, or a mask

@@ -105,13 +105,21 @@ def test_a_checkpoint_of_eight_devices_continues_in_two_processes(
   np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
 
 
+# What the paper has not, all of it.
+_RECIPE = ";".join(
+  (
+    *("optimizer='adamw'", "lr=0.01", "lr_policy='cosine'", "layer_decay=0.8"),
+    *("clip_norm=0.5", "freeze=('aspp',)", "thaw_step=5", "ema_decay=0.9"),
+  )
+)
 _CASES = (
   "batch_norm_groups=1",  # of all devices
   "batch_norm_groups=4",  # of two devices each
   "batch_norm_groups=8",  # a device each
   "accumulate_steps=2",
   "train_batch_norm=False",
-  "accumulate_steps=2,train_batch_norm=False",
+  "accumulate_steps=2;train_batch_norm=False",
+  _RECIPE,
 )
 
 
@@ -150,7 +158,7 @@ def test_groups_and_parts_of_a_batch_are_the_same_on_any_devices(divided, case):
 def test_parts_on_eight_devices_are_the_whole_batch_on_one(divided):
   """Where batch norm is frozen; trained, each part has its own statistics."""
   whole, _ = divided["train_batch_norm=False"]
-  _, parts = divided["accumulate_steps=2,train_batch_norm=False"]
+  _, parts = divided["accumulate_steps=2;train_batch_norm=False"]
   _assert_same_training(parts, whole)
 
 

@@ -45,7 +45,10 @@ def test_the_same_command_changes_nothing(workdir):
     ("lr", 0.1, "lr: 0.007 -> 0.1"),
     ("batch_size", 8, "batch_size: 16 -> 8"),
     ("seed", 3, "seed: 0 -> 3"),
-    ("lr_policy", "step", "lr_policy: poly -> step"),
+    ("lr_policy", "cosine", "lr_policy: poly -> cosine"),
+    ("clip_norm", 1.0, "clip_norm: 0.0 -> 1.0"),
+    ("freeze", ("backbone",), 'freeze: [] -> ["backbone"]'),
+    ("layer_decay", 0.9, "layer_decay: 1.0 -> 0.9"),
     ("steps", 40_000, "steps: 30000 -> 40000"),
     ("init_from", "x", 'init_from: "" -> x'),
     ("data__crop_size", (33, 65), "data.crop_size: [513, 513] -> [33, 65]"),
@@ -100,6 +103,27 @@ def test_another_meaning_is_refused_unless_allowed(workdir, field, value, line):
   assert sorted(workdir.rglob("*")) == before
   told = _check(workdir, config, allow=True)
   assert len(told) == 2 and any(line in text for text in told)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_what_the_checkpoints_have_not_is_refused_at_any_rate(workdir, allow):
+  averaged = workdir / "averaged"
+  (averaged / "checkpoints/3").mkdir(parents=True)
+  continuing.write_config(averaged, _changed(ema_decay=0.9), [], 0)
+  for folder, field, value, message in (
+    (workdir, "ema_decay", 0.9, r"0, as no average of its weights was saved"),
+    (averaged, "ema_decay", 0.0, r"above 0, as weights and their average"),
+    (workdir, "optimizer", "adamw", r"'sgd', whose state was saved"),
+  ):
+    with pytest.raises(ValueError) as caught:
+      _check(folder, _changed(**{field: value}), allow)
+    line = str(caught.value)
+    assert line.startswith(f"config.{field} must be {message}"), line
+    assert f"got {value!r}" in line and "\n" not in line
+    assert f"--config.init_from={folder}" in line
+  assert _check(averaged, _changed(ema_decay=0.99)) == [
+    "ema_decay: 0.9 -> 0.99"
+  ]
 
 
 def test_a_run_without_a_checkpoint_begins_anew(workdir):

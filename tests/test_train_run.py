@@ -373,6 +373,55 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(folder):
   assert (folder / "diverged/broken/1/variables").is_dir()
 
 
+_RECIPE = (
+  *("--config.optimizer=adamw", "--config.lr=0.003", "--config.ema_decay=0.9"),
+  *("--config.lr_policy=cosine", "--config.clip_norm=1", "--config.seed=3"),
+  *("--config.freeze=('backbone',)", "--config.thaw_step=10"),
+  *("--config.model.auxiliary=conv4", "--config.loss.name=cross_entropy+dice"),
+  *("--config.data.rotation=20", "--config.data.noise=9"),
+  *("--config.data.classmix=0.5", "--config.data.copy_paste=0.5"),
+  "--config.data.copy_paste_classes=(3,)",
+)
+
+
+@pytest.mark.slow
+def test_a_recipe_killed_continues_bit_for_bit_and_ships_its_average(folder):
+  whole, killed = folder / "recipe", folder / "recipe_killed"
+  _finish(_start(folder, whole, *_RECIPE))
+  process = _start(folder, killed, *_RECIPE)
+  _wait_for_step(process, killed, 13)
+  process.kill()
+  process.communicate()
+  _finish(_start(folder, killed, *_RECIPE))
+  _assert_same_run(killed, whole)
+  step = whole / "checkpoints/40"
+  shipped = items.restore(step / "variables")
+  trained = items.restore(step / "training")["trained"]
+  kernels = (
+    x["params"]["backbone"]["conv1"]["kernel"] for x in (shipped, trained)
+  )
+  assert not np.array_equal(*kernels)
+  flags = ("--mode=eval", "--checkpoint", str(whole))
+  _finish(_start(folder, folder / "recipe_eval", *_RECIPE, *flags))
+  report = json.loads(
+    (folder / "recipe_eval/evaluation/results.json").read_text()
+  )
+  assert report["miou"] == pytest.approx(
+    _rows(whole)[-1]["eval/miou"], abs=1e-6
+  )
+  for flag, message in (
+    (
+      "--config.ema_decay=0",
+      "config.ema_decay must be above 0, as weights and",
+    ),
+    ("--config.optimizer=sgd", "config.optimizer must be 'adamw', whose state"),
+  ):
+    process = _start(folder, whole, *_RECIPE, flag, "--allow_changes")
+    output, _ = process.communicate(timeout=600)
+    (line,) = output.splitlines()
+    assert process.returncode == 1 and line.startswith(f"error: {message}")
+
+
 @pytest.mark.slow
 def test_init_from_starts_with_the_weights_of_another_run(
   uninterrupted, folder

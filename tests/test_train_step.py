@@ -12,7 +12,8 @@ from deeplab_jax import config as config_lib
 from deeplab_jax import losses, optimizer, sharding
 from deeplab_jax.models import preprocess
 from deeplab_jax.tasks.segmentation import make_loss
-from deeplab_jax.train.state import TrainState, init_state
+from deeplab_jax.train.checkpoints import Checkpoints
+from deeplab_jax.train.state import TrainState, abstract, init_state
 from deeplab_jax.train.step import make_train_step
 from tests.programs import train_tiny
 from tests.trees import by_name
@@ -21,8 +22,7 @@ from tests.trees import by_name
 @functools.cache
 def _tiny_step(seed=0, model=None, **changes):
   """The compiled step of the tiny model, for a changed config."""
-  config = config_lib.base_config()
-  config.update(lr=0.1, steps=100, seed=seed, **changes)
+  config = _changed(**{"lr": 0.1, "steps": 100, "seed": seed, **changes})
   rule, mesh = optimizer.make_optimizer(config), sharding.make_mesh()
   model = model or train_tiny.Tiny()
   return make_train_step(model, make_loss(config), rule, config, mesh)
@@ -248,3 +248,127 @@ def test_bfloat16_computes_beside_float32_parameters():
   for kind in ("params", "batch_stats"):
     new, old = (by_name(getattr(x, kind)) for x in (after, wide))
     _assert_close([new], [old], rtol=0, atol=5e-3)
+
+
+# What the paper has not, all of it.
+_RECIPE = {
+  "optimizer": "adamw",
+  "lr": 0.01,
+  "lr_policy": "cosine",
+  "weight_decay": 0.05,
+  "clip_norm": 0.05,
+  "ema_decay": 0.5,
+}
+
+
+def _run(first: TrainState, steps: range, **settings) -> list[TrainState]:
+  """The states after each of the steps, on the host."""
+  placement = sharding.replicated(sharding.make_mesh())
+  current = jax.device_put(first, placement)
+  step, states = _tiny_step(model=_NO_DROPOUT, **settings), []
+  for number in steps:
+    current, _ = step(current, train_tiny.batch_of(number))
+    states.append(jax.device_get(current))
+  return states
+
+
+def _start(**settings) -> TrainState:
+  config = _changed(**settings)
+  rule = optimizer.make_optimizer(config)
+  mesh, averaged = sharding.make_mesh(), config.ema_decay > 0
+  fresh = init_state(_NO_DROPOUT, rule, (17, 17), 0, mesh, averaged)
+  return jax.device_get(fresh)
+
+
+def test_a_recipe_equals_optax_written_by_hand():
+  start = _start(**_RECIPE)
+  found = _run(start, range(3), **_RECIPE)
+  rule = optax.chain(
+    optax.clip_by_global_norm(0.05),
+    optax.adamw(
+      optax.cosine_decay_schedule(0.01, 100),
+      weight_decay=0.05,
+      mask=lambda params: jax.tree.map_with_path(
+        lambda path, _: "kernel" in path[-1].key, params
+      ),
+    ),
+  )
+
+  @jax.jit
+  def update(params, stats, state, batch):
+    def loss_of(params):
+      images = preprocess(batch["image"], _NO_DROPOUT.backbone)
+      logits, changed = _NO_DROPOUT.apply(
+        {"params": params, "batch_stats": stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      total, count = losses.cross_entropy(logits, batch["label"])
+      return total / count, changed["batch_stats"]
+
+    gradient, stats = jax.grad(loss_of, has_aux=True)(params)
+    updates, state = rule.update(gradient, state, params)
+    return optax.apply_updates(params, updates), stats, state
+
+  params, stats = start.params, start.batch_stats
+  mean, state = start.variables, rule.init(params)
+  for number, after in enumerate(found, 1):
+    batch = train_tiny.batch_of(number - 1)
+    params, stats, state = update(params, stats, state, batch)
+    share = min(0.5, (1 + number) / (10 + number))
+    mean = jax.tree.map(
+      lambda a, b, share=share: share * a + (1 - share) * b,
+      mean,
+      {"params": params, "batch_stats": stats},
+    )
+    trees = {"params": params, "batch_stats": stats}, mean
+    for one, other in zip((after.variables, after.average), trees):
+      _assert_close([by_name(one)], [by_name(other)], rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_weights_stay_until_they_thaw_and_their_moments_follow():
+  fields = {**_RECIPE, "clip_norm": 0.0, "freeze": ("aspp", "*/norm")}
+  start = _start(**fields)
+  held = by_name(optimizer.frozen(_changed(**fields), start.params))
+  assert 0 < sum(held.values()) < len(held)
+  for_good = _run(start, range(2), **fields)
+  thawing = _run(start, range(3), **fields, thaw_step=2)
+  for after in (*for_good, *thawing[:2]):
+    new, old = by_name(after.params), by_name(start.params)
+    for name, frozen in held.items():
+      assert np.array_equal(new[name], old[name]) == frozen, name
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    for_good[1].params,
+    thawing[1].params,
+  )
+  new, old = by_name(thawing[2].params), by_name(start.params)
+  assert not any(np.array_equal(new[name], old[name]) for name in held)
+  of_good, of_thawing = (x[1].opt_state[0].nu for x in (for_good, thawing))
+  for name, x in by_name(of_good).items():
+    assert np.any(x) != held[name], name
+  assert all(np.all(x > 0) for x in jax.tree.leaves(of_thawing))
+  moved = by_name(for_good[1].batch_stats), by_name(start.batch_stats)
+  assert not any(np.array_equal(moved[0][n], moved[1][n]) for n in moved[0])
+
+
+def test_a_recipe_goes_on_bit_for_bit_from_its_checkpoint(tmp_path):
+  settings = _RECIPE | {"freeze": ("backbone",), "thaw_step": 3}
+  start = _start(**settings)
+  whole = _run(start, range(4), **settings)
+  saver = Checkpoints(tmp_path, keep=1)
+  saver.save(whole[1])
+  saver.wait()
+  placement = sharding.replicated(sharding.make_mesh())
+  restored = saver.restore_newest(abstract(jax.device_put(start, placement)))
+  saver.close()
+  again = _run(jax.device_get(restored), range(2, 4), **settings)
+  jax.tree.map(np.testing.assert_array_equal, again[-1], whole[-1])
+  assert int(again[-1].step) == 4
+
+
+def _changed(**settings):
+  config = config_lib.base_config()
+  config.update(settings)
+  return config

@@ -22,6 +22,7 @@ from deeplab_jax.models import (
   DeepLab,
   model_from_dict,
   model_to_dict,
+  without_auxiliary,
 )
 
 Path = pathlib.Path | str
@@ -167,7 +168,8 @@ def load_variables(
 
   Returns:
     The model, its variables {"params", "batch_stats"} as `jax.Array`s on the
-    first device, and the content of `model.json`.
+    first device, both without a head that only trains, and the content of
+    `model.json`.
 
   Raises:
     ValueError: nothing usable there, a model of another kind, or weights that
@@ -183,7 +185,8 @@ def load_variables(
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
   wanted = jax.eval_shape(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return model, items.restore(step / "variables", wanted, place), content
+  variables = items.restore(step / "variables", wanted, place)
+  return *without_auxiliary(model, variables), content
 
 
 def read_model(path: Path) -> Network:

@@ -12,7 +12,7 @@ from deeplab_jax.config.arguments import (
   load,
   parse_arg,
 )
-from deeplab_jax.config.checks import check
+from deeplab_jax.config.checks import check, check_classes
 from deeplab_jax.config.fields import base_config, field_names, make_model
 from deeplab_jax.config.following import follow_model, with_crop
 from deeplab_jax.config.local import runlocal
@@ -20,6 +20,7 @@ from deeplab_jax.config.local import runlocal
 __all__ = [
   "base_config",
   "check",
+  "check_classes",
   "check_command_line",
   "check_overrides",
   "config_names",

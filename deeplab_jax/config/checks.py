@@ -1,20 +1,25 @@
 """Wrong values of a config, found before any long work."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from deeplab_jax.config.arguments import nearest
 from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.config.following import follows_images
+from deeplab_jax.data import augmentation
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.losses import LOSSES, settings
+from deeplab_jax.losses import JOINED, LOSSES, settings
 from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
+from deeplab_jax.optimizer import check_freezing
+from deeplab_jax.optimizer.rules import OPTIMIZERS
+from deeplab_jax.optimizer.schedules import LR_POLICIES
 
 TASKS = ("segmentation", "classification")
-LR_POLICIES = ("poly", "step")
 INIT_PARTS = ("all", "backbone")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -30,6 +35,7 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _require_one_of("data.name", config.data.name, DATASETS)
   _require_one_of("init_parts", config.init_parts, INIT_PARTS)
   _require_one_of("lr_policy", config.lr_policy, LR_POLICIES)
+  _require_one_of("optimizer", config.optimizer, OPTIMIZERS)
   _require_one_of("model.dtype", config.model.dtype, DTYPES)
   if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
     raise ValueError(
@@ -39,6 +45,8 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _check_model(config)
   _check_loss(config)
   _check_ranges(config)
+  _check_optimizer(config)
+  _check_augmentation(config)
   _check_crop(config)
   _check_batch(config, num_devices)
 
@@ -84,15 +92,64 @@ def _check_loss(config: ConfigDict) -> None:
   """Refuses a loss that is not there, and settings that it would pass over."""
   if config.task == "classification":
     _require_one_of("loss.name", config.loss.name, ["cross_entropy"])
-    loss, taken = "a classifier's loss", set()
+    loss, taken = "a classifier's loss", {"label_smoothing"}
   else:
-    _require_one_of("loss.name", config.loss.name, LOSSES)
+    taken = _check_names(config)
     loss = f"the loss {config.loss.name!r}"
-    taken = settings(LOSSES[config.loss.name])
   for name, default in base_config().loss.items():
     found = config.loss[name]
     fine = name in {"name", *taken} or found == default
-    _require(f"loss.{name}", fine, f"{default!r}: {loss} takes no other", found)
+    reason = f"{loss} takes no other"
+    if name == "auxiliary_weight":
+      reason = "model.auxiliary is no second head"
+    _require(f"loss.{name}", fine, f"{default!r}: {reason}", found)
+
+
+def _check_names(config: ConfigDict) -> set[str]:
+  """Refuses losses that are not there; gives the settings of those that are."""
+  names = config.loss.name.split(JOINED)
+  for name in names:
+    _require_one_of("loss.name", name, LOSSES)
+  unlike = len(set(names)) == len(names)
+  _require("loss.name", unlike, "losses that differ", config.loss.name)
+  weights = config.loss.weights
+  wanted = "(): one loss has no weights"
+  if len(names) > 1:
+    wanted = f"() or {len(names)} positive numbers, one for each of {names}"
+  count = len(names) if len(names) > 1 else 0
+  fine = len(weights) in (0, count) and all(_number(w) > 0 for w in weights)
+  _require("loss.weights", fine, wanted, weights)
+  taken = set.union(*(settings(LOSSES[name]) for name in names))
+  if config.model.auxiliary:
+    taken.add("auxiliary_weight")
+  return taken | {"weights"}
+
+
+def check_classes(config: ConfigDict, num_classes: int) -> None:
+  """Raises ValueError for what does not fit the classes of the data.
+
+  Args:
+    config: checked.
+    num_classes: of the data set that is open.
+  """
+  weights = config.loss.class_weights
+  fine = len(weights) in (0, num_classes) and all(
+    _number(w) >= 0 for w in weights
+  )
+  fine = fine and (not len(weights) or max(weights) > 0)
+  wanted = (
+    f"() or {num_classes} numbers, one per class, none negative, not all 0"
+  )
+  _require("loss.class_weights", fine, wanted, tuple(weights))
+  pasted = config.data.copy_paste_classes
+  wanted = f"indices from 0 to {num_classes - 1}"
+  fine = all(c in range(num_classes) for c in pasted)
+  _require("data.copy_paste_classes", fine, wanted, tuple(pasted))
+
+
+def _number(value: Any) -> float:
+  """`value`, NaN if it is no number: not above, not below anything."""
+  return value if isinstance(value, int | float) else math.nan
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -113,6 +170,18 @@ def _check_ranges(config: ConfigDict) -> None:
     f"from 0 to less than the {config.steps} steps",
     slow,
   )
+  for name in ("focal_power", "smooth", "boundary_weight"):
+    _require(
+      f"loss.{name}", config.loss[name] >= 0, "0 or more", config.loss[name]
+    )
+  for name in ("false_positives", "false_negatives", "auxiliary_weight"):
+    _require(
+      f"loss.{name}", config.loss[name] > 0, "above 0", config.loss[name]
+    )
+  width = config.loss.boundary_width
+  _require("loss.boundary_width", width >= 1, "1 or more", width)
+  smoothing = config.loss.label_smoothing
+  _require("loss.label_smoothing", 0 <= smoothing < 1, "in [0, 1)", smoothing)
   fraction = config.loss.hard_pixel_fraction
   _require("loss.hard_pixel_fraction", 0 < fraction <= 1, "in (0, 1]", fraction)
   low, high = config.data.min_scale, config.data.max_scale
@@ -124,6 +193,72 @@ def _check_ranges(config: ConfigDict) -> None:
   wanted = "one or more positive multiples of 1/4"
   fine = scales and all(s > 0 and s * 4 % 1 == 0 for s in scales)
   _require("eval.scales", fine, wanted, scales)
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+  """Refuses what the optimizer would pass over, and freezes that are none."""
+  for name in ("adam_beta2", "adam_epsilon"):
+    found, default = config[name], base_config()[name]
+    fine = config.optimizer == "adamw" or found == default
+    wanted = f"{default:g}, as optimizer {config.optimizer!r} has none"
+    _require(name, fine, wanted, found)
+    _require(name, found > 0, "above 0", found)
+  for name in ("adam_beta2", "momentum", "ema_decay"):
+    adamw_or_average = config.optimizer == "adamw" or name == "ema_decay"
+    fine = 0 <= config[name] < 1 or not adamw_or_average
+    _require(name, fine, "from 0 to less than 1", config[name])
+  _require(
+    "layer_decay",
+    0 < config.layer_decay <= 1,
+    "above 0, at most 1",
+    config.layer_decay,
+  )
+  _require("clip_norm", config.clip_norm >= 0, "0 or more", config.clip_norm)
+  thaw, freezes = config.thaw_step, config.freeze or config.freeze_stride
+  wanted = f"from 0 to less than the {config.steps} steps"
+  _require("thaw_step", 0 <= thaw < config.steps, wanted, thaw)
+  wanted = "0 where nothing is frozen by freeze or freeze_stride"
+  _require("thaw_step", freezes or not thaw, wanted, thaw)
+  if freezes:
+    _check_freezing(config)
+
+
+def _check_freezing(config: ConfigDict) -> None:
+  patterns = config.freeze
+  fine = all(isinstance(pattern, str) for pattern in patterns)
+  wanted = 'a tuple of patterns, such as ("backbone",)'
+  _require("freeze", fine, wanted, repr(patterns))
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  model = make_model(config, num_classes=2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  if fault := check_freezing(config, shapes["params"]):
+    raise ValueError(fault)
+
+
+_AT_MOST = {
+  "rotation": 180,
+  "blur": 20,
+  "noise": 128,
+  "cutout": 1,
+  "cutmix": 1,
+  "classmix": 1,
+  "copy_paste": 1,
+}
+
+
+def _check_augmentation(config: ConfigDict) -> None:
+  data, defaults = config.data, base_config().data
+  for name, most in _AT_MOST.items():
+    wanted = f"from 0 to {most}"
+    _require(f"data.{name}", 0 <= data[name] <= most, wanted, data[name])
+  for name in augmentation.FIELDS:
+    fine = config.task != "classification" or data[name] == defaults[name]
+    wanted = f"{defaults[name]!r}, as classification has none"
+    _require(f"data.{name}", fine, wanted, data[name])
+  classes = data.copy_paste_classes
+  wanted = "one class or more" if data.copy_paste else "(), as copy_paste is 0"
+  fine = bool(data.copy_paste) == bool(len(classes))
+  _require("data.copy_paste_classes", fine, wanted, classes)
 
 
 def _check_crop(config: ConfigDict) -> None:

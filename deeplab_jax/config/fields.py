@@ -34,11 +34,12 @@ def base_config() -> ConfigDict:
       "remat": False,
       # Updates in the whole run.
       "steps": 30_000,
-      # Learning rate at the start of the policy, and at the end of "poly".
+      # Learning rate at the start of the policy, and at the end of "poly" and
+      # "cosine".
       "lr": 0.007,
       "lr_end": 0.0,
-      # "poly": (1 - t) ** lr_power; "step": x lr_decay_factor every
-      # lr_decay_steps.
+      # "poly": (1 - t) ** lr_power; "cosine": (1 + cos(pi * t)) / 2; "step": x
+      # lr_decay_factor every lr_decay_steps.
       "lr_policy": "poly",
       "lr_power": 0.9,
       "lr_decay_steps": 2000,
@@ -48,14 +49,41 @@ def base_config() -> ConfigDict:
       "slow_start_steps": 0,
       "slow_start_lr": 1e-4,
       "slow_start_burn_in": False,
-      # Of stochastic gradient descent; nesterov looks one step ahead.
+      # "sgd", with momentum, or "adamw", whose decay is not of the gradient.
+      "optimizer": "sgd",
+      # Of the mean gradient, of both optimizers; nesterov looks one step ahead.
       "momentum": 0.9,
       "nesterov": False,
-      # Of full and pointwise kernels and the logits; the entry of a backbone in
-      # `deeplab_jax.models.BACKBONES` has that of its official training.
+      # Of "adamw": the share kept of the mean square of the gradient, and what
+      # is added to its root.
+      "adam_beta2": 0.999,
+      "adam_epsilon": 1e-8,
+      # Of full and pointwise kernels and the logits, and with "adamw", which
+      # wants more, such as 0.05, of depthwise kernels, too; the entry of a
+      # backbone in `deeplab_jax.models.BACKBONES` has that of its official
+      # training.
       "weight_decay": 4e-5,
-      # Gradients of all but the backbone are multiplied by this.
+      # Gradients of all but the backbone are multiplied by this; with "adamw"
+      # their learning rates.
       "last_layer_multiplier": 1.0,
+      # Each unit of the backbone (`deeplab_jax.models.units`) has the learning
+      # rate of the next one times this; the last one, lr times this.
+      "layer_decay": 1.0,
+      # Gradients whose norm over all weights is larger are scaled down to it;
+      # 0 leaves them.
+      "clip_norm": 0.0,
+      # Weights that are not trained: patterns of their names, or of the first
+      # part of these, such as ("backbone",) or ("*/norm", "aspp/pooled"); and
+      # the units of the backbone up to this stride, 2 to 32 (0: none). From
+      # step thaw_step on (0: never) they are. Their batch statistics move
+      # unless train_batch_norm is off.
+      "freeze": (),
+      "freeze_stride": 0,
+      "thaw_step": 0,
+      # Share of the old moving average of weights and batch statistics kept at
+      # each step, less in the first ones; the average is then what is
+      # evaluated and loaded. 0: there is none.
+      "ema_decay": 0.0,
       # False keeps the stored batch statistics and normalises with them.
       "train_batch_norm": True,
       # Groups of a batch (of a part, if accumulate_steps) that batch norm
@@ -114,6 +142,25 @@ def data_fields() -> dict[str, Any]:
     "flip": True,
     # Strengths, 0 to 1, of random brightness, contrast and saturation.
     "color_jitter": (0.0, 0.0, 0.0),
+    # Turn crops by up to so many degrees to either side; turn half of them
+    # upside down.
+    "rotation": 0.0,
+    "vertical_flip": False,
+    # Blur with a Gaussian of a deviation up to so many pixels; add noise of a
+    # deviation up to this, of 255.
+    "blur": 0.0,
+    "noise": 0.0,
+    # Cut a hole, whose pixels are ignored, of sides up to this share of the
+    # crop's.
+    "cutout": 0.0,
+    # Probabilities of pasting a part of another example's crop: a box; the
+    # pixels of half of its classes.
+    "cutmix": 0.0,
+    "classmix": 0.0,
+    # Probability of pasting the pixels of these classes, by index, from a crop
+    # of an example that has them.
+    "copy_paste": 0.0,
+    "copy_paste_classes": (),
     # Resize images to this range of short and long side first (0: do not),
     # sides then being multiples of resize_factor plus 1 (0: any).
     "resize_min": 0,
@@ -151,14 +198,35 @@ def _as_field(default: Any, kind: Any) -> Any:
 def loss_fields() -> dict[str, Any]:
   """Which loss, and its settings."""
   return {
-    # A name of `deeplab_jax.losses.LOSSES`; the loss is logged by this name.
+    # A name of `deeplab_jax.losses.LOSSES`, or several to be added, as
+    # "cross_entropy+dice"; the loss is logged by this name.
     "name": "cross_entropy",
-    # One factor per class; () weighs all classes alike.
+    # Of several losses, one factor each; () adds them as they are.
+    "weights": (),
+    # One factor per class, of the losses of pixels; () weighs all classes
+    # alike.
     "class_weights": (),
     # Keep only this fraction of the pixels, the hardest, reached over
     # hard_pixel_steps steps.
     "hard_pixel_fraction": 1.0,
     "hard_pixel_steps": 0,
+    # Share of the target that goes to all classes alike.
+    "label_smoothing": 0.0,
+    # Weight of the same loss of the second head, model.auxiliary.
+    "auxiliary_weight": 0.4,
+    # Of "focal": power of how wrong a pixel is, which its loss is multiplied
+    # by.
+    "focal_power": 2.0,
+    # Of "boundary_cross_entropy": pixels so near to another label weigh
+    # boundary_weight times as much.
+    "boundary_width": 3,
+    "boundary_weight": 3.0,
+    # Of "dice" and "tversky": pixels added to overlap and area.
+    "smooth": 0.0,
+    # Of "tversky": weights of what is predicted and not there, and of what is
+    # there and not predicted.
+    "false_positives": 0.3,
+    "false_negatives": 0.7,
   }
 
 

@@ -24,8 +24,11 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.update(log_every=1, checkpoint_every=3, eval_every=0)
   config.update(eval_first=False, keep_checkpoints=1, accumulate_steps=1)
   config.batch_norm_groups = 1
+  config.thaw_step = min(config.thaw_step, 2)
   config.data.update(crop_size=(crop, crop), workers=0, eval_limit=2)
   config.data.update(resize_min=crop, resize_max=2 * crop - 1, resize_factor=0)
+  # A small sample may not have the classes.
+  config.data.update(copy_paste=0.0, copy_paste_classes=())
   config.data.eval_size = (2 * crop - 1, 2 * crop - 1)
   split = _SAMPLE_SPLITS.get(config.data.name)
   if split:

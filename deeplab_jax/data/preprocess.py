@@ -239,7 +239,7 @@ def _warp(
   image: np.ndarray, scaled: Size, offset: tuple[int, int], size: Size
 ) -> np.ndarray:
   """The window `size` at `offset` of `image` resized to `scaled`."""
-  step_y, step_x = (_step(n, out) for n, out in zip(image.shape, scaled))
+  step_y, step_x = (pixel_step(n, out) for n, out in zip(image.shape, scaled))
   top, left = offset
   matrix = np.array([[step_x, 0, step_x * left], [0, step_y, step_y * top]])
   return cv2.warpAffine(
@@ -254,10 +254,10 @@ def _warp(
 def _nearest_indices(n: int, out: int, start: int, count: int) -> np.ndarray:
   """Input indices (of n) for outputs start, ..., start + count - 1 (of out)."""
   position = np.arange(start, start + count, dtype=np.float32)
-  position *= np.float32(_step(n, out))
+  position *= np.float32(pixel_step(n, out))
   return np.minimum(np.floor(position + np.float32(0.5)).astype(int), n - 1)
 
 
-def _step(n: int, out: int) -> float:
+def pixel_step(n: int, out: int) -> float:
   """Input pixels per output pixel when the corners are aligned."""
   return (n - 1) / (out - 1) if out > 1 else 0.0

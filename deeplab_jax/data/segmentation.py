@@ -11,7 +11,8 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from deeplab_jax.data import loading, preprocess
+from deeplab_jax.data import augmentation, loading, preprocess
+from deeplab_jax.data.augmentation import Augmentation
 from deeplab_jax.data.loading import Batch, Example
 from deeplab_jax.data.preprocess import IGNORE, Size
 from deeplab_jax.data.source import Dataset, SegmentationSource, Source
@@ -51,11 +52,18 @@ def train_batches(
     (b, *crop_size), "name": list of b str}, b = batch_size / process_count;
     "label" is 255 where ignored.
   """
+  source = _Standard(_with_masks(dataset.train), data_config)
+  augment = functools.partial(
+    _augment, config=data_config, padding_value=padding_value
+  )
+  if asked := augmentation.from_config(data_config):
+    others = _Others(source, asked)
+    augment = functools.partial(
+      _augment_more, cut=augment.keywords, asked=asked, others=others
+    )
   return loading.endless_batches(
-    _Standard(_with_masks(dataset.train), data_config),
-    functools.partial(
-      _augment, config=data_config, padding_value=padding_value
-    ),
+    source,
+    augment,
     batch_size=batch_size,
     seed=seed,
     start_step=start_step,
@@ -173,6 +181,21 @@ class _Standard:
     )
     return {"image": image, "label": label, "name": example["name"]}
 
+  def with_classes(self, classes: Sequence[int]) -> list[int]:
+    """Indices of the examples that have labels of these classes.
+
+    Raises:
+      ValueError: none has.
+    """
+    ignored = self._source.info.ignore_label
+    found = self._source.with_labels(set(classes) - {ignored})
+    if not found:
+      raise ValueError(
+        f"data.copy_paste_classes must be classes that {self._source.split} "
+        f"has pixels of, got {tuple(classes)}"
+      )
+    return found
+
 
 def _range(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
   return config.resize_min, config.resize_max, config.resize_factor
@@ -244,9 +267,10 @@ def _augment(
   *,
   config: ml_collections.ConfigDict,
   padding_value: Color,
+  asked: Augmentation | None = None,
 ) -> Example:
-  """Draws and takes one crop of `config.crop_size`."""
-  crop = preprocess.draw_crop(
+  """Draws and takes one crop of `config.crop_size`, changed as is `asked`."""
+  drawn = preprocess.draw_crop(
     rng,
     example["label"].shape,
     config.crop_size,
@@ -256,7 +280,46 @@ def _augment(
     flip=config.flip,
   )
   image = preprocess.jitter_colors(rng, example["image"], config.color_jitter)
-  image, label = preprocess.take_crop(
-    image, example["label"], crop, config.crop_size, padding_value
-  )
+  how = drawn, config.crop_size, padding_value
+  if asked is None:
+    image, label = preprocess.take_crop(image, example["label"], *how)
+  else:
+    image, label = augmentation.crop(rng, image, example["label"], *how, asked)
+  return {"image": image, "label": label, "name": example["name"]}
+
+
+class _Others:
+  """Draws the examples that parts are pasted from."""
+
+  def __init__(self, source: _Standard, asked: Augmentation):
+    """Looks for those with `copy_paste_classes` in all masks of the split."""
+    self._source = source
+    self._rare: list[int] = []
+    if asked.copy_paste:
+      self._rare = source.with_classes(asked.copy_paste_classes)
+
+  def draw(self, rng: np.random.Generator, rare: bool) -> Example:
+    """Any example, or one of the `rare` ones."""
+    if rare:
+      return self._source[self._rare[rng.integers(len(self._rare))]]
+    return self._source[int(rng.integers(len(self._source)))]
+
+
+def _augment_more(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  cut: dict,
+  asked: Augmentation,
+  others: _Others,
+) -> Example:
+  """`_augment`, which `cut` is for, and then what is asked beyond a crop."""
+
+  def other(rare: bool) -> augmentation.Pair:
+    found = _augment(others.draw(rng, rare), rng, asked=asked, **cut)
+    return found["image"], found["label"]
+
+  made = _augment(example, rng, asked=asked, **cut)
+  pair = augmentation.mix(rng, made["image"], made["label"], other, asked)
+  image, label = augmentation.disturb(rng, *pair, cut["padding_value"], asked)
   return {"image": image, "label": label, "name": example["name"]}

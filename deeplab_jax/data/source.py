@@ -14,6 +14,7 @@ import shlex
 import struct
 import sys
 import typing
+from collections.abc import Collection
 from concurrent import futures
 from typing import Any
 
@@ -116,14 +117,31 @@ class SegmentationSource(Source):
     width, height = struct.unpack(">II", self.encoded(index)["label"][16:24])
     return height, width
 
+  def with_labels(self, wanted: Collection[int]) -> list[int]:
+    """Indices of the examples that have one of these values in their masks.
+
+    Reads every mask of the split.
+    """
+
+    def found(index: int) -> bool:
+      return bool(np.isin(_label(self.encoded(index)), list(wanted)).any())
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      return [i for i, x in enumerate(pool.map(found, range(len(self)))) if x]
+
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
     record = self.encoded(index)
-    label = np.frombuffer(record["label"], np.uint8)
     return {
       "image": decode_image(record["image"]),
-      "label": cv2.imdecode(label, cv2.IMREAD_GRAYSCALE),
+      "label": _label(record),
       "name": record["name"],
     }
+
+
+def _label(record: dict[str, Any]) -> np.ndarray:
+  """The decoded mask of a record, uint8 (h, w)."""
+  label = np.frombuffer(record["label"], np.uint8)
+  return cv2.imdecode(label, cv2.IMREAD_GRAYSCALE)
 
 
 class Dataset:

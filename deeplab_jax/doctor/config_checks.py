@@ -100,20 +100,23 @@ def _batch_norm(config: ConfigDict) -> Iterator[Finding]:
 
 
 def class_weights(survey: Survey) -> Iterator[Finding]:
-  """Weights that are not one per class, or that switch the loss off."""
+  """What does not fit the classes, and weights that switch the loss off."""
   weights = survey.config.loss.class_weights
-  if not survey.info or not len(weights):
+  if not survey.info:
     return
   count = survey.info.num_classes
-  if len(weights) != count or min(weights) < 0 or max(weights) <= 0:
+  try:
+    config_lib.check_classes(survey.config, count)
+  except ValueError as mistake:
+    of_weights = "class_weights" in str(mistake)
+    remedy = "take the suggested ones, or () for none"
     yield error(
-      "class-weights",
-      f"loss.class_weights must be {count} numbers, one per class, none "
-      f"negative, not all 0; got {tuple(weights)}",
-      "take the suggested ones, or () for none",
+      "class-weights" if of_weights else "config",
+      str(mistake),
+      remedy if of_weights else "correct the field",
     )
     return
-  off = [c for c in range(count) if not weights[c] and survey.labelled[c]]
+  off = [c for c, w in enumerate(weights) if not w and survey.labelled[c]]
   if off:
     yield warning(
       "class-weight-zero",

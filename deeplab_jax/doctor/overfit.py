@@ -164,9 +164,12 @@ def _settings(config: ConfigDict, steps: int) -> ConfigDict:
     lr_decay_steps=steps + 1,
     steps=steps + 1,
     weight_decay=0.0,
+    thaw_step=min(config.thaw_step, steps),
+    ema_decay=0.0,
   )
   config.model.dropout_rate = 0.0
   config.loss.update(hard_pixel_fraction=1.0, hard_pixel_steps=0)
+  config.loss.label_smoothing = 0.0
   if config_checks.no_start(config):  # random weights have no statistics yet
     config.update(init_from="", train_batch_norm=True)
   devices = jax.device_count()

@@ -1,5 +1,6 @@
 """DeepLabv3+ networks, built from plain arguments alone."""
 
+from deeplab_jax.models.auxiliary import without_auxiliary
 from deeplab_jax.models.backbones import (
   BACKBONES,
   padding_value,
@@ -29,4 +30,5 @@ __all__ = [
   "preprocess",
   "resize_bilinear",
   "resized_argmax",
+  "without_auxiliary",
 ]

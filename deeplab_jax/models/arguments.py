@@ -8,6 +8,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 HEADS = ("aspp", "dpc", "lraspp")
 LOW_LEVEL_STRIDES = {"conv4": 16, "conv3": 8, "conv2": 4}
 """Low-level features by the paper's names, from coarse to fine."""
+AUXILIARIES = ("", *LOW_LEVEL_STRIDES, "features")
 TRAINING_ARGUMENTS = ("dtype", "dropout_rate", "batch_norm_momentum")
 """Those that tell how a network is trained, not what its weights are."""
 
@@ -51,6 +52,9 @@ def _check_head(model):
     "positive integers (at output stride 16) that stay whole when scaled by"
     f" 16 / {stride}",
     lambda v: all(_positive(rate) and rate * 16 % stride == 0 for rate in v),
+  )
+  _require(
+    model, "auxiliary", f"one of {AUXILIARIES}", lambda v: v in AUXILIARIES
   )
   _require(model, "dropout_rate", "in [0, 1)", lambda v: 0 <= v < 1)
   _require(

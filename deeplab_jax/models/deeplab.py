@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.arguments import LOW_LEVEL_STRIDES, check_arguments
 from deeplab_jax.models.aspp import ASPP, HEAD_NORM
+from deeplab_jax.models.auxiliary import NAME as AUXILIARY
+from deeplab_jax.models.auxiliary import AuxiliaryHead
 from deeplab_jax.models.backbones import build_backbone
 from deeplab_jax.models.decoder import Decoder
 from deeplab_jax.models.dpc import DPC
@@ -43,6 +45,9 @@ class DeepLab(nn.Module):
       to fine: `("conv2",)`, `("conv3", "conv2")`; `()` for no decoder.
     decoder_low_level_channels: that each of them is reduced to.
     decoder_convs: `(kernel size, channels)` of the convolutions after joining.
+    auxiliary: feature that a second head is on, which gives logits in training
+      alone: `"conv2"`, `"conv3"`, `"conv4"` (strides 4, 8, 16) or
+      `"features"`, the backbone's last; `""` for none.
     dropout_rate: after ASPP, in training.
     batch_norm_momentum: share of the old moving statistics kept at each step,
       everywhere; None takes the published ones (0.9997 but in ResNet, 0.95, and
@@ -64,6 +69,7 @@ class DeepLab(nn.Module):
   decoder: tuple[str, ...] = ("conv2",)
   decoder_low_level_channels: int = 48
   decoder_convs: tuple[tuple[int, int], ...] = ((3, 256), (3, 256))
+  auxiliary: str = ""
   dropout_rate: float = 0.1
   batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
@@ -99,7 +105,8 @@ class DeepLab(nn.Module):
     Returns:
       float32 `(b, ceil(h / s), ceil(w / s), num_classes)` with s the logits
       stride: 4 with the decoder, `output_stride` without. Not yet resized to
-      the image.
+      the image. In training those of the second head, if there is one, are the
+      only entry of the collection "intermediates".
     """
     if images.ndim != 4 or images.shape[-1] != 3:
       raise ValueError(f"images must be (b, h, w, 3), got {images.shape}")
@@ -119,6 +126,13 @@ class DeepLab(nn.Module):
         f"decoder must be of the low-level features of {self.backbone}, "
         f"{', '.join(low_levels) or 'none'}; got {self.decoder}"
       )
+    if self.auxiliary and (train or self.is_initializing()):
+      feature = {"features": x, **low_levels}[self.auxiliary]
+      head = AuxiliaryHead(
+        self.num_classes, self.dropout_rate, norm, self.dtype, name=AUXILIARY
+      )
+      logits = head(feature, use_batch_stats, train)
+      self.sow("intermediates", f"{AUXILIARY}_logits", logits)
     if self.head == "lraspp":
       head = LiteRASPP(
         self.num_classes, norm=norm, dtype=self.dtype, name="lraspp"

@@ -110,11 +110,13 @@ class Plan:
 
     Forwards every layer reads its input and writes its output; backwards it
     reads its input and the output's gradient and writes the input's: two and a
-    half times both. Parameters and optimizer state are read and written.
+    half times both. Parameters, optimizer state and average are read and
+    written.
     """
     memory = self.program.memory
     activations = self.network.activation_bytes * self.images_per_device
-    return 5 * activations // 2 + 2 * (memory.parameters + memory.optimizer)
+    state = memory.parameters + memory.optimizer + memory.average
+    return 5 * activations // 2 + 2 * state
 
   @property
   def bytes_sent(self) -> float:
@@ -148,6 +150,7 @@ def make_plan(
   config_lib.check(config, len(machine.devices))
   config = config_lib.with_crop(config, largest=None)
   num_classes = dataset_info(config.data).num_classes
+  config_lib.check_classes(config, num_classes)
   model = config_lib.make_model(config, num_classes)
   program = compile_step(config, model, machine, effort)
   network = multiply_adds(model, config.data.crop_size)

@@ -9,6 +9,7 @@ _KINDS = {
   "parameters": "parameters",
   "statistics": "batch statistics",
   "optimizer": "optimizer state",
+  "average": "average of weights",
   "batch": "images and labels",
   "padding": "padding of layouts",
   "outputs": "outputs not in place",

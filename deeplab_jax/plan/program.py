@@ -33,6 +33,7 @@ class Memory:
     parameters: the trainable leaves.
     statistics: batch norm's moving means and variances.
     optimizer: its state.
+    average: the moving average of parameters and statistics, if there is one.
     batch: images and labels, or classes.
     padding: added by the layouts of all these.
     outputs: that do not replace an argument in place.
@@ -43,6 +44,7 @@ class Memory:
   parameters: int
   statistics: int
   optimizer: int
+  average: int
   batch: int
   padding: int
   outputs: int
@@ -97,8 +99,9 @@ def compile_step(
   """
   mesh = Mesh(np.asarray(machine.devices), (sharding.BATCH_AXIS,))
   optimizer = make_optimizer(config)
+  crop_size, averaged = config.data.crop_size, config.ema_decay > 0
   create = functools.partial(
-    create_state, model, optimizer, config.data.crop_size, config.seed
+    create_state, model, optimizer, crop_size, config.seed, averaged
   )
   task = find_task(config)
   arguments = jax.eval_shape(create), task.abstract_batch(config)
@@ -141,6 +144,7 @@ def _memory(
     "parameters": _bytes(state.params),
     "statistics": _bytes(state.batch_stats),
     "optimizer": _bytes(state.opt_state),
+    "average": _bytes(state.average),
     "batch": _bytes(batch) // devices,
   }
   return Memory(

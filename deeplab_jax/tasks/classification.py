@@ -1,5 +1,6 @@
 """Classification, to pretrain a backbone: top-1 and top-5 accuracy."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,8 +24,12 @@ __all__ = [
 
 
 def make_loss(config: ConfigDict) -> Loss:
-  """The cross-entropy of the classes; none of `config.loss` is of use."""
-  return Loss("cross_entropy", class_cross_entropy)
+  """The cross-entropy of the classes, smoothed as `config.loss` says."""
+  smoothing = config.loss.label_smoothing
+  return Loss(
+    "cross_entropy",
+    functools.partial(class_cross_entropy, label_smoothing=smoothing),
+  )
 
 
 def train_batches(

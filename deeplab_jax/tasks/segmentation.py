@@ -1,6 +1,5 @@
 """Segmentation: crops with masks, mIoU, pictures of examples."""
 
-import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,12 +20,9 @@ report = evaluation_lib.report
 
 
 def make_loss(config: ConfigDict) -> Loss:
-  """The loss `config.loss.name`, with those settings that it takes."""
-  name = config.loss.name
-  loss = losses.LOSSES[name]
-  taken = losses.settings(loss)
-  settings = {x: value for x, value in config.loss.items() if x in taken}
-  return Loss(name, functools.partial(loss, **settings))
+  """The loss that `config.loss` describes, of the settings that it takes."""
+  fields = config.loss.to_dict()
+  return losses.make(config.loss.name, config.loss.weights, fields)
 
 
 def train_batches(

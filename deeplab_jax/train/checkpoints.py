@@ -54,7 +54,7 @@ class Checkpoints:
       return
     self._recent.save(
       step,
-      args=items.to_save(variables=state.variables, training=_training(state)),
+      args=items.to_save(variables=state.shipped, training=_training(state)),
     )
 
   def save_best(self, state: TrainState, score: float) -> None:
@@ -67,7 +67,7 @@ class Checkpoints:
         self._best.delete(step)
       self._best.save(
         step,
-        args=items.to_save(variables=state.variables),
+        args=items.to_save(variables=state.shipped),
         metrics={"score": float(score)},
         force=True,
       )
@@ -170,11 +170,19 @@ def _faults(
 
 
 def _training(state: TrainState) -> dict[str, Any]:
-  """What only training needs of a state: the item beside `variables`."""
-  return {"step": state.step, "opt_state": state.opt_state}
+  """What only training needs of a state: the item beside `variables`.
+
+  With an average, which is what `variables` then holds, also what it is of.
+  """
+  training = {"step": state.step, "opt_state": state.opt_state}
+  if state.average is not None:
+    training["trained"] = state.variables
+  return training
 
 
 def _restore_state(folder: pathlib.Path, state: TrainState) -> TrainState:
-  variables = items.restore(folder / "variables", state.variables)
+  shipped = items.restore(folder / "variables", state.shipped)
   training = items.restore(folder / "training", _training(state))
-  return TrainState(**variables, **training)
+  if state.average is None:
+    return TrainState(**shipped, **training)
+  return TrainState(**training.pop("trained"), **training, average=shipped)

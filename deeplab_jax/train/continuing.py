@@ -68,7 +68,8 @@ def config_changes(
   """How `config` differs from the one that `workdir` was last trained with.
 
   Raises:
-    ValueError: `config.json` is damaged, and `allow_changes` is not given.
+    ValueError: `config.json` is damaged, and `allow_changes` is not given; or
+      `config` asks for what the checkpoints have not, whatever is allowed.
   """
   try:
     before = _read(workdir / _CONFIG) if has_begun(workdir) else None
@@ -80,11 +81,33 @@ def config_changes(
     return []
   # A field that older versions did not have was as its default is.
   before = _flatten(_plain(base_config())) | _flatten(before)
+  _require_same_state(workdir, before, config)
   return [
     Change(name, before.get(name), after, name in _MEANING)
     for name, after in _flatten(_plain(config)).items()
     if before.get(name) != after
   ]
+
+
+def _require_same_state(
+  workdir: pathlib.Path, before: dict[str, Any], config: ConfigDict
+) -> None:
+  """Refuses another optimizer, or an average that is not, or not used."""
+  optimizer, averaged = before["optimizer"], before["ema_decay"] > 0
+  if config.optimizer != optimizer:
+    name, wanted = "optimizer", f"{optimizer!r}, whose state was saved"
+  elif averaged != (config.ema_decay > 0):
+    name = "ema_decay"
+    wanted = "above 0, as weights and their average were saved"
+    if not averaged:
+      wanted = "0, as no average of its weights was saved"
+  else:
+    return
+  raise ValueError(
+    f"config.{name} must be {wanted} in {workdir}, got {config[name]!r}; undo "
+    "this, or begin another --workdir from the weights of this one with "
+    f"--config.init_from={workdir}"
+  )
 
 
 def scored_on(workdir: pathlib.Path) -> dict[str, Any]:

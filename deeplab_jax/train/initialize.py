@@ -29,6 +29,7 @@ from deeplab_jax.models import (
   preprocess,
 )
 from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
+from deeplab_jax.models.auxiliary import NAME as AUXILIARY
 from deeplab_jax.tasks import Task
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.folded_norms import folded_layers, with_statistics
@@ -37,7 +38,10 @@ from deeplab_jax.train.state import TrainState
 T = TypeVar("T")
 
 # Arguments of a network that fit any weights.
-_FIT_ALL = ("num_classes", "output_stride", "multi_grid", *TRAINING_ARGUMENTS)
+_FIT_ALL = (
+  *("num_classes", "output_stride", "multi_grid", AUXILIARY),
+  *TRAINING_ARGUMENTS,
+)
 _OF_BACKBONE = ("backbone", "width_multiplier")
 
 
@@ -163,7 +167,7 @@ def _unfolded(
 
   images = sharding.global_batch({"image": images}, mesh)["image"]
   update = jax.jit(update, out_shardings=sharding.replicated(mesh))
-  return state.replace(**update(state.variables, images))
+  return state.starting_from(update(state.variables, images))
 
 
 def initialize_from(
@@ -175,7 +179,8 @@ def initialize_from(
     state: freshly initialised; step and optimizer stay as they are.
     path: as `load_variables` takes it.
     parts: "backbone", or "all": the logits may then have another number of
-      classes, and keep their fresh values.
+      classes, and keep their fresh values; so does a second head, which may
+      be missing on either side, too.
 
   Returns:
     The state, and a report, printable, of what went where.
@@ -194,7 +199,7 @@ def initialize_from(
   }
   variables = items.unflatten_like(state.variables, {**target, **loaded})
   report = Report(*(_below_collection(n) for n in (loaded, skipped, fresh)))
-  return state.replace(**variables), report
+  return state.starting_from(variables), report
 
 
 def _divide(
@@ -206,7 +211,9 @@ def _divide(
   offered = {
     name: x
     for name, x in source.items()
-    if name not in fresh and (parts == "all" or _of(("backbone",), name))
+    if name not in fresh
+    and (parts == "all" or _of(("backbone",), name))
+    and (name in target or not _of((AUXILIARY,), name))
   }
   return offered, wanted, fresh
 
@@ -218,7 +225,7 @@ def _stays_fresh(
   if parts == "backbone":
     return not _of(("backbone",), name)
   other_classes = np.shape(source.get(name)) != target[name].shape
-  return other_classes and _of(("logits", "lraspp"), name)
+  return other_classes and _of(("logits", "lraspp", AUXILIARY), name)
 
 
 def _of(modules: tuple[str, ...], name: str) -> bool:

@@ -83,11 +83,15 @@ def train_and_evaluate(
     found = continuing.told(changes, of_data)
     sharding.require_same(json.dumps(data), f"the data in {dataset.directory}")
     changed = continuing.settle(workdir, found, allow_changes)
+    config_lib.check_classes(config, dataset.info.num_classes)
     given, config = config, config_lib.with_crop(config, dataset.train.largest)
     model = config_lib.make_model(config, dataset.info.num_classes)
     optimizer = make_optimizer(config)
     crop_size = config.data.crop_size
-    create = initializer(model, optimizer, crop_size, config.seed, mesh)
+    averaged = config.ema_decay > 0
+    create = initializer(
+      model, optimizer, crop_size, config.seed, mesh, averaged
+    )
     checkpoints = stack.enter_context(
       contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
     )
@@ -257,7 +261,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> bool:
   run.progress.say(f"step {step}: evaluating ...")
   figures = run.task.evaluate(
     run.model,
-    state.variables,
+    state.shipped,
     run.config,
     dataset=run.dataset,
     mesh=run.mesh,

@@ -13,7 +13,13 @@ from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
 from deeplab_jax.models import preprocess
 from deeplab_jax.models.layers import CONVOLUTION
-from deeplab_jax.optimizer import decay_loss, learning_rate
+from deeplab_jax.optimizer import (
+  average,
+  average_decay,
+  decay_loss,
+  frozen,
+  learning_rate,
+)
 from deeplab_jax.train.state import Network, TrainState, Tree
 
 Metrics = dict[str, jax.Array]
@@ -32,7 +38,8 @@ def make_train_step(
   """Compiles one update: (state, batch) -> (state, metrics).
 
   The metrics are "loss", which is the sum of the next two, the loss under its
-  own name, "weight_decay", "gradient_norm" and "learning_rate".
+  own name, "weight_decay" (not of AdamW, whose decay is of no loss),
+  "gradient_norm", before clipping, and "learning_rate".
 
   The batch holds `image` uint8 (b, h, w, 3) and `label`, uint8 (b, h, w) or, of
   a classifier, int32 (b,). Random draws follow from the seed and the step's
@@ -43,6 +50,10 @@ def make_train_step(
   labelled pixels, where batch norm is frozen; else each part is normalised by
   its own statistics. Hard pixels are mined, and dropout is drawn, by the part.
   `config.batch_norm_groups` are groups of the rows of such a part.
+
+  Weights that are frozen for good have no gradient, which is not computed.
+  Those that will thaw have one, which the optimizer's moments follow, so that
+  it knows their size by then. Batch statistics of frozen layers move as others.
   """
   schedule = learning_rate(config)
   loss_of = _loss_function(model, loss, config)
@@ -56,17 +67,17 @@ def make_train_step(
       lambda total: losses.mean(total, sums["count"]),
       (sums["loss"], sums["gradient"]),
     )
-    decay = decay_loss(state.params, config.weight_decay)
     metrics = {
       loss.name: value,
-      "loss": value + decay,
-      "weight_decay": decay,
+      **_with_decay(value, state.params, config),
       "gradient_norm": optax.tree.norm(grads),
       "learning_rate": schedule(state.step),
     }
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = _hold(updates, state.step, config)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    after = TrainState(state.step + 1, params, batch_stats, opt_state)
+    return _averaged(after, state.average, config), metrics
 
   whole, divided = sharding.replicated(mesh), sharding.divided(mesh)
   return jax.jit(
@@ -77,32 +88,79 @@ def make_train_step(
   )
 
 
+def _with_decay(value: jax.Array, params: Tree, config: ConfigDict) -> Metrics:
+  """The loss with the decay that the gradients of SGD have in them."""
+  if config.optimizer == "adamw":
+    return {"loss": value}
+  decay = decay_loss(params, config.weight_decay)
+  return {"loss": value + decay, "weight_decay": decay}
+
+
+def _without_frozen(params: Tree, config: ConfigDict) -> Tree:
+  """`params`, without gradients of those that are frozen for good."""
+  if config.thaw_step or not _freezes(config):
+    return params
+  stop = jax.lax.stop_gradient
+  held = frozen(config, params)
+  return jax.tree.map(lambda w, held: stop(w) if held else w, params, held)
+
+
+def _hold(updates: Tree, step: jax.Array, config: ConfigDict) -> Tree:
+  """`updates`, 0 for weights that are frozen at `step`."""
+  if not _freezes(config):
+    return updates
+  freezing = step < config.thaw_step if config.thaw_step else True
+  held = frozen(config, updates)
+  return jax.tree.map(
+    lambda u, held: jnp.where(freezing, 0, u) if held else u, updates, held
+  )
+
+
+def _freezes(config: ConfigDict) -> bool:
+  return bool(config.freeze or config.freeze_stride)
+
+
+def _averaged(after: TrainState, old: Tree, config: ConfigDict) -> TrainState:
+  """The state after a step with the average moved, if it has one."""
+  if old is None:
+    return after
+  decay = average_decay(config.ema_decay, after.step)
+  return after.replace(average=average(old, after.variables, decay))
+
+
 def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
   """(params, batch_stats, batch, key, step) -> sum, (count, batch_stats)."""
   apply = _forward_pass(model, config)
 
   def loss_of(params, batch_stats, batch, key, step):
+    params = _without_frozen(params, config)
     variables = {"params": params, "batch_stats": batch_stats}
-    logits, changed = apply(variables, batch["image"], key)
+    (logits, *others), moved = apply(variables, batch["image"], key)
     total, count = loss.sums(logits, batch["label"], step=step)
     count = jnp.asarray(count)
-    return total, (count, changed.get("batch_stats", batch_stats))
+    for other in others:
+      value = losses.mean(*loss.sums(other, batch["label"], step=step))
+      total += config.loss.auxiliary_weight * value * count
+    return total, (count, {**batch_stats, **moved})
 
   return loss_of
 
 
 def _forward_pass(model: Network, config: ConfigDict) -> Callable:
-  """(variables, images, key) -> logits, the collections that changed."""
+  """(variables, images, key) -> logits of every head, the main one's first,
+  and the batch statistics that moved."""
 
   def apply(variables, images, key):
-    return model.apply(
+    logits, changed = model.apply(
       variables,
       preprocess(images, model.backbone),
       train=True,
       frozen_batch_norm=not config.train_batch_norm,
       rngs={"dropout": key},
-      mutable=["batch_stats"],
+      mutable=["batch_stats", "intermediates"],
     )
+    others = jax.tree.leaves(changed.get("intermediates", {}))
+    return [logits, *others], changed.get("batch_stats", {})
 
   if config.batch_norm_groups > 1 and config.train_batch_norm:
     apply = _in_groups(apply, config.batch_norm_groups)
@@ -127,9 +185,9 @@ def _in_groups(apply: Callable, groups: int) -> Callable:
     images = images.reshape(groups, -1, *images.shape[1:])
     keys = jax.random.split(key, groups)
     in_axes = (None, 0, 0)
-    logits, changed = jax.vmap(apply, in_axes)(variables, images, keys)
-    changed = jax.tree.map(lambda x: x.mean(0), changed)
-    return logits.reshape(-1, *logits.shape[2:]), changed
+    logits, moved = jax.vmap(apply, in_axes)(variables, images, keys)
+    logits = [x.reshape(-1, *x.shape[2:]) for x in logits]
+    return logits, jax.tree.map(lambda x: x.mean(0), moved)
 
   return apply_in_groups
 

@@ -1,6 +1,6 @@
 """Trains a tiny network on one device and on all, for tests of forced devices.
 
-  divide_tiny.py NAME=VALUE,...
+  divide_tiny.py NAME=VALUE;...
 
 Each word is one case: fields of the config that it changes. Prints as JSON, by
 case, what a step on one device and on all devices gave.
@@ -29,11 +29,11 @@ _STEPS = 20
 def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
   """Losses, weights and statistics after some steps; bytes reduced in one."""
   config = config_lib.base_config()
-  config.update(lr=0.1, steps=100, **changes)
+  config.update({"lr": 0.1, "steps": 100, **changes})
   config_lib.check(config, len(devices))
   mesh = Mesh(np.asarray(devices), (sharding.BATCH_AXIS,))
   model, rule = Tiny(dropout_rate=0.0), optimizer.make_optimizer(config)
-  current = init_state(model, rule, (17, 17), 0, mesh)
+  current = init_state(model, rule, (17, 17), 0, mesh, config.ema_decay > 0)
   step = make_train_step(model, make_loss(config), rule, config, mesh)
   losses = []
   for number in range(_STEPS):
@@ -43,7 +43,7 @@ def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
       reduced = hlo.collectives(text, len(devices))
     current, metrics = step(current, batch)
     losses.append(float(metrics["loss"]))
-  leaves = jax.tree.leaves(current.variables)
+  leaves = jax.tree.leaves((current.variables, current.average))
   return {
     "losses": losses,
     "variables": [np.asarray(x).ravel().tolist() for x in leaves],
@@ -54,7 +54,7 @@ def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
 def main(cases: list[str]) -> None:
   results = {}
   for case in cases:
-    pairs = (word.split("=") for word in case.split(",") if word)
+    pairs = (word.split("=") for word in case.split(";") if word)
     changes = {name: ast.literal_eval(value) for name, value in pairs}
     devices = jax.devices()
     results[case] = [run(changes, devices[:1]), run(changes, devices)]

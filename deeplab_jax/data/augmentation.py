@@ -1,0 +1,205 @@
+"""What may be done to training crops beyond the paper: all off by default.
+
+Picture and mask move together, and masks are never interpolated. Every draw is
+from the generator of its example, after those of the crop, and what is pasted
+comes from another example of the split, drawn and cropped in the same way: so a
+batch stays a function of the seed and the step. NumPy and OpenCV only.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import cv2
+import ml_collections
+import numpy as np
+
+from deeplab_jax.data import preprocess
+from deeplab_jax.data.preprocess import IGNORE, Crop, Size
+
+Color = tuple[float, float, float]
+Pair = tuple[np.ndarray, np.ndarray]  # an image (h, w, 3) and its label (h, w)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """How strong each change is; see `config.data` for the fields.
+
+  Attributes:
+    rotation: degrees to either side, at most.
+    vertical_flip: whether half of the crops are turned upside down.
+    blur: deviation of the Gaussian in pixels, at most.
+    noise: deviation of the noise of every value of 0..255, at most.
+    cutout: sides of the hole as shares of the crop's, at most.
+    cutmix: probability that a box of another crop is pasted.
+    classmix: probability that half the classes of another crop are.
+    copy_paste: probability that `copy_paste_classes` of another crop are.
+    copy_paste_classes: indices of classes.
+  """
+
+  rotation: float = 0.0
+  vertical_flip: bool = False
+  blur: float = 0.0
+  noise: float = 0.0
+  cutout: float = 0.0
+  cutmix: float = 0.0
+  classmix: float = 0.0
+  copy_paste: float = 0.0
+  copy_paste_classes: tuple[int, ...] = ()
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
+
+
+def from_config(config: ml_collections.ConfigDict) -> Augmentation | None:
+  """What `config.data` asks for; None where that is nothing."""
+  asked = Augmentation(**{name: config[name] for name in FIELDS})
+  return None if asked == Augmentation() else asked
+
+
+def crop(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  label: np.ndarray,
+  drawn: Crop,
+  crop_size: Size,
+  padding_value: Color,
+  asked: Augmentation,
+) -> Pair:
+  """`preprocess.take_crop`, turned about its middle and mirrored, if asked."""
+  arguments = image, label, drawn, crop_size, padding_value
+  if asked.rotation:
+    angle = rng.uniform(-asked.rotation, asked.rotation)
+    image, label = _turned_crop(*arguments, angle)
+  else:
+    image, label = preprocess.take_crop(*arguments)
+  if asked.vertical_flip and rng.random() < 0.5:
+    return cv2.flip(image, 0), cv2.flip(label, 0)
+  return image, label
+
+
+def mix(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  label: np.ndarray,
+  other: Callable[[bool], Pair],
+  asked: Augmentation,
+) -> Pair:
+  """Pastes parts of other crops.
+
+  Args:
+    rng: draws whether, and which part.
+    image: (h, w, 3) uint8.
+    label: (h, w) uint8.
+    other: draws another crop; of an example with `copy_paste_classes` if asked
+      for one.
+    asked: how likely each kind is.
+
+  Returns:
+    image and label, not those passed in.
+  """
+  for chance, choose in (
+    (asked.cutmix, _box),
+    (asked.classmix, _half_of_classes),
+    (asked.copy_paste, None),
+  ):
+    if not chance or rng.random() >= chance:
+      continue
+    image_there, label_there = other(choose is None)
+    if choose is None:
+      part = np.isin(label_there, asked.copy_paste_classes)
+    else:
+      part = choose(rng, label_there)
+    image = np.where(part[..., None], image_there, image)
+    label = np.where(part, label_there, label)
+  return image, label
+
+
+def disturb(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  label: np.ndarray,
+  padding_value: Color,
+  asked: Augmentation,
+) -> Pair:
+  """Blurs, adds noise, and cuts a hole, whose pixels are ignored."""
+  if asked.blur and (deviation := rng.uniform(0, asked.blur)) > 0:
+    image = cv2.GaussianBlur(image, (0, 0), deviation)
+  if asked.noise:
+    deviation = np.float32(rng.uniform(0, asked.noise))
+    noise = deviation * rng.standard_normal(image.shape, np.float32)
+    image = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+  if asked.cutout:
+    shares = rng.uniform(0, asked.cutout, 2)
+    hole = _box_of_sides(rng, label.shape, shares)
+    image, label = image.copy(), label.copy()
+    image[hole] = np.rint(padding_value).astype(np.uint8)
+    label[hole] = IGNORE
+  return image, label
+
+
+def _turned_crop(
+  image: np.ndarray,
+  label: np.ndarray,
+  drawn: Crop,
+  crop_size: Size,
+  padding_value: Color,
+  angle: float,
+) -> Pair:
+  """`preprocess.take_crop` with the crop turned about its middle.
+
+  What lies beyond the image is as padding there: `angle`, in degrees, may bring
+  it into any corner.
+  """
+  height, width = crop_size
+  middle = np.array([(width - 1) / 2, (height - 1) / 2])
+  cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+  turn = np.array([[cosine, -sine], [sine, cosine]])
+  steps = [
+    preprocess.pixel_step(n, out) for n, out in zip(label.shape, drawn.scaled)
+  ][::-1]
+  start = middle - turn @ middle + np.array(drawn.offset[::-1])
+  matrix = np.diag(steps) @ np.column_stack([turn, start])
+
+  def warp(array: np.ndarray, how: int, border: Sequence[float]) -> np.ndarray:
+    return cv2.warpAffine(
+      array,
+      matrix,
+      (width, height),
+      flags=how | cv2.WARP_INVERSE_MAP,
+      borderMode=cv2.BORDER_CONSTANT,
+      borderValue=border,
+    )
+
+  image = warp(image, cv2.INTER_LINEAR, np.rint(padding_value).tolist())
+  label = warp(label, cv2.INTER_NEAREST, [IGNORE])
+  if drawn.flip:
+    return cv2.flip(image, 1), cv2.flip(label, 1)
+  return image, label
+
+
+def _box(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
+  """True in a box of any area and of the crop's shape (Yun et al., CutMix)."""
+  part = np.zeros(label.shape, bool)
+  side = rng.random() ** 0.5
+  part[_box_of_sides(rng, label.shape, (side, side))] = True
+  return part
+
+
+def _half_of_classes(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
+  """True where half of the classes are (Olsson et al., ClassMix)."""
+  there = np.unique(label)
+  there = there[there != IGNORE]
+  chosen = rng.permutation(there)[: -(-len(there) // 2)]
+  return np.isin(label, chosen)
+
+
+def _box_of_sides(
+  rng: np.random.Generator, size: Size, shares: Sequence[float]
+) -> tuple[slice, slice]:
+  """A box somewhere in `size`, whose sides are these shares of its."""
+  sides = [round(side * share) for side, share in zip(size, shares)]
+  starts = [int(rng.integers(n - side + 1)) for n, side in zip(size, sides)]
+  rows, columns = (
+    slice(start, start + side) for start, side in zip(starts, sides)
+  )
+  return rows, columns
