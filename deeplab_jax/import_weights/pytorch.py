@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplab_jax.import_weights import convnext, encoders
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.xception import BLOCKS
@@ -30,13 +31,17 @@ _NORM_LEAVES = {
 # torchvision's references).
 _STATES = ("state_dict", "model", "model_state", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema")
+# Encoders whose names have files of their own.
+_FAMILIES = (convnext.FAMILY,)
 # Index of the first block of each stage of timm's MobileNetV2.
 _STAGES = (0, 1, 3, 6, 10, 13, 16)
 
 
 def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
-  return any(raw_name(name).endswith(".running_mean") for name in arrays)
+  return any(
+    raw_name(name).endswith(".running_mean") for name in arrays
+  ) or bool(encoders.recognise(arrays, _FAMILIES))
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +100,8 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
     ValueError: the names are of no known network; lists those unknown.
   """
   state = flatten(state)
+  if family := encoders.recognise(state, _FAMILIES):
+    return encoders.translate(state, family)
   names = dict.fromkeys(map(raw_name, state))
   backbone, rules = _recognise(names)
   arrays, unknown = {}, []

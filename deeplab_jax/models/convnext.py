@@ -70,7 +70,7 @@ class Block(nn.Module):
     y = conv(
       channels, kernel_size=7, rate=self.rate, depthwise=True, name="depthwise"
     )(x)
-    y = LayerNorm(name="norm")(y)
+    y = LayerNorm(name="layer_norm")(y)
     y = gelu(conv(4 * channels, name="expand")(y))
     y = conv(channels, name="project")(y)
     y = LayerScale(_INITIAL_SCALE, name="layer_scale")(y)
