@@ -27,7 +27,8 @@ _QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # A file that is not named is in both, and `make check` tells if it should not.
 _COMPILES = {
   "compile networks": """
-    checkpoints checkpoints_damage cuda evaluate export_command export_networks
+    checkpoints checkpoints_damage cuda encoders encoders_reference evaluate
+    export_command export_networks
     export_onnx export_primitives export_serving export_stablehlo export_tflite
     export_web hostile_names import_weights import_weights_averages
     import_weights_torch inference_fusion inference_network inference_onednn

@@ -10,12 +10,20 @@ from deeplab_jax.import_weights.encoders import Family, Shapes
 from deeplab_jax.models.convnext import VARIANTS
 
 _LAYERS = {
-  **{"conv_dw": "depthwise", "norm": "layer_norm"},
-  **{"mlp.fc1": "expand", "mlp.fc2": "project", "gamma": "layer_scale"},
-  **{"dwconv": "depthwise", "pwconv1": "expand", "pwconv2": "project"},
-  **{"depthwise_conv": "depthwise", "layer_norm": "layer_norm"},
-  **{"pointwise_conv1": "expand", "pointwise_conv2": "project"},
-  **{"layernorm": "layer_norm", "layer_scale_parameter": "layer_scale"},
+  "conv_dw": "depthwise",
+  "norm": "layer_norm",
+  "mlp.fc1": "expand",
+  "mlp.fc2": "project",
+  "gamma": "layer_scale",
+  "dwconv": "depthwise",
+  "pwconv1": "expand",
+  "pwconv2": "project",
+  "depthwise_conv": "depthwise",
+  "layer_norm": "layer_norm",
+  "pointwise_conv1": "expand",
+  "pointwise_conv2": "project",
+  "layernorm": "layer_norm",
+  "layer_scale_parameter": "layer_scale",
 }
 _STAGE = r"(?:model\.|convnext\.)?(?:encoder\.)?stages\.(\d)"
 _BLOCK = rf"{_STAGE}(?:\.blocks|\.layers)?\.(\d+)"
@@ -59,7 +67,10 @@ FAMILY = Family(
     (r"stem\.0", "stem"),
     (r"stem\.1", "stem_norm"),
     (r"downsample_layers\.(\d)\.(\d)", _patches),
-    (rf"{_STAGE}\.(?:downsample(?:_layers)?|downsampling_layer)\.(\d)", _patches),
+    (
+      rf"{_STAGE}\.(?:downsample(?:_layers)?|downsampling_layer)\.(\d)",
+      _patches,
+    ),
     (r"(?:convnext\.)?embeddings\.patch_embeddings", "stem"),
     (r"(?:convnext\.)?embeddings\.layernorm", "stem_norm"),
     (r"(?:head\.|convnext\.)?(?:norm|layer_?norm)", "pooled_norm"),

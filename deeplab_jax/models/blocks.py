@@ -143,3 +143,12 @@ def gelu(x: jax.Array) -> jax.Array:
 def drop_path_rates(rate: float, blocks: int) -> list[float]:
   """Of every block: from 0 at the first in equal steps to `rate`."""
   return [rate * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def require_patches(x: jax.Array, side: int, whole: bool) -> None:
+  """Raises ValueError if images `x` (b, h, w, c) hold no whole patch."""
+  if whole and min(x.shape[1:3]) < side:
+    raise ValueError(
+      f"with whole_patches, images must have {side} pixels or more a side; "
+      f"got {x.shape[1]} x {x.shape[2]}"
+    )

@@ -27,6 +27,7 @@ from deeplab_jax.models.blocks import (
   LayerScale,
   drop_path_rates,
   gelu,
+  require_patches,
 )
 
 
@@ -112,6 +113,7 @@ class ConvNeXt(nn.Module):
       before.
     """
     del use_batch_stats
+    require_patches(x, self.output_stride, self.whole_patches)
     depths, features = VARIANTS[self.variant]
     rates = iter(drop_path_rates(self.drop_path_rate, sum(depths)))
     padding = "whole patches" if self.whole_patches else "patches"
