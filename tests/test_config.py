@@ -15,12 +15,19 @@ from ml_collections import ConfigDict
 from deeplab_jax import checkpoints, optimizer, sharding, tasks, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.config import reference
-from deeplab_jax.models import Classifier, DeepLab, model_to_dict
+from deeplab_jax.models import (
+  Classifier,
+  DeepLab,
+  convnext,
+  efficient,
+  model_to_dict,
+)
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
+_ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS)
 _REQUIREMENTS = [p.name for p in _CONFIGS.parent.glob("requirements*.txt")]
 
 

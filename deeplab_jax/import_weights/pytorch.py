@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights import convnext, encoders
+from deeplab_jax.import_weights import convnext, efficient, encoders
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.xception import BLOCKS
@@ -32,7 +32,7 @@ _NORM_LEAVES = {
 _STATES = ("state_dict", "model", "model_state", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema")
 # Encoders whose names have files of their own.
-_FAMILIES = (convnext.FAMILY,)
+_FAMILIES = (convnext.FAMILY, efficient.FAMILY)
 # Index of the first block of each stage of timm's MobileNetV2.
 _STAGES = (0, 1, 3, 6, 10, 13, 16)
 

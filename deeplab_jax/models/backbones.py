@@ -14,6 +14,7 @@ import numpy as np
 
 from deeplab_jax.models import (
   convnext,
+  efficient,
   mobilenet,
   mobilenet_v3,
   resnet,
@@ -150,6 +151,17 @@ def _convnext(variant):
   )
 
 
+def _efficient(variant, norm, **facts):
+  return Backbone(
+    efficient.EfficientNet,
+    norm,
+    {"variant": variant},
+    has_drop_path=True,
+    classifier_dropout=0.2,
+    **facts,
+  )
+
+
 BACKBONES = {
   "xception_41": _xception("xception_41"),
   "xception_65": _xception("xception_65"),
@@ -169,6 +181,18 @@ BACKBONES = {
   ),
   "mobilenet_v3_small_seg": _mobilenet_v3("mobilenet_v3_small_seg"),
   **{variant: _convnext(variant) for variant in convnext.VARIANTS},
+  **{
+    variant: _efficient(variant, efficient.MOBILENET_V4_NORM, **_TORCHVISION)
+    for variant in efficient.MOBILENET_V4
+  },
+  **{
+    variant: _efficient(variant, efficient.EFFICIENTNET_V2_NORM, **_TORCHVISION)
+    for variant in efficient.EFFICIENTNET_V2_BASE
+  },
+  **{
+    variant: _efficient(variant, efficient.EFFICIENTNET_V2_NORM)
+    for variant in efficient.EFFICIENTNET_V2
+  },
 }
 
 
