@@ -139,14 +139,20 @@ def optimized() -> Iterator[None]:
 
 @pytest.fixture
 def shallow_backbones(monkeypatch) -> None:
-  """Leaves ResNets and Xceptions every kind of unit, and few of each."""
-  from deeplab_jax.models import resnet, xception
+  """Leaves deep backbones every kind of unit, and few of each."""
+  from deeplab_jax.models import convnext, efficient, resnet, xception
 
   for name in resnet.UNITS:
     monkeypatch.setitem(resnet.UNITS, name, (2, 2, 2, 3))
   for name, blocks in xception.BLOCKS.items():
     few = tuple(b._replace(units=min(b.units, 2)) for b in blocks)
     monkeypatch.setitem(xception.BLOCKS, name, few)
+  for name, variant in convnext.VARIANTS.items():
+    few = variant._replace(depths=(1, 1, 2, 1))
+    monkeypatch.setitem(convnext.VARIANTS, name, few)
+  for name, variant in efficient.VARIANTS.items():
+    few = tuple(stage[:1] + stage[1:][-1:] for stage in variant.stages)
+    monkeypatch.setitem(efficient.VARIANTS, name, variant._replace(stages=few))
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,35 @@ import pytest
 
 from deeplab_jax.import_weights import from_torch
 from deeplab_jax.import_weights.__main__ import main
+from deeplab_jax.import_weights.fit import _leaves
 from deeplab_jax.import_weights.pytorch import to_official
-from deeplab_jax.models import BACKBONES, Classifier, DeepLab, convnext
+from deeplab_jax.models import (
+  BACKBONES,
+  Classifier,
+  DeepLab,
+  convnext,
+  efficient,
+)
 from deeplab_jax.models.backbones import build_backbone
-from tests import torch_encoders
+from tests import torch_encoders, torch_networks
 
+# In timm's notation, and ours: every kind of block, and of depthwise kernels.
+_MOBILENET = (
+  ("er_k3_s2_e4_c16", "cn_k1_c16"),
+  ("uir_a3_k5_s2_e4_c24", "uir_a3_k0_e2_c24"),
+  ("uir_a5_k3_s2_e3_c32", "uir_a0_k0_e2_c32"),
+  ("uir_a0_k3_s2_e2_c40", "uir_a3_k3_e2_c40"),
+  ("cn_k1_c48",),
+)
+_EFFICIENTNET = (
+  ("cn_k3_c16_skip",),
+  ("er_k3_s2_e4_c24", "er_k3_e4_c24"),
+  ("er_k3_s2_e4_c32",),
+  ("ir_k3_s2_e4_c40",),
+  ("ir_k3_e6_c48", "ir_k3_e6_c48"),
+  ("ir_k3_s2_e6_c56", "ir_k3_e6_c56"),
+)
+_KINDS = {"cn": "conv", "er": "fused", "uir": "inverted", "ir": "inverted"}
 _SMALL = convnext.Variant((1, 1, 2, 1), (8, 16, 24, 32))
 # Names of timm to those of Hugging Face's DINOv3ConvNextModel and of the
 # authors' own files.
@@ -29,9 +53,36 @@ _HUGGING_FACE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _forget_shapes():
+  """They are known by a backbone's name, which tests give to others."""
+  _leaves.cache_clear()
+  yield
+  _leaves.cache_clear()
+
+
 @pytest.fixture
 def shallow(monkeypatch):
   monkeypatch.setitem(convnext.VARIANTS, "convnext_atto", _SMALL)
+
+
+def _ours(stages):
+  """The blocks of timm's notation."""
+
+  def block(text):
+    kind, *parts = text.removesuffix("_skip").split("_")
+    sizes = {part[0]: int(part[1:]) for part in parts}
+    return efficient.Block(
+      _KINDS[kind],
+      sizes["c"],
+      sizes["k"],
+      sizes.get("s", 1),
+      sizes.get("e", 1),
+      sizes.get("a", 0),
+      squeeze=kind == "ir",
+    )
+
+  return tuple(tuple(map(block, stage)) for stage in stages)
 
 
 @functools.cache
@@ -68,6 +119,38 @@ def _images(*size):
 def _relative(found, wanted):
   assert found.shape == wanted.shape
   return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize(
+  ("name", "stages", "settings"),
+  [
+    ("mobilenetv4_conv_small", _MOBILENET, (torch_networks.relu, False)),
+    ("tf_efficientnetv2_b0", _EFFICIENTNET, (torch_encoders.silu, True)),
+  ],
+)
+def test_others_compute_the_features_of_torch(
+  monkeypatch, name, stages, settings, output_stride
+):
+  variant = efficient.VARIANTS[name]._replace(stem=16, stages=_ours(stages))
+  monkeypatch.setitem(efficient.VARIANTS, name, variant)
+  module = build_backbone(name, output_stride=output_stride)
+  forward = jax.jit(lambda v, x: module.apply(v, x, False))
+  # Even sizes tell padding rules apart.
+  for size in ((64, 96), (71, 45)):
+    images = _images(*size)
+    network = torch_encoders.Encoder(module.norm.epsilon)
+    x = images.transpose(0, 3, 1, 2)
+    wanted = torch_encoders.efficient(
+      network, x, 16, stages, output_stride, *settings
+    )
+    model = DeepLab(3, name, atrous_rates=(), decoder=())
+    variables = from_torch(network.state, model, parts="backbone")
+    variables = {n: tree["backbone"] for n, tree in variables.items()}
+    x, low_levels = forward(variables, images)
+    taken = [wanted[i] for i in variant.low_level.values()]
+    for found, want in zip((*low_levels.values(), x), (*taken, wanted[-1])):
+      assert _relative(found, want.transpose(0, 2, 3, 1)) < 1e-5
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])

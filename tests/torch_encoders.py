@@ -5,7 +5,9 @@ their state dicts, channels first, sharing nothing with `deeplab_jax`. Held
 against timm itself by `test_encoders_reference.py`.
 """
 
+import itertools
 import math
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,31 @@ class Encoder(Network):
     )
     bias = self._array(f"{name}.bias", (features,), 0, 0.1)
     return y + bias[:, None, None]
+
+  def conv_norm(
+    self, conv, norm, x, features, size=1, stride=1, rate=1,
+    groups=1, same=False,
+  ):  # fmt: skip
+    """Convolution and batch norm; padded evenly, or as TensorFlow's SAME."""
+    shape = (features, x.shape[1] // groups, size, size)
+    reach = (size - 1) * rate
+    pads = [(reach // 2, reach // 2)] * 2
+    if same:
+      rests = [
+        max((math.ceil(n / stride) - 1) * stride + reach + 1 - n, 0)
+        for n in x.shape[2:]
+      ]
+      pads = [(rest // 2, rest - rest // 2) for rest in rests]
+    y = lax.conv_general_dilated(
+      x,
+      self._array(f"{conv}.weight", shape, 0, np.prod(shape[1:]) ** -0.5),
+      (stride, stride),
+      pads,
+      rhs_dilation=(rate, rate),
+      dimension_numbers=("NCHW", "OIHW", "NCHW"),
+      feature_group_count=groups,
+    )
+    return self.norm(norm, y)
 
   def layer_norm(self, name, x, epsilon=1e-6):
     """Over the channels, axis 1."""
@@ -95,3 +122,84 @@ def _convnext_block(network, name, x, rate):
 def _linear(network, name, x, features):
   flat = network.linear(name, x.reshape(-1, x.shape[-1]), features)
   return flat.reshape(*x.shape[:-1], features)
+
+
+def silu(x):
+  return x / (1 + jnp.exp(-x))
+
+
+def efficient(network, x, stem, stages, output_stride, act, same):
+  """timm's MobileNetV4 and EfficientNetV2: the outputs of all stages.
+
+  Args:
+    network: draws or holds the state dict.
+    x: (b, 3, h, w).
+    stem: its channels.
+    stages: strings of timm's notation, such as "uir_a3_k5_s2_e4_c80": a kind,
+      a first kernel, the kernel, stride, expansion and channels.
+    output_stride: of the last stage.
+    act: of all that is not linear.
+    same: whether strides pad as TensorFlow does.
+  """
+  layer = _Blocks(network, act, same)
+  x = act(layer("conv_stem", "bn1", x, stem, 3, 2))
+  outputs, reached, rate = [], 2, 1
+  for i, stage in enumerate(stages):
+    for j, text in enumerate(stage):
+      kind, *parts = text.removesuffix("_skip").split("_")
+      block = {"a": 0, "k": 3, "s": 1, "e": 1, "c": 0}
+      block |= {p[0]: int(p[1:]) for p in parts if re.fullmatch(r"\w\d+", p)}
+      skips = kind != "cn" or text.endswith("_skip")
+      stride, following = block["s"], rate
+      if reached == output_stride:
+        stride, following = 1, rate * block["s"]
+      reached *= stride
+      y = layer.block(kind, f"blocks.{i}.{j}", x, block, stride, rate)
+      x = x + y if skips and stride == 1 and x.shape == y.shape else y
+      rate = following
+    outputs.append(x)
+  return outputs
+
+
+class _Blocks:
+  """The blocks of one network."""
+
+  def __init__(self, network, act, same):
+    self._network, self._act, self._same = network, act, same
+
+  def __call__(self, conv, norm, x, features, *sizes, **settings):
+    return self._network.conv_norm(
+      conv, norm, x, features, *sizes, same=self._same, **settings
+    )
+
+  def block(self, kind, name, x, block, stride, rate):
+    act, sizes = self._act, (block["k"], stride, rate)
+    middle = x.shape[1] * block["e"]
+    if kind == "cn":
+      return act(self(f"{name}.conv", f"{name}.bn1", x, block["c"], *sizes))
+    if kind == "er":
+      x = act(self(f"{name}.conv_exp", f"{name}.bn1", x, middle, *sizes))
+      return self(f"{name}.conv_pwl", f"{name}.bn2", x, block["c"])
+    names = [f"{name}.{part}" for part in ("dw_start", "pw_exp", "dw_mid",
+                                           "pw_proj")]  # fmt: skip
+    pairs = [(f"{part}.conv", f"{part}.bn") for part in names]
+    if kind == "ir":
+      parts = itertools.zip_longest(("conv_pw", "conv_dw", "conv_pwl"), "123")
+      pairs = [None] + [(f"{name}.{c}", f"{name}.bn{n}") for c, n in parts]
+    squeezed = x.shape[1] // 4
+    if block["a"]:
+      first = (block["a"], 1 if block["k"] else stride, rate)
+      x = self(*pairs[0], x, x.shape[1], *first, groups=x.shape[1])
+    x = act(self(*pairs[1], x, middle))
+    if block["k"]:
+      x = act(self(*pairs[2], x, middle, *sizes, groups=middle))
+    if kind == "ir":
+      x = self._squeeze(f"{name}.se", x, squeezed)
+    return self(*pairs[3], x, block["c"])
+
+  def _squeeze(self, name, x, features):
+    gate = x.mean((2, 3), keepdims=True)
+    conv = self._network.bias_conv
+    gate = self._act(conv(f"{name}.conv_reduce", gate, features, 1))
+    gate = conv(f"{name}.conv_expand", gate, x.shape[1], 1)
+    return x / (1 + jnp.exp(-gate))
