@@ -5,6 +5,7 @@ ResNet-50 and -101 (both libraries), MobileNetV2 (both), Xception-41, -65 and
 official ones from the same shapes: they stride in the first unit of a block
 (ResNet), pad symmetrically, have another epsilon and another input. So they are
 backbones of their own, in scopes of their own, such as `resnet_50_torch/...`.
+Encoders that have no official weights are in files of their own: `encoders.py`.
 """
 
 import re
@@ -159,7 +160,7 @@ def _recognise(state) -> tuple[str, Rules]:
   raise ValueError(
     "the state dict is of no known network: expected ResNet-50 or -101 or"
     " MobileNetV2 of torchvision or timm, or xception41, xception65 or"
-    f" xception71 of timm; its first names are {', '.join(list(state)[:5])}"
+    f" xception71 of timm, or {', '.join(f.title for f in _FAMILIES)}; its first names are {', '.join(list(state)[:5])}"
   )
 
 
