@@ -157,10 +157,12 @@ def _recognise(state) -> tuple[str, Rules]:
     return "mobilenet_v2_torch", _TIMM_MOBILENET
   if "stem.0.conv.weight" in state:
     return _timm_xception(state)
+  families = ", ".join(family.title for family in _FAMILIES)
   raise ValueError(
     "the state dict is of no known network: expected ResNet-50 or -101 or"
     " MobileNetV2 of torchvision or timm, or xception41, xception65 or"
-    f" xception71 of timm, or {', '.join(f.title for f in _FAMILIES)}; its first names are {', '.join(list(state)[:5])}"
+    f" xception71 of timm, or {families}; its first names are"
+    f" {', '.join(list(state)[:5])}"
   )
 
 
