@@ -33,7 +33,8 @@ _OLD_LOOPS = "xla_cpu_use_fusion_emitters"
 # A file that is not named is in both, and `make check` tells if it should not.
 _COMPILES = {
   "compile networks": """
-    checkpoints checkpoints_damage cuda evaluate export_command export_networks
+    checkpoints checkpoints_damage cuda encoders encoders_reference evaluate
+    export_command export_networks
     export_onnx export_primitives export_serving export_stablehlo export_tflite
     export_web hostile_names import_weights import_weights_averages
     import_weights_torch inference_fusion inference_network inference_onednn
@@ -168,14 +169,20 @@ def users_jit(optimized) -> Callable:
 
 @pytest.fixture
 def shallow_backbones(monkeypatch) -> None:
-  """Leaves ResNets and Xceptions every kind of unit, and few of each."""
-  from deeplab_jax.models import resnet, xception
+  """Leaves deep backbones every kind of unit, and few of each."""
+  from deeplab_jax.models import convnext, efficient, resnet, xception
 
   for name in resnet.UNITS:
     monkeypatch.setitem(resnet.UNITS, name, (2, 2, 2, 3))
   for name, blocks in xception.BLOCKS.items():
     few = tuple(b._replace(units=min(b.units, 2)) for b in blocks)
     monkeypatch.setitem(xception.BLOCKS, name, few)
+  for name, variant in convnext.VARIANTS.items():
+    few = variant._replace(depths=(1, 1, 2, 1))
+    monkeypatch.setitem(convnext.VARIANTS, name, few)
+  for name, variant in efficient.VARIANTS.items():
+    few = tuple(stage[:1] + stage[1:][-1:] for stage in variant.stages)
+    monkeypatch.setitem(efficient.VARIANTS, name, variant._replace(stages=few))
 
 
 @pytest.fixture(scope="module")

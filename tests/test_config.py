@@ -24,12 +24,19 @@ from deeplab_jax import (
 from deeplab_jax import config as config_lib
 from deeplab_jax.config import reference
 from deeplab_jax.data import augmentation
-from deeplab_jax.models import Classifier, DeepLab, model_to_dict
+from deeplab_jax.models import (
+  Classifier,
+  DeepLab,
+  convnext,
+  efficient,
+  model_to_dict,
+)
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
+_ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS)
 _REQUIREMENTS = [p.name for p in _CONFIGS.parent.glob("requirements*.txt")]
 
 
@@ -193,6 +200,17 @@ def test_folder_takes_the_backbone_of_a_classifier(tmp_path):
   assert config.init_parts == "backbone" and config.train_batch_norm
 
 
+def test_folder_takes_a_backbone_by_name(tmp_path):
+  config = _load(_CONFIGS / "folder.py", "backbone=resnet_50")
+  assert (config.model.backbone, config.init_from) == ("resnet_50", "")
+  assert config.init_parts == "backbone" and config.train_batch_norm
+  assert config.weight_decay == 1e-4
+  path = _stored(tmp_path / "model", DeepLab(5, "mobilenet_v2"))
+  both = f"init_from={path},backbone=resnet_50"
+  with pytest.raises(ValueError, match=r"must be mobilenet_v2, as init_from="):
+    _load(_CONFIGS / "folder.py", both)
+
+
 def test_folder_names_a_model_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match=r"no model at .*/nowhere: give a work"):
     _load(_CONFIGS / "folder.py", f"init_from={tmp_path / 'nowhere'}")
@@ -233,9 +251,15 @@ def test_a_classifier_needs_a_crop_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quickstart", "folder"])
-def test_a_config_without_a_sample_runs_with_runlocal(name, shared, tmp_path):
-  config = _load(_CONFIGS / f"{name}.py", "runlocal")
+@pytest.mark.parametrize(
+  ("name", "arg"),
+  [("quickstart", "runlocal"), ("folder", "runlocal")]
+  + [("folder", f"runlocal,backbone={encoder}") for encoder in _ENCODERS],
+)
+def test_a_config_without_a_sample_runs_with_runlocal(
+  name, arg, shared, tmp_path
+):
+  config = _load(_CONFIGS / f"{name}.py", arg)
   config.data.data_dir = str(tmp_path / "data")
   if name == "folder":
     config.data.path = str(shared / "data/camvid")  # in VOC layout

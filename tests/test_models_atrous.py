@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab_jax.models import BACKBONES
+from deeplab_jax.models import BACKBONES, convnext, efficient
 from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.backbones import build_backbone
 from tests.random_variables import random_variables
@@ -19,16 +19,24 @@ FAST = {
   "mobilenet_v2": [(65, 33), (64, 48)],
   "mobilenet_v2_torch": [(64, 48)],
   "mobilenet_v3_large_seg": [(65, 33)],
+  "convnext_atto": [(64, 48)],
+  "mobilenetv4_conv_small": [(65, 33)],
+  "tf_efficientnetv2_b0": [(64, 48)],
 }
 # The official code adds a skip connection wherever a unit runs with stride 1
 # and keeps its depth. Small MobileNetV3 has a strided unit that keeps it, which
 # so gains a connection at a denser output stride.
 CONSISTENT = set(BACKBONES) - {"mobilenet_v3_small_seg"}
+# At output stride 8 features of ConvNeXt come out one pixel down and right, as
+# timm's do; the last one of a side that strides do not divide is then cut off.
+SHIFTED = set(convnext.VARIANTS)
 # Strided convolutions of these pad as TensorFlow's SAME does.
 TENSORFLOW_PADDING = {
   "mobilenet_v2",
   "mobilenet_v3_large_seg",
   "mobilenet_v3_small_seg",
+  *efficient.EFFICIENTNET_V2_BASE,
+  *efficient.EFFICIENTNET_V2,
 }
 CASES = [(name, size) for name, sizes in FAST.items() for size in sizes]
 
@@ -38,12 +46,15 @@ def test_plan_delays_the_rate_by_one_unit():
   assert atrous_plan([2, 2, 2, 2], 4, 2) == [(2, 1), (1, 1), (1, 2), (1, 4)]
 
 
-def first_kept(size, dense, coarse, tensorflow_padding):
+def first_kept(size, dense, coarse, name):
   """Index of the dense feature that is the first coarse one.
 
   TensorFlow's SAME centres a strided convolution on pixel 1 of even sizes.
   """
+  if name in SHIFTED:
+    return int(dense == 8)
   offset, stride = 0, dense
+  tensorflow_padding = name in TENSORFLOW_PADDING
   while tensorflow_padding and stride < coarse:
     side = -(-size // stride)
     offset += (stride // dense) * (side % 2 == 0)
@@ -73,6 +84,8 @@ def test_dense_features_subsampled_equal_coarse(name, size):
 @pytest.mark.parametrize("size", [(65, 33), (64, 48), (48, 65)])
 @pytest.mark.parametrize("name", sorted(CONSISTENT))
 def test_every_backbone_is_consistent(name, size):
+  if name in SHIFTED and size != (64, 48):
+    pytest.skip("the last features are cut off: see SHIFTED")
   check_consistency(name, size)
 
 
@@ -92,7 +105,7 @@ def check_consistency(name, size):
   for dense, coarse in ((8, 16), (16, 32), (8, 32)):
     rows, columns = (
       slice(
-        first_kept(n, dense, coarse, name in TENSORFLOW_PADDING),
+        first_kept(n, dense, coarse, name),
         None,
         coarse // dense,
       )

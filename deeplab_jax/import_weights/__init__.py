@@ -80,7 +80,8 @@ def from_torch(
 
   Args:
     state: tensors or arrays of ResNet-50 or -101 or MobileNetV2 (for the
-      backbones whose names end in `_torch`), or of timm's Xception; or what a
+      backbones whose names end in `_torch`), of timm's Xception, or of an
+      encoder with timm's or Hugging Face's names (docs/encoders.md); or what a
       training script saved, with a state dict in it (see `pytorch.flatten`).
     model: the network; a DeepLab takes `parts="backbone"`.
     **options: as for `from_tensorflow`.

@@ -27,7 +27,9 @@ _BOOKKEEPING = re.compile(
   r"|/(Momentum|ExponentialMovingAverage|RMSProp|Adam|Adagrad)(_\d+)?$"
 )
 # The layers of an ImageNet classifier behind the backbone, below its scope.
-_CLASSIFIER = re.compile(r"^(Conv_1|Logits|logits|predictions)/")
+_CLASSIFIER = re.compile(
+  r"^(Conv_1|Logits|logits|predictions|pooled_norm|conv_1)/"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ _LEAVES = {
   "norm/mean": "BatchNorm/moving_mean",
   "norm/var": "BatchNorm/moving_variance",
   "bias": "biases",
+  "scale": "gamma",  # of layer norm, and of residual branches
 }
 VARIABLES = {name.rsplit("/", 1)[-1] for name in _LEAVES.values()}
 """Last parts of the names of all variables in slim's graphs."""

@@ -5,6 +5,7 @@ ResNet-50 and -101 (both libraries), MobileNetV2 (both), Xception-41, -65 and
 official ones from the same shapes: they stride in the first unit of a block
 (ResNet), pad symmetrically, have another epsilon and another input. So they are
 backbones of their own, in scopes of their own, such as `resnet_50_torch/...`.
+Encoders that have no official weights are in files of their own: `encoders.py`.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplab_jax.import_weights import convnext, efficient, encoders
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.xception import BLOCKS
@@ -30,13 +32,17 @@ _NORM_LEAVES = {
 # torchvision's references).
 _STATES = ("state_dict", "model", "model_state", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema")
+# Encoders whose names have files of their own.
+_FAMILIES = (convnext.FAMILY, efficient.FAMILY)
 # Index of the first block of each stage of timm's MobileNetV2.
 _STAGES = (0, 1, 3, 6, 10, 13, 16)
 
 
 def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
-  return any(raw_name(name).endswith(".running_mean") for name in arrays)
+  return any(
+    raw_name(name).endswith(".running_mean") for name in arrays
+  ) or bool(encoders.recognise(arrays, _FAMILIES))
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +101,8 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
     ValueError: the names are of no known network; lists those unknown.
   """
   state = flatten(state)
+  if family := encoders.recognise(state, _FAMILIES):
+    return encoders.translate(state, family)
   names = dict.fromkeys(map(raw_name, state))
   backbone, rules = _recognise(names)
   arrays, unknown = {}, []
@@ -149,10 +157,12 @@ def _recognise(state) -> tuple[str, Rules]:
     return "mobilenet_v2_torch", _TIMM_MOBILENET
   if "stem.0.conv.weight" in state:
     return _timm_xception(state)
+  families = ", ".join(family.title for family in _FAMILIES)
   raise ValueError(
     "the state dict is of no known network: expected ResNet-50 or -101 or"
     " MobileNetV2 of torchvision or timm, or xception41, xception65 or"
-    f" xception71 of timm; its first names are {', '.join(list(state)[:5])}"
+    f" xception71 of timm, or {families}; its first names are"
+    f" {', '.join(list(state)[:5])}"
   )
 
 

@@ -9,7 +9,12 @@ HEADS = ("aspp", "dpc", "lraspp")
 LOW_LEVEL_STRIDES = {"conv4": 16, "conv3": 8, "conv2": 4}
 """Low-level features by the paper's names, from coarse to fine."""
 AUXILIARIES = ("", *LOW_LEVEL_STRIDES, "features")
-TRAINING_ARGUMENTS = ("dtype", "dropout_rate", "batch_norm_momentum")
+TRAINING_ARGUMENTS = (
+  "dtype",
+  "dropout_rate",
+  "drop_path_rate",
+  "batch_norm_momentum",
+)
 """Those that tell how a network is trained, not what its weights are."""
 
 
@@ -40,6 +45,13 @@ def _check_backbone(model):
   if not entry.has_width:
     rule = f"1: {model.backbone} has one width"
     _require(model, "width_multiplier", rule, lambda v: v == 1)
+  if not entry.has_patches:
+    rule = f"False: {model.backbone} has no patches"
+    _require(model, "whole_patches", rule, lambda v: v is False)
+  _require(model, "drop_path_rate", "in [0, 1)", lambda v: 0 <= v < 1)
+  if not entry.has_drop_path:
+    rule = f"0: {model.backbone} has no stochastic depth"
+    _require(model, "drop_path_rate", rule, lambda v: v == 0)
 
 
 def _check_head(model):

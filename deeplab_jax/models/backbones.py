@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.models import mobilenet, mobilenet_v3, resnet, xception
+from deeplab_jax.models import (
+  convnext,
+  efficient,
+  mobilenet,
+  mobilenet_v3,
+  resnet,
+  xception,
+)
 from deeplab_jax.models.layers import Norm
 
 
@@ -25,10 +32,13 @@ class Backbone:
       `settings`, and maps `(b, h, w, 3)` and whether to use batch statistics to
       features and a dict of the low-level features "conv2", "conv3" and
       "conv4" (strides 4, 8 and 16).
-    norm: batch-norm settings of the official training.
+    norm: batch-norm settings of the official training; None if there is no
+      batch norm, and no such attribute.
     settings: the attributes of the class that make it this backbone.
     multi_grid: published default, or None where there is none to set.
     has_width: whether it takes a width multiplier.
+    has_drop_path: whether it takes a `drop_path_rate`.
+    has_patches: whether it takes `whole_patches`.
     mean: RGB (0..255) that the network's input takes for 0.
     scale: factor of what is left after the mean.
     weight_decay: of the official training.
@@ -37,16 +47,19 @@ class Backbone:
     classifier_features: channels of the 1x1 convolution, at width 1, between
       the features and the pooling of an ImageNet classifier; 0 for none.
     classifier_dropout: share of the pooled features that its training drops.
+    classifier_norm: whether the pooled features go through layer norm.
     scope: of the official TensorFlow variables; "" is the backbone's name.
     telltale: part of the name of a variable that only this one has of the
       backbones of the same scope; "" where there is none.
   """
 
   module: type[nn.Module]
-  norm: Norm
+  norm: Norm | None
   settings: dict[str, Any] = dataclasses.field(default_factory=dict)
   multi_grid: tuple[int, int, int] | None = None
   has_width: bool = False
+  has_drop_path: bool = False
+  has_patches: bool = False
   mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
   scale: tuple[float, float, float] = (2 / 255, 2 / 255, 2 / 255)
   weight_decay: float = 4e-5
@@ -54,6 +67,7 @@ class Backbone:
   decoder: tuple[str, ...] = ("conv2",)
   classifier_features: int = 0
   classifier_dropout: float = 0.0
+  classifier_norm: bool = False
   scope: str = ""
   telltale: str = ""
 
@@ -125,6 +139,29 @@ def _mobilenet_v3(variant, telltale=""):
   )
 
 
+def _convnext(variant):
+  return Backbone(
+    convnext.ConvNeXt,
+    None,
+    {"variant": variant},
+    has_drop_path=True,
+    has_patches=True,
+    classifier_norm=True,
+    **_TORCHVISION,
+  )
+
+
+def _efficient(variant, norm, **facts):
+  return Backbone(
+    efficient.EfficientNet,
+    norm,
+    {"variant": variant},
+    has_drop_path=True,
+    classifier_dropout=0.2,
+    **facts,
+  )
+
+
 BACKBONES = {
   "xception_41": _xception("xception_41"),
   "xception_65": _xception("xception_65"),
@@ -143,6 +180,19 @@ BACKBONES = {
     "mobilenet_v3_large_seg", "/expanded_conv_14/"
   ),
   "mobilenet_v3_small_seg": _mobilenet_v3("mobilenet_v3_small_seg"),
+  **{variant: _convnext(variant) for variant in convnext.VARIANTS},
+  **{
+    variant: _efficient(variant, efficient.MOBILENET_V4_NORM, **_TORCHVISION)
+    for variant in efficient.MOBILENET_V4
+  },
+  **{
+    variant: _efficient(variant, efficient.EFFICIENTNET_V2_NORM, **_TORCHVISION)
+    for variant in efficient.EFFICIENTNET_V2_BASE
+  },
+  **{
+    variant: _efficient(variant, efficient.EFFICIENTNET_V2_NORM)
+    for variant in efficient.EFFICIENTNET_V2
+  },
 }
 
 
@@ -160,25 +210,30 @@ def build_backbone(
   output_stride: int,
   multi_grid: tuple[int, int, int] | None = None,
   width_multiplier: float = 1.0,
+  whole_patches: bool = False,
+  drop_path_rate: float = 0.0,
   batch_norm_momentum: float | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> nn.Module:
   """The module `backbone` of a network; see `DeepLab` for the arguments.
 
+  With a `drop_path_rate` it draws; 0 is for all but training.
+
   It maps `(b, h, w, 3)` and whether to use batch statistics to features and a
   dict of low-level features.
   """
   entry = find_backbone(name)
-  settings = dict(
-    entry.settings,
-    output_stride=output_stride,
-    norm=entry.norm.with_momentum(batch_norm_momentum),
-    dtype=dtype,
-  )
+  settings = dict(entry.settings, output_stride=output_stride, dtype=dtype)
+  if entry.norm is not None:
+    settings["norm"] = entry.norm.with_momentum(batch_norm_momentum)
   if entry.multi_grid is not None:
     settings["multi_grid"] = multi_grid or entry.multi_grid
   if entry.has_width:
     settings["width_multiplier"] = width_multiplier
+  if entry.has_patches:
+    settings["whole_patches"] = whole_patches
+  if entry.has_drop_path:
+    settings["drop_path_rate"] = drop_path_rate
   return entry.module(**settings, name="backbone")
 
 

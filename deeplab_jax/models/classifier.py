@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.backbones import build_backbone, find_backbone
+from deeplab_jax.models.blocks import LayerNorm
 from deeplab_jax.models.layers import (
   Conv,
   ConvNorm,
@@ -24,6 +25,8 @@ class Classifier(nn.Module):
     backbone: a key of `BACKBONES`.
     width_multiplier: factor of all channels of a MobileNet backbone.
     output_stride: image pixels per feature before pooling.
+    whole_patches: as in `DeepLab`.
+    drop_path_rate: as in `DeepLab`.
     batch_norm_momentum: share of the old moving statistics kept at each step;
       None takes the published one.
     dtype: of the computation; logits are float32.
@@ -33,6 +36,8 @@ class Classifier(nn.Module):
   backbone: str = "xception_65"
   width_multiplier: float = 1.0
   output_stride: int = 32
+  whole_patches: bool = False
+  drop_path_rate: float = 0.0
   batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
 
@@ -63,6 +68,8 @@ class Classifier(nn.Module):
       output_stride=self.output_stride,
       multi_grid=multi_grid,
       width_multiplier=self.width_multiplier,
+      whole_patches=self.whole_patches,
+      drop_path_rate=self.drop_path_rate if train else 0.0,
       batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
     )
@@ -78,6 +85,8 @@ class Classifier(nn.Module):
       )(x, use_batch_stats)
     wide = jnp.promote_types(self.dtype, jnp.float32)
     x = SpatialMean(name="pooled")(x)
+    if entry.classifier_norm:
+      x = LayerNorm(name="pooled_norm")(x)
     dropout = nn.Dropout(entry.classifier_dropout, deterministic=not train)
     x = dropout(x)
     logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")

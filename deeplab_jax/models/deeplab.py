@@ -48,7 +48,12 @@ class DeepLab(nn.Module):
     auxiliary: feature that a second head is on, which gives logits in training
       alone: `"conv2"`, `"conv3"`, `"conv4"` (strides 4, 8, 16) or
       `"features"`, the backbone's last; `""` for none.
+    whole_patches: whether a backbone of patches (ConvNeXt) leaves out what is
+      left of a side that they do not divide, as the networks in PyTorch do;
+      filled up with zeros otherwise, so that the image's border is seen.
     dropout_rate: after ASPP, in training.
+    drop_path_rate: of the last residual block of a backbone that has stochastic
+      depth, in training.
     batch_norm_momentum: share of the old moving statistics kept at each step,
       everywhere; None takes the published ones (0.9997 but in ResNet, 0.95, and
       MobileNet, 0.997), which take thousands of steps to settle.
@@ -70,7 +75,9 @@ class DeepLab(nn.Module):
   decoder_low_level_channels: int = 48
   decoder_convs: tuple[tuple[int, int], ...] = ((3, 256), (3, 256))
   auxiliary: str = ""
+  whole_patches: bool = False
   dropout_rate: float = 0.1
+  drop_path_rate: float = 0.0
   batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
 
@@ -116,6 +123,8 @@ class DeepLab(nn.Module):
       output_stride=self.output_stride,
       multi_grid=self.multi_grid,
       width_multiplier=self.width_multiplier,
+      whole_patches=self.whole_patches,
+      drop_path_rate=self.drop_path_rate if train else 0.0,
       batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
     )

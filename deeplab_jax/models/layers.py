@@ -57,7 +57,7 @@ def truncated_normal(stddev: float) -> Initializer:
   return nn.initializers.truncated_normal(stddev)
 
 
-def _param(
+def parameter(
   module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
 ) -> jax.Array:
   """`module.param`, quicker where the parameter is there.
@@ -91,8 +91,8 @@ class BatchNorm(nn.Module):
   def __call__(self, x: jax.Array, use_batch_stats: bool) -> jax.Array:
     """Normalises `x` (b, h, w, c); updates the statistics if asked to."""
     shape = x.shape[-1:]
-    scale = _param(self, "scale", nn.initializers.ones, shape)
-    bias = _param(self, "bias", nn.initializers.zeros, shape)
+    scale = parameter(self, "scale", nn.initializers.ones, shape)
+    bias = parameter(self, "bias", nn.initializers.zeros, shape)
     mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     var = self.variable("batch_stats", "var", jnp.ones, shape)
     moments = mean.value, var.value
@@ -204,7 +204,7 @@ class ConvNorm(nn.Module):
       name, shape = "depthwise_kernel", (*size, 1, channels)
     else:
       name, shape = "kernel", (*size, channels, self.features)
-    return _param(self, name, self.kernel_init, shape).astype(self.dtype)
+    return parameter(self, name, self.kernel_init, shape).astype(self.dtype)
 
   def _convolve(self, x, kernel):
     outside = 0 if self.kernel_size > 1 else None
@@ -319,7 +319,7 @@ class Conv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """`(b, h, w, c)` to `(b, h, w, features)`."""
     shape = (1, 1, x.shape[-1], self.features)
-    kernel = _param(self, "kernel", self.kernel_init, shape)
-    bias = _param(self, "bias", nn.initializers.zeros, (self.features,))
+    kernel = parameter(self, "kernel", self.kernel_init, shape)
+    bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
     y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
     return y + bias.astype(self.dtype)

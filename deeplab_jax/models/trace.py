@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 
 _KERNELS = ("kernel", "depthwise_kernel")
+_NO_KERNEL = (0,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A convolution with its bias or batch normalisation.
+  """A convolution with its bias or batch normalisation, or layer norm.
 
   Attributes:
     path: names of the modules around it and its own, joined by "/".
-    kernel: shape `(kh, kw, in, out)`, or `(kh, kw, 1, channels)` if depthwise.
+    kernel: shape `(kh, kw, in, out)`, or `(kh, kw, 1, channels)` if depthwise;
+      `(0,)` of a layer that has factors of channels alone.
     depthwise: whether every channel has its own kernel.
     rate: atrous rates of rows and columns.
     bias: whether it has a bias.
@@ -88,13 +90,17 @@ def layers(model: nn.Module, size: tuple[int, int]) -> list[Layer]:
 
 
 def layers_of(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
-  """The layer that `module` is, if it owns a kernel."""
+  """The layer that `module` is, if it owns a kernel, or factors of its own."""
   params = module.variables.get("params", {})
+  statistics = module.variables.get("batch_stats", {})
+  kernels = [name for name in _KERNELS if name in params]
+  if not kernels and "scale" in params and not statistics:
+    kernels = ["scale"]  # a batch norm belongs to its convolution
   rate = getattr(module, "rate", 1)
   return [
     Layer(
       path="/".join(module.path),
-      kernel=params[name].shape,
+      kernel=_NO_KERNEL if name == "scale" else params[name].shape,
       depthwise=name == "depthwise_kernel",
       rate=rate if isinstance(rate, tuple) else (rate, rate),
       bias="bias" in params,
@@ -102,10 +108,9 @@ def layers_of(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
       output_shape=y.shape,
       activation_bytes=_bytes(x) + _bytes(y),
       parameters=_size(params),
-      statistics=_size(module.variables.get("batch_stats", {})),
+      statistics=_size(statistics),
     )
-    for name in _KERNELS
-    if name in params
+    for name in kernels
   ]
 
 

@@ -17,6 +17,7 @@ import rich.console
 import rich.table
 
 from deeplab_jax.models.aspp import ASPP
+from deeplab_jax.models.blocks import DropPath
 from deeplab_jax.models.layers import ConvNorm, MaxPool
 from deeplab_jax.models.resnet import Bottleneck
 from deeplab_jax.models.trace import Layer, layers_of, visit
@@ -158,6 +159,8 @@ def _added(module: nn.Module, inputs: tuple[Any, ...], y: jax.Array) -> int:
     case ConvNorm() if len(inputs) > 2 and inputs[2] is not None:
       return y.size  # its third input is the shortcut
     case Bottleneck(low_level=True):  # adds after its last layer
+      return y.size
+    case DropPath():  # what is added comes from there
       return y.size
   return 0
 

@@ -28,7 +28,7 @@ def folded_layers(variables: Tree) -> list[Path]:
   scales = flax.traverse_util.flatten_dict(variables["params"])
   return [
     path
-    for path, stats in _norms(variables["batch_stats"]).items()
+    for path, stats in _norms(variables.get("batch_stats", {})).items()
     if not stats["mean"].any()
     and (stats["var"] < 1).all()
     and (scales[*path, "scale"] == 1).all()
@@ -69,7 +69,7 @@ def with_statistics(
   )
   outputs = flax.traverse_util.flatten_dict(captured["intermediates"])
   params = flax.traverse_util.flatten_dict(variables["params"])
-  stats = flax.traverse_util.flatten_dict(variables["batch_stats"])
+  stats = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
   for layer in layers:
     (output,) = outputs[*layer, "__call__"]  # convolution + bias
     output = output.astype(jnp.float32)

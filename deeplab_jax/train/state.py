@@ -76,7 +76,7 @@ def create_state(
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    batch_stats=variables["batch_stats"],
+    batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(params),
   )
   return state.replace(average=state.variables) if averaged else state

@@ -15,7 +15,7 @@ from jax import lax
 from deeplab_jax.models.ops.loops import all_threads, joined
 from deeplab_jax.models.ops.whole import whole
 
-PaddingRule = Literal["explicit", "tensorflow"]
+PaddingRule = Literal["explicit", "tensorflow", "patches", "whole patches"]
 
 
 def same_padding(
@@ -25,10 +25,16 @@ def same_padding(
 
   `"explicit"` centres the kernel on pixel 0 whatever the size; `"tensorflow"`
   is TensorFlow's SAME, which for stride 2 centres it on pixel 1 of even sizes.
+  Kernels as wide as their stride cut an image into patches: `"patches"` fills
+  up the last one, `"whole patches"` leaves it out. With stride 1 all are one.
   """
   reach = (kernel_size - 1) * rate
   if rule == "explicit" or stride == 1:
     return reach // 2, reach - reach // 2
+  if rule == "patches":
+    return 0, -size % stride
+  if rule == "whole patches":
+    return 0, 0
   total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
   return total // 2, total - total // 2
 

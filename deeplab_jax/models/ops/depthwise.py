@@ -172,6 +172,8 @@ def _taps(geometry, padded, kernel):
 def _mostly_outside(geometry, x, kernel, share=1 / 3) -> bool:
   """Whether the taps reach beyond so large a share of the map's side."""
   _, stride, rates = geometry
+  if kernel.shape[0] > 5:
+    return False  # more parts than compile in acceptable time
   reaches = [(n - 1) * rate for n, rate in zip(kernel.shape, rates)]
   return stride == 1 and any(
     reach >= share * size for reach, size in zip(reaches, x.shape[1:3])
@@ -271,7 +273,7 @@ def _kernel_gradient(geometry, x, kernel, dy):
   products = [
     tap.astype(wide) * dy for _, tap in _taps(geometry, padded, kernel)
   ]
-  apart = x.shape[-1] > 1024 or x.shape[2] < 20
+  apart = x.shape[-1] > 1024 or x.shape[2] < 20 or len(products) > 25
   at_once = kernel.shape[1] if apart else len(products)
   rows = [
     row
