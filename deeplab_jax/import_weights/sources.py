@@ -16,7 +16,8 @@ import numpy as np
 
 from deeplab_jax.import_weights.averages import raw_name
 from deeplab_jax.import_weights.names import VARIABLES
-from deeplab_jax.import_weights.pytorch import flatten, is_torch, to_official
+from deeplab_jax.import_weights.pytorch import flatten, is_torch
+from deeplab_jax.import_weights.torch_deeplabs import to_official
 
 Path = pathlib.Path | str
 Arrays = dict[str, np.ndarray]
@@ -45,9 +46,14 @@ def read(path: Path) -> Arrays:
     ValueError: nothing of these is there, or it cannot be read.
     ImportError: the file needs a package that is not installed.
   """
-  path = pathlib.Path(path).expanduser()
-  arrays = _read(_only_model_in(path) if path.is_dir() else path)
+  arrays = read_stored(path)
   return to_official(arrays) if is_torch(arrays) else arrays
+
+
+def read_stored(path: Path) -> Arrays:
+  """As `read`, but a state dict as it is: by torch's names, in its layout."""
+  path = pathlib.Path(path).expanduser()
+  return _read(_only_model_in(path) if path.is_dir() else path)
 
 
 def _read(path: pathlib.Path) -> Arrays:

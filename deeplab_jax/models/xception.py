@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.atrous import RatesFrom, atrous_plan
 from deeplab_jax.models.layers import (
   ConvNorm,
   Norm,
@@ -140,6 +140,7 @@ class Xception(nn.Module):
     multi_grid: factors of the rates of the last block's three convolutions.
     norm: batch-norm settings.
     dtype: of the computation.
+    rates_from: see `atrous_plan`.
   """
 
   variant: str
@@ -147,6 +148,7 @@ class Xception(nn.Module):
   multi_grid: tuple[int, int, int] = (1, 1, 1)
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
+  rates_from: RatesFrom = "next_unit"
 
   @nn.compact
   def __call__(
@@ -157,6 +159,7 @@ class Xception(nn.Module):
     Returns:
       `(b, h / output_stride, w / output_stride, 2048)`, and the linear features
       `conv2` (stride 4, 256 channels), `conv3` (8, 728), `conv4` (16, 1024).
+      Their activations are `stage2`, `stage3`, `stage4`, as timm gives them.
     """
     root = functools.partial(
       ConvNorm,
@@ -176,7 +179,9 @@ class Xception(nn.Module):
       for unit in range(block.units)
     ]
     strides = [block.stride for block, _ in units]
-    plan = atrous_plan(strides, self.output_stride, _ROOT_STRIDE)
+    plan = atrous_plan(
+      strides, self.output_stride, _ROOT_STRIDE, self.rates_from
+    )
     for (block, unit), (stride, rate) in zip(units, plan):
       last = block.name == "exit_flow_block2"
       grid = self.multi_grid if last else (1, 1, 1)
@@ -190,4 +195,8 @@ class Xception(nn.Module):
         name=f"{block.name}_unit_{unit + 1}",
       )(x, use_batch_stats)
       low_levels[block.name] = low_level
-    return x, {name: low_levels[block] for name, block in sources.items()}
+    found = {name: low_levels[block] for name, block in sources.items()}
+    activated = {
+      name.replace("conv", "stage"): nn.relu(x) for name, x in found.items()
+    }
+    return x, found | activated

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
-from deeplab_jax.models import preprocess
+from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import decay_loss, learning_rate
 from deeplab_jax.train.state import Network, TrainState, Tree
@@ -84,6 +84,9 @@ def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
   def loss_of(params, batch_stats, batch, key, step):
     variables = {"params": params, "batch_stats": batch_stats}
     logits, changed = apply(variables, batch["image"], key)
+    if getattr(model, "half_pixel", False):
+      # Losses align corners, unless there is nothing left to resize.
+      logits = resize_bilinear(logits, batch["label"].shape[1:], True)
     total, count = loss.sums(logits, batch["label"], step=step)
     count = jnp.asarray(count)
     return total, (count, changed.get("batch_stats", batch_stats))
