@@ -15,7 +15,11 @@ import numpy as np
 from deeplab_jax.import_weights import pytorch
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope, official_name
-from deeplab_jax.import_weights.torch_encoders import Encoder, read_encoder
+from deeplab_jax.import_weights.torch_encoders import (
+  Encoder,
+  plain_name,
+  read_encoder,
+)
 from deeplab_jax.import_weights.torch_heads import (
   FEATURES,
   HEADS,
@@ -147,7 +151,8 @@ class TorchDeepLab:
       return official_name((*path, "kernel"), backbone).rpartition("/")[0]
     if not module.startswith(self.head.prefix):
       return None
-    below = module.removeprefix(self.head.prefix)
+    # A dot, as of an array's name.
+    below = plain_name(f"{module.removeprefix(self.head.prefix)}.")[:-1]
     layer = pytorch.translate(below, self.encoder.rules)
     return layer and f"{backbone_scope(backbone)}/{layer}"
 

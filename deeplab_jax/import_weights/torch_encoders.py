@@ -32,6 +32,12 @@ class Encoder(NamedTuple):
   arguments: dict[str, Any]
 
 
+def plain_name(name: str) -> str:
+  """The name of an encoder's array in a network that is the encoder alone."""
+  name = re.sub(rf"^({_TIMM}|(low|high)_level_(?=features))", "", name)
+  return re.sub(r"^(stem|blocks)_(\d+)\.", r"\1.\2.", name)
+
+
 def read_encoder(head: Head, shapes: Shapes) -> Encoder:
   """Reads the names and `shapes` of an encoder's arrays.
 
@@ -42,6 +48,8 @@ def read_encoder(head: Head, shapes: Shapes) -> Encoder:
   Raises:
     ValueError: the encoder is not built here; one line.
   """
+  is_timm = all(name.startswith(_TIMM) for name in shapes)
+  shapes = {plain_name(name): shape for name, shape in shapes.items()}
   stem = next((n for n, shape in shapes.items() if len(shape) == 4), None)
   if stem and shapes[stem][1] != 3:
     raise ValueError(
@@ -49,21 +57,16 @@ def read_encoder(head: Head, shapes: Shapes) -> Encoder:
       f"({head.prefix}{stem}), DeepLab of 3"
     )
   if "layer1.0.conv3.weight" in shapes:
-    return _resnet(head, shapes)
-  if any(re.match(r"(\w+_)?features\.0\.0\.weight", name) for name in shapes):
+    return _resnet(head, shapes, is_timm)
+  if is_timm:
+    try:
+      return Encoder(*pytorch.recognise(shapes), {})
+    except ValueError:
+      raise _unknown(head, shapes) from None
+  if "features.0.0.weight" in shapes:
     return _mobilenet_v2(head, shapes)
   if "1.block.0.0.weight" in shapes:
     return _mobilenet_v3(head, shapes)
-  if all(name.startswith(_TIMM) for name in shapes):
-    names = {name.removeprefix(_TIMM): shape for name, shape in shapes.items()}
-    if "layer1.0.conv3.weight" in names:
-      _check_resnet(head, names)
-    try:
-      backbone, rules = pytorch.recognise(names)
-    except ValueError:
-      raise _unknown(head, shapes) from None
-    rules = tuple((re.escape(_TIMM) + old, new) for old, new in rules)
-    return Encoder(backbone, rules, {})
   raise _unknown(head, shapes)
 
 
@@ -76,11 +79,11 @@ def _unknown(head: Head, shapes: Shapes) -> ValueError:
   )
 
 
-def _resnet(head: Head, shapes: Shapes) -> Encoder:
+def _resnet(head: Head, shapes: Shapes, is_timm: bool) -> Encoder:
   backbone = _check_resnet(head, shapes)
   _, rules = pytorch.recognise(shapes)
   arguments = {}
-  if head.owner == SMP:
+  if head.owner == SMP and not is_timm:
     arguments = {"rates_from": "same_unit"}
   elif head.owner == JFZHANG:
     arguments = {"rates_from": "same_unit", "multi_grid": (1, 2, 4)}
@@ -119,10 +122,6 @@ def _mobilenet_v2(head: Head, shapes: Shapes) -> Encoder:
     arguments = {"rates_from": "next_stage"}
     flat = r"features\.(\d+)\.conv\.(\d)", _flat_block
     rules = (flat, *rules)
-  # The same modules stand under names of halves of the network.
-  rules = tuple(
-    (f"(?:low_level_|high_level_)?{old}", new) for old, new in rules
-  )
   return Encoder("mobilenet_v2_padded_torch", rules, arguments)
 
 
