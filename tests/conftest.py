@@ -30,7 +30,8 @@ _COMPILES = {
     checkpoints checkpoints_damage cuda evaluate export_command export_networks
     export_onnx export_primitives export_serving export_stablehlo export_tflite
     export_web half_pixel hostile_names import_weights import_weights_averages
-    import_weights_deeplabs import_weights_torch inference_fusion
+    import_weights_deeplabs import_weights_reference import_weights_torch
+    inference_fusion
     inference_network inference_onednn inference_segmenter models_atrous
     models_deeplab models_depthwise models_golden models_layers models_loops
     official_weights one_answer train_folded_norms train_step

@@ -25,6 +25,7 @@ NETWORKS = {
   "smp deeplabv3": (torch_deeplabs.smp_deeplabv3, (24, 40)),
   "vainf mobilenet": (torch_deeplabs.vainf_mobilenet, (50, 33)),
   "jfzhang mobilenet": (torch_deeplabs.jfzhang_mobilenet, (33, 50)),
+  "jfzhang xception": (torch_deeplabs.jfzhang_xception, (33, 50)),
   "jfzhang resnet": (torch_deeplabs.jfzhang_resnet, (50, 33)),
 }
 

@@ -328,3 +328,34 @@ def jfzhang_mobilenet(net: Network, x, classes=5):
       half = "low" if int(rest.split(".")[0]) < 4 else "high"
       net.state[f"{part}{half}_level_{dot}{rest}"] = array
   return _jfzhang(net, low, y, x.shape[2:], classes)
+
+
+def jfzhang_xception(net: Network, x, classes=5, middle=2):
+  """Skip connections are activated, the last of strided blocks have rate 1."""
+
+  def half(name, norm, x, features, stride=1, rate=1):
+    args = x, x.shape[1], 3, stride, x.shape[1], rate
+    x = conv_norm(net, f"{name}.conv1", f"{name}.bn", *args)
+    return conv_norm(net, f"{name}.pointwise", norm, x, features)
+
+  size, name, low = x.shape[2:], "backbone.", None
+  x = relu(conv_norm(net, f"{name}conv1", f"{name}bn1", x, 32, 3, 2))
+  x = relu(conv_norm(net, f"{name}conv2", f"{name}bn2", x, 64, 3))
+  depths = [(128,) * 3, (256,) * 3, *[(728,) * 3] * (middle + 1)]
+  depths.append((728, 1024, 1024))
+  for number, depth in enumerate(depths, 1):
+    x, block = relu(x), f"{name}block{number}"
+    low = x if number == 2 else low
+    stride, y = (2 if number < 4 else 1), x
+    for i, features in enumerate(depth):
+      place = 3 * i + (number > 2)
+      rep = f"{block}.rep.{place}", f"{block}.rep.{place + 1}"
+      y = half(*rep, relu(y), features, stride if i == 2 else 1)
+    if number < 4 or number == len(depths):
+      args = f"{block}.skip", f"{block}.skipbn", x, depth[2], 1, stride
+      x = conv_norm(net, *args)
+    x = x + y
+  x = relu(x)
+  for i, features in ((3, 1536), (4, 1536), (5, 2048)):
+    x = relu(half(f"{name}conv{i}", f"{name}bn{i}", x, features, rate=2))
+  return _jfzhang(net, low, x, size, classes)

@@ -161,17 +161,22 @@ def recognise(state: Mapping[str, Any]) -> tuple[str, Rules]:
 
 def _timm_xception(state) -> tuple[str, Rules]:
   count = len({n.split(".")[1] for n in state if n.startswith("blocks.")})
-  for backbone, blocks in BLOCKS.items():
-    units = [
-      re.sub(r"_(block\d)", rf"/\1/unit_{unit + 1}", block.name)
-      for block in blocks
-      for unit in range(block.units)
-    ]
+  for backbone in BLOCKS:
+    units = xception_units(backbone)
     if len(units) == count:
       return backbone, _xception_rules(units)
   raise ValueError(
     f"a timm Xception has 13, 21 or 23 blocks, the state dict has {count}"
   )
+
+
+def xception_units(backbone: str) -> list[str]:
+  """The official scopes of all units of an Xception, in order."""
+  return [
+    re.sub(r"_(block\d)", rf"/\1/unit_{unit + 1}", block.name)
+    for block in BLOCKS[backbone]
+    for unit in range(block.units)
+  ]
 
 
 def _xception_rules(units: list[str]) -> Rules:

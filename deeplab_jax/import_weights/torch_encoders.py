@@ -65,6 +65,8 @@ def read_encoder(head: Head, shapes: Shapes) -> Encoder:
       raise _unknown(head, shapes) from None
   if "features.0.0.weight" in shapes:
     return _mobilenet_v2(head, shapes)
+  if "block1.rep.0.bn.running_mean" in shapes and head.owner == JFZHANG:
+    return _xception(head, shapes)
   if "1.block.0.0.weight" in shapes:
     return _mobilenet_v3(head, shapes)
   raise _unknown(head, shapes)
@@ -134,6 +136,40 @@ def _flat_block(match: re.Match) -> str:
 
 def _scope(index: int) -> str:
   return f"expanded_conv_{index}" if index else "expanded_conv"
+
+
+def _xception(head: Head, shapes: Shapes) -> Encoder:
+  """Blocks of three separable convolutions; three more without a block."""
+  units = pytorch.xception_units("xception_65")
+  blocks = {n.split(".")[0] for n in shapes if n.startswith("block")}
+  if len(blocks) + 1 != len(units):
+    raise ValueError(
+      f"the state dict is a {head.title} whose Xception has {len(blocks)} "
+      f"blocks, not {len(units) - 1}"
+    )
+
+  def layer(unit, conv, part):
+    half = "depthwise" if part in ("conv1", "bn") else "pointwise"
+    return f"{units[unit]}/xception_module/separable_conv{conv}_{half}"
+
+  def in_block(match):
+    # An activation before each convolution, but before the first in some.
+    place = int(match[2]) + (f"block{match[1]}.rep.0.bn.weight" in shapes)
+    return layer(int(match[1]) - 1, place // 3 + 1, match[3])
+
+  rules = (
+    (r"(?:conv|bn)([12])", r"entry_flow/conv1_\1"),
+    (r"block(\d+)\.rep\.(\d)(?:\.(\w+))?", in_block),
+    (
+      r"block(\d+)\.skip(?:bn)?",
+      lambda m: f"{units[int(m[1]) - 1]}/xception_module/shortcut",
+    ),
+    (
+      r"(?:conv|bn)([345])(?:\.(\w+))?",
+      lambda m: layer(len(units) - 1, int(m[1]) - 2, m[2]),
+    ),
+  )
+  return Encoder("xception_65_torch", rules, {})
 
 
 def _mobilenet_v3(head: Head, shapes: Shapes) -> Encoder:

@@ -140,6 +140,13 @@ BACKBONES = {
   "xception_41": _xception("xception_41"),
   "xception_65": _xception("xception_65"),
   "xception_71": _xception("xception_71"),
+  # Of the repository pytorch-deeplab-xception.
+  "xception_65_torch": dataclasses.replace(
+    _xception("xception_65"),
+    norm=Norm(xception.NORM.momentum, epsilon=1e-5),
+    settings={"variant": "xception_65", "torch": True},
+    **_TORCHVISION,
+  ),
   "resnet_50": _plain_resnet("resnet_50", "resnet_v1_50"),
   "resnet_101": _plain_resnet("resnet_101", "resnet_v1_101"),
   "resnet_50_beta": _beta_resnet("resnet_50", "resnet_v1_50"),
