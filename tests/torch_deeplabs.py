@@ -97,7 +97,7 @@ def resnet(net, prefix, x, rates, first=(1, 1, 1, 1), grid=(1, 1, 1)):
 
 
 def mobilenet_v2(
-  net, prefix, x, rates, first, strided, pads_first=False, flat=False
+  net, prefix, x, rates, first, strided, pads_first=False, flat=False, stem=1
 ):
   """Results of the blocks of stride 4, and of the last.
 
@@ -110,10 +110,11 @@ def mobilenet_v2(
     strided: how many stages keep their strides.
     pads_first: whether the input of a block is padded, not of its depthwise
       convolution.
+    stem: padding of the first convolution.
     flat: whether convolutions, norms and activations are numbered in one row.
   """
-  stem = f"{prefix(0)}features.0."
-  x = relu6(conv_norm(net, f"{stem}0", f"{stem}1", x, 32, 3, 2))
+  names = (f"{prefix(0)}features.0.{i}" for i in range(2))
+  x = relu6(conv_norm(net, *names, x, 32, 3, 2, pad=stem))
   number, low = 0, None
   for stage, (expansion, channels, count, stride) in enumerate(_MOBILENET_V2):
     for unit in range(count):
@@ -275,7 +276,8 @@ def vainf_mobilenet(net: Network, x, classes=5):
     return f"backbone.{'low' if number < 4 else 'high'}_level_"
 
   rates, first = (1, 1, 1, 1, 1, 2, 2), (1, 1, 1, 1, 1, 1, 2)
-  low, y = mobilenet_v2(net, prefix, x, rates, first, 5, pads_first=True)
+  args = net, prefix, x, rates, first, 5
+  low, y = mobilenet_v2(*args, pads_first=True, stem=0)
   y = aspp(net, "classifier.aspp", y, (6, 12, 18), separable, ".body")
   project = "classifier.project."
   low = _one_by_one(net, f"{project}0", f"{project}1", low, 48)

@@ -119,12 +119,11 @@ def _mobilenet_v2(head: Head, shapes: Shapes) -> Encoder:
   if head.owner == SMP:
     arguments = {"rates_from": "same_unit"}
     return Encoder("mobilenet_v2_1280_torch", rules, arguments)
-  arguments = {}
   if head.owner == JFZHANG:
-    arguments = {"rates_from": "next_stage"}
     flat = r"features\.(\d+)\.conv\.(\d)", _flat_block
-    rules = (flat, *rules)
-  return Encoder("mobilenet_v2_padded_torch", rules, arguments)
+    arguments = {"rates_from": "next_stage"}
+    return Encoder("mobilenet_v2_padded_torch", (flat, *rules), arguments)
+  return Encoder("mobilenet_v2_valid_torch", rules, {})
 
 
 def _flat_block(match: re.Match) -> str:

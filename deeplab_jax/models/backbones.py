@@ -157,8 +157,11 @@ BACKBONES = {
   "mobilenet_v2_torch": _mobilenet_v2_torch(),
   # Of segmentation_models_pytorch: with the classifier's last convolution.
   "mobilenet_v2_1280_torch": _mobilenet_v2_torch(0, last_features=1280),
-  # Of torch's DeepLabv3+ repositories.
+  # Of the repositories pytorch-deeplab-xception and DeepLabV3Plus-Pytorch.
   "mobilenet_v2_padded_torch": _mobilenet_v2_torch(pad_first=True),
+  "mobilenet_v2_valid_torch": _mobilenet_v2_torch(
+    pad_first=True, pad_stem=False
+  ),
   "mobilenet_v3_large_seg": _mobilenet_v3(
     "mobilenet_v3_large_seg",
     head="lraspp",

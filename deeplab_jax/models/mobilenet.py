@@ -108,6 +108,7 @@ class MobileNetV2(nn.Module):
       channels are multiples of 8 at every width.
     pad_first: whether blocks pad before their expansion, as in some networks of
       torch.
+    pad_stem: whether the first convolution is padded.
     last_features: channels of a last 1x1 convolution; 0 for none.
     output_stride: 8, 16 or 32.
     norm: batch-norm settings.
@@ -118,6 +119,7 @@ class MobileNetV2(nn.Module):
   width_multiplier: float = 1.0
   torchvision: bool = False
   pad_first: bool = False
+  pad_stem: bool = True
   last_features: int = 0
   output_stride: int = 16
   norm: Norm = NORM
@@ -157,7 +159,7 @@ class MobileNetV2(nn.Module):
       depths[0],
       kernel_size=3,
       stride=plan[0][0],
-      padding=padding,
+      padding=padding if self.pad_stem else "valid",
       name="stem",
     )(x, use_batch_stats)
     middles, results = {}, {}
