@@ -12,6 +12,7 @@ import deeplab_jax
 from deeplab_jax import checkpoints, import_weights
 from deeplab_jax.data.builders import scenes
 from deeplab_jax.import_weights.__main__ import main
+from deeplab_jax.import_weights.torch_deeplabs import to_official
 from deeplab_jax.main import main as run
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from tests import torch_deeplabs
@@ -242,6 +243,33 @@ def test_the_stride_in_training_decides_on_the_rates_of_smp():
   assert finer.atrous_rates == (6, 12, 18)  # 12, 24, 36 at stride 8
   with pytest.raises(ValueError, match="separable_norm True, there False"):
     import_weights.torch_deeplab(state, separable_norm=True)
+
+
+@pytest.mark.parametrize("name", ["vainf mobilenet", "smp deeplabv3plus"])
+def test_what_is_around_a_network_is_named(name):
+  """As Lightning saves it, with buffers of its own."""
+  state, *_ = reference(name)
+  around = {f"model.{name}": array for name, array in state.items()}
+  around = {"state_dict": {"mean": np.zeros(3), **around}, "epoch": 3}
+  model = import_weights.torch_deeplab(around)
+  variables, report = import_weights.fit(to_official(around), model)
+  assert report.skipped == ("beside_the_network/mean",)
+  wanted = import_weights.from_torch(state, model)
+  jax.tree.map(np.testing.assert_array_equal, variables, wanted)
+
+
+def test_what_training_scripts_save_is_read(tmp_path):
+  """A score of NumPy's, and the ending of jfzhang's files."""
+  torch = pytest.importorskip("torch")
+  state, *_ = reference("jfzhang resnet")
+  tensors = {name: torch.tensor(array) for name, array in state.items()}
+  content = {"state_dict": tensors, "best_pred": np.float64(0.7), "epoch": 1}
+  torch.save(content, tmp_path / "model_best.pth.tar")
+  found = import_weights.read(tmp_path / "model_best.pth.tar")
+  wanted = to_official(state)
+  assert found.keys() == wanted.keys()
+  for name, array in wanted.items():
+    np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def test_moving_averages_of_a_whole_network():

@@ -17,9 +17,12 @@ from deeplab_jax.import_weights.fit import (
   fit,
   official_shapes,
 )
-from deeplab_jax.import_weights.pytorch import flatten
 from deeplab_jax.import_weights.sources import read
-from deeplab_jax.import_weights.torch_deeplabs import recognise, to_official
+from deeplab_jax.import_weights.torch_deeplabs import (
+  flatten,
+  recognise,
+  to_official,
+)
 from deeplab_jax.models import Classifier, DeepLab, model_arguments
 
 __all__ = [

@@ -18,7 +18,7 @@ from deeplab_jax.import_weights.architecture import (
 )
 from deeplab_jax.import_weights.download import download
 from deeplab_jax.import_weights.fit import Report, fit
-from deeplab_jax.import_weights.pytorch import flatten, is_torch
+from deeplab_jax.import_weights.pytorch import is_torch
 from deeplab_jax.import_weights.releases import (
   LICENSE,
   RELEASES,
@@ -26,7 +26,11 @@ from deeplab_jax.import_weights.releases import (
   find_release,
 )
 from deeplab_jax.import_weights.sources import read_stored
-from deeplab_jax.import_weights.torch_deeplabs import recognise, to_official
+from deeplab_jax.import_weights.torch_deeplabs import (
+  flatten,
+  recognise,
+  to_official,
+)
 from deeplab_jax.models import model_from_dict
 
 # Of a head that is drawn anew for nobody knows which classes: PASCAL VOC's.

@@ -154,7 +154,12 @@ def _read_pickle(path: pathlib.Path) -> Arrays:
       f" (CVE-2025-32434); this is torch {torch.__version__}: pip install"
       f" '{_TORCH}'"
     )
-  content = torch.load(path, map_location="cpu", weights_only=True)
+  # Scores that scripts keep beside the weights may be NumPy's.
+  number = np.float64(0).__reduce__()[0]
+  kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
+  allowed = [number, (number, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+  with torch.serialization.safe_globals(allowed):
+    content = torch.load(path, map_location="cpu", weights_only=True)
   if not isinstance(content, dict):
     raise ValueError(f"it holds no state dict, but a {type(content).__name__}")
   return {n: tensor.detach().numpy() for n, tensor in flatten(content).items()}
@@ -167,6 +172,7 @@ _READERS = {
   ".pb": _read_graph,
   ".safetensors": _read_safetensors,
   ".pth": _read_pickle,
+  ".pth.tar": _read_pickle,
   ".pt": _read_pickle,
   ".bin": _read_pickle,
 }

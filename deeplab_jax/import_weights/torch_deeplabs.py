@@ -21,6 +21,7 @@ from deeplab_jax.import_weights.torch_encoders import (
   read_encoder,
 )
 from deeplab_jax.import_weights.torch_heads import (
+  BESIDE,
   FEATURES,
   HEADS,
   UNUSED,
@@ -30,11 +31,10 @@ from deeplab_jax.import_weights.torch_heads import (
   read_head,
 )
 
-# How the names of segmentation networks begin, and not those of classifiers.
-_SEGMENTERS = (
-  *("backbone.", "encoder.", "decoder.", "segmentation_head.", "decode_head."),
-  *("classifier.0.", "classifier.4.", "aspp."),
-)
+# How names of encoders and of heads begin in segmentation networks.
+_ENCODERS = ("backbone.", "encoder.")
+_HEADS = ("decoder.", "segmentation_head.", "decode_head.", "classifier.")
+_HALVES = ("depthwise", "pointwise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +177,37 @@ class TorchDeepLab:
     return array
 
 
-_HALVES = ("depthwise", "pointwise")
+def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+  """As `pytorch.flatten`, and out of what else may be around a DeepLab.
+
+  A module that holds the network as `model`, as with Lightning, has its name
+  before all of the network's; what it holds beside is put below `BESIDE`.
+  """
+  state = pytorch.flatten(content)
+  outer = "" if find_head(state) else _outer(state)
+  if not outer:
+    return state
+  return {
+    n.removeprefix(outer) if n.startswith(outer) else f"{BESIDE}.{n}": array
+    for n, array in state.items()
+  }
+
+
+def _outer(state: Mapping[str, Any]) -> str:
+  """What stands before the names of a DeepLab, if there is one."""
+  for head in HEADS:
+    for name in state:
+      outer, found, _ = name.partition(f"{head.telltale}.")
+      if found and any(n.startswith(f"{outer}{head.prefix}") for n in state):
+        return outer
+  return ""
 
 
 def recognise(state: Mapping[str, Any]) -> TorchDeepLab | None:
   """The network of a state dict, None if it is a classifier.
 
   Args:
-    state: by torch's names, as `pytorch.flatten` gives it.
+    state: by torch's names, as `flatten` gives it.
 
   Raises:
     ValueError: it is a segmentation network that is not built here; one line.
@@ -207,23 +230,20 @@ def recognise(state: Mapping[str, Any]) -> TorchDeepLab | None:
 
 
 def _refuse_segmenters(shapes: Mapping[str, Any]) -> None:
-  others = [
-    ".".join(name.split(".")[:2])
-    for name in shapes
-    if name.startswith(_SEGMENTERS)
-    and not name.startswith(("backbone.", "encoder."))
-  ]
-  if others and any(n.startswith(_SEGMENTERS[:2]) for n in shapes):
+  """Raises ValueError for an encoder with a head that is none of `HEADS`."""
+  heads = [n for n in shapes if n.startswith(_HEADS)]
+  if heads and any(name.startswith(_ENCODERS) for name in shapes):
+    found = dict.fromkeys(".".join(name.split(".")[:2]) for name in heads)
     known = ", ".join(f"{head.title} ({head.telltale})" for head in HEADS)
     raise ValueError(
       "the state dict is of another network than those that come along: its "
-      f"head is {', '.join(dict.fromkeys(others))}; theirs are {known}"
+      f"head is {', '.join(found)}; theirs are {known}"
     )
 
 
 def to_official(state: Mapping[str, Any]) -> pytorch.Arrays:
   """As `pytorch.to_official`, of whole DeepLabs, too."""
-  flat = pytorch.flatten(state)
+  flat = flatten(state)
   network = recognise(flat)
   if network is None:
     return pytorch.to_official(state)

@@ -16,7 +16,8 @@ Modules = dict[str, str]
 TORCHVISION, SMP = "torchvision", "segmentation_models_pytorch"
 VAINF = "VainF/DeepLabV3Plus-Pytorch"
 JFZHANG = "jfzhang95/pytorch-deeplab-xception"
-UNUSED = ("aux_classifier", "classification_head")
+BESIDE = "beside_the_network"
+UNUSED = ("aux_classifier", "classification_head", BESIDE)
 """Parts of a state dict that serve its training alone."""
 FEATURES = 256
 """Channels of ASPP here."""
