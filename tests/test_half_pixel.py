@@ -140,9 +140,13 @@ def test_loss_is_that_of_logits_resized_by_edges():
   config = config_lib.base_config()
   config.update(train_batch_norm=False, weight_decay=0.0)
   mesh, rule = sharding.make_mesh(), optimizer.make_optimizer(config)
+  model = model.clone(dropout_rate=0.0)
   step = make_train_step(model, make_loss(config), rule, config, mesh)
-  params = variables["params"]
-  stats = variables["batch_stats"]
+  # A step donates its state, and others need the variables.
+  params, stats = (
+    jax.tree.map(np.array, variables[kind])
+    for kind in ("params", "batch_stats")
+  )
   state = TrainState(np.int32(0), params, stats, rule.init(params))
   state = jax.device_put(state, sharding.replicated(mesh))
   count = jax.device_count()

@@ -30,6 +30,9 @@ NETWORKS = {
   "jfzhang resnet": (torch_deeplabs.jfzhang_resnet, (50, 33)),
 }
 
+# Of every source another is in the quick tests.
+_LONG = ("smp deeplabv3", "jfzhang xception", "jfzhang resnet")
+
 
 @functools.cache
 def reference(name):
@@ -44,7 +47,13 @@ def reference(name):
   return network.state, images, np.transpose(logits, (0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in _LONG else ())
+    for name in NETWORKS
+  ],
+)
 def test_logits_are_those_of_torch(name):
   state, images, wanted = reference(name)
   model = import_weights.torch_deeplab(state)
@@ -96,6 +105,7 @@ def test_command_carries_the_conventions(imported):
   assert unused in lines
 
 
+@pytest.mark.slow
 def test_a_picture_is_labelled_as_torch_does(imported):
   """Taken as it is, and logits resized with its edges aligned."""
   out, _ = imported

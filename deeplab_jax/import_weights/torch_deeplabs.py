@@ -54,8 +54,8 @@ class TorchDeepLab:
   @property
   def arguments(self) -> dict[str, Any]:
     """Those of `DeepLab` that the weights tell, and who made them."""
-    own = {"backbone": self.encoder.backbone, **self.encoder.arguments}
-    return self.found.arguments | own
+    own = {"backbone": self.encoder.backbone, "rates_from": "next_unit"}
+    return self.found.arguments | own | self.encoder.arguments
 
   def usual(self, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that leave no trace: those that it is trained with usually.

@@ -21,7 +21,13 @@ UNUSED = ("aux_classifier", "classification_head", BESIDE)
 """Parts of a state dict that serve its training alone."""
 FEATURES = 256
 """Channels of ASPP here."""
-_COMMON = {"pad_input": False, "aspp_separable": False}
+_COMMON = {
+  "head": "aspp",
+  "half_pixel": False,
+  "pad_input": False,
+  "aspp_separable": False,
+  "head_convs": (),
+}
 _NO_DECODER = {"decoder": (), "head_convs": ((3, FEATURES),)}
 _DECODER = {"decoder": ("stage2",), "decoder_convs": ((3, FEATURES),)}
 
