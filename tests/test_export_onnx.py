@@ -67,7 +67,7 @@ _HEADS = {
 _BACKBONES = {
   "mobilenet_v2": {"width_multiplier": 0.25},
   "mobilenet_v2_torch": {"width_multiplier": 0.25, "output_stride": 32},
-  "mobilenet_v2_valid_torch": {"width_multiplier": 0.25, "pad_input": False},
+  "mobilenet_v2_padded_torch": {"width_multiplier": 0.25, "pad_input": False},
   "mobilenet_v3_small_seg": {"head": "lraspp", "decoder": ("conv3",)},
   "resnet_50": {"output_stride": 8},
   "resnet_50_torch": {},
