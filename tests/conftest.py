@@ -34,14 +34,14 @@ _OLD_LOOPS = "xla_cpu_use_fusion_emitters"
 _COMPILES = {
   "compile networks": """
     checkpoints checkpoints_damage cuda encoders encoders_reference evaluate
-    export_command export_networks
-    export_onnx export_primitives export_serving export_stablehlo export_tflite
-    export_web hostile_names import_weights import_weights_averages
-    import_weights_torch inference_fusion inference_network inference_onednn
-    inference_segmenter losses_defined models_atrous
-    models_deeplab models_depthwise models_golden models_layers models_loops
-    official_weights one_answer train_auxiliary train_folded_norms train_step
-    train_step_golden train_unreached_taps zoo
+    export_command export_networks export_onnx export_primitives export_serving
+    export_stablehlo export_tflite export_web half_pixel hostile_names
+    import_weights import_weights_averages import_weights_deeplabs
+    import_weights_reference import_weights_torch inference_fusion
+    inference_network inference_onednn inference_segmenter losses_defined
+    models_atrous models_deeplab models_depthwise models_golden models_layers
+    models_loops official_weights one_answer train_auxiliary train_folded_norms
+    train_step train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """

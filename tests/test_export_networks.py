@@ -23,7 +23,7 @@ from deeplab_jax.export.job import Opened
 from deeplab_jax.import_weights.convert import convert
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import BACKBONES, DeepLab
-from deeplab_jax.models.arguments import HEADS
+from deeplab_jax.models.arguments import HEADS, LITE_HEADS
 from tests import exported
 from tests.exported import make_job, open_onnx
 from tests.golden import network
@@ -57,7 +57,7 @@ def _run(session, images):
 def _network(backbone, head) -> DeepLab:
   """A network of its kind; strides take turns."""
   number = sorted(BACKBONES).index(backbone) + HEADS.index(head)
-  decoder = ("conv3",) if head == "lraspp" else ("conv2",)
+  decoder = ("conv3",) if head in LITE_HEADS else ("conv2",)
   width = 0.25 if BACKBONES[backbone].has_width else 1.0
   return DeepLab(
     5,

@@ -47,12 +47,28 @@ _HEADS = {
     {"head": "lraspp", "decoder": ("conv3",), "output_stride": 8},
     [(7, 11), (65, 300)],
   ),
+  "lraspp of torch": (
+    {"head": "lraspp_torch", "decoder": ("conv3",), "half_pixel": True},
+    [(7, 11), (65, 100)],
+  ),
+  "as torch's": (
+    {
+      "half_pixel": True,
+      "pad_input": False,
+      "head_convs": ((3, 32),),
+      "separable_norm": False,
+      "atrous_rates": (6,),
+      "decoder": ("conv2",),
+    },
+    [(7, 11), (66, 49), (97, 300)],
+  ),
   "many classes": ({"num_classes": 300}, [(20, 30)]),
 }
 _BACKBONES = {
   "convnext_atto": {"output_stride": 8},
   "mobilenet_v2": {"width_multiplier": 0.25},
   "mobilenet_v2_torch": {"width_multiplier": 0.25, "output_stride": 32},
+  "mobilenet_v2_padded_torch": {"width_multiplier": 0.25, "pad_input": False},
   "mobilenet_v3_small_seg": {"head": "lraspp", "decoder": ("conv3",)},
   "mobilenetv4_conv_small": {},
   "resnet_50": {"output_stride": 8},

@@ -37,8 +37,9 @@ print(sorted(others), sorted(ours))
     {"atrous_rates": (6,), "decoder": ("conv2",)},
     {"head": "dpc", "output_stride": 8},
     {"head": "lraspp", "decoder": ("conv3",), "output_stride": 8},
+    {"half_pixel": True, "pad_input": False, "decoder": ("conv2",)},
   ],
-  ids=["aspp", "dpc", "lraspp"],
+  ids=["aspp", "dpc", "lraspp", "as torch's"],
 )
 def test_any_size_and_batch(arguments):
   job = make_job(tiny_model(**arguments))

@@ -13,7 +13,7 @@ from deeplab_jax import checkpoints
 from deeplab_jax.export import agreement, as_tflite, calibration, certificate
 from deeplab_jax.export.__main__ import main
 from deeplab_jax.models import BACKBONES, DeepLab
-from deeplab_jax.models.arguments import HEADS
+from deeplab_jax.models.arguments import HEADS, LITE_HEADS
 from tests import exported
 from tests.exported import make_job
 from tests.tiny_segmenter import COLORS, NAMES, random_image, tiny_model
@@ -236,7 +236,7 @@ def test_every_backbone(shallow_backbones, backbone):
     backbone,
     output_stride=(8, 16, 32)[number % 3],
     head=head,
-    decoder=("conv3",) if head == "lraspp" else ("conv2",),
+    decoder=("conv3",) if head in LITE_HEADS else ("conv2",),
     width_multiplier=0.25 if BACKBONES[backbone].has_width else 1.0,
   )
   job = make_job(model, sizes=(_SIZE,))

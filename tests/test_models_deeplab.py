@@ -194,6 +194,8 @@ def test_frozen_batch_norm_keeps_statistics_and_uses_them():
     ({"batch_norm_momentum": 2}, "batch_norm_momentum must be None or in"),
     ({"head": "unet"}, "head must be one of"),
     ({"head": "lraspp", "decoder": ()}, "one low-level feature"),
+    ({"head_convs": ((2, 256),)}, r"odd kernel size, channels\) pairs, or \("),
+    ({"rates_from": "there"}, "rates_from must be one of .*next_stage"),
   ],
 )
 def test_wrong_arguments_are_named(arguments, message):

@@ -23,7 +23,7 @@ from deeplab_jax.evaluate import loop
 from deeplab_jax.inference import crops
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import BACKBONES, DeepLab, preprocess
-from deeplab_jax.models.arguments import HEADS
+from deeplab_jax.models.arguments import HEADS, LITE_HEADS
 from deeplab_jax.models.ops.resize import resize_bilinear
 from tests import heads_of_others
 from tests.random_variables import abstract_variables, random_variables
@@ -57,6 +57,13 @@ _VARIANTS = {
   "dense branches": {"aspp_separable": False, "output_stride": 8},
   "no branches": {"atrous_rates": (), "output_stride": 32},
   "no pooling": {"image_pooling": False, "decoder": ("conv4",)},
+  "as torch's": {
+    "half_pixel": True,
+    "pad_input": False,
+    "head_convs": ((3, 32),),
+    "separable_norm": False,
+  },
+  "as they are": {"pad_input": False, "decoder": ()},
   **{f"head {head}": {"head": head, "decoder": ("conv3",)} for head in HEADS},
 }
 
@@ -84,12 +91,13 @@ def _definition(model, variables, image, protocol):
   """Probabilities (h, w, classes), the plain way, and by how much others may
   differ: what 1e-4 of the largest logit can do to them."""
   height, width = image.shape[:2]
-  crop = protocol.crop((height, width), model.output_stride)
+  crop = protocol.crop((height, width), model.crop_stride)
   padded = np.zeros((1, *crop, 3), np.float32)
   normal = preprocess(image[None], model.backbone)
   padded[:, :height, :width] = normal
   logits = jax.jit(model.apply)(variables, padded)
-  logits = resize_bilinear(logits, crop)[0, :height, :width]
+  logits = resize_bilinear(logits, crop, model.half_pixel)
+  logits = logits[0, :height, :width]
   tolerance = 1e-4 * max(1, float(jnp.abs(logits).max())) / 2
   return np.asarray(jax.nn.softmax(logits)), tolerance
 
@@ -235,7 +243,9 @@ def _forget_networks():
   abstract_variables.cache_clear()
 
 
-@pytest.mark.parametrize("variant", ["two decoders", "head lraspp"])
+@pytest.mark.parametrize(
+  "variant", ["two decoders", "head lraspp", "as torch's"]
+)
 def test_network_answers_as_defined(folder, dataset, variant):
   model = _small(**_VARIANTS[variant])
   _assert_one_answer(model, folder, dataset)
@@ -264,7 +274,11 @@ def test_every_backbone_can_be_kept_to_a_crop(backbone):
   model = _network(backbone=backbone)
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
-  assert crops.why_not_confinable(model, variables) is None
+  reason = crops.why_not_confinable(model, variables)
+  if backbone in ("mobilenet_v2_padded_torch", "mobilenet_v2_valid_torch"):
+    assert reason  # the borders are no zeros
+  else:
+    assert reason is None
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
@@ -273,6 +287,8 @@ def test_heads_and_decoders_can_be_kept_to_a_crop(variant):
   reason = crops.why_not_confinable(model, _variables(model))
   if model.head == "lraspp":  # its windows cover the canvas
     assert "reduce_window" in reason
+  elif not model.pad_input:
+    assert "size" in reason
   else:
     assert reason is None
 
@@ -313,11 +329,11 @@ def _random_networks(count):
   """Networks of random arguments, and random sizes of pictures."""
   random = np.random.default_rng(0)
   for index in range(count):
-    head = str(random.choice(HEADS, p=[0.7, 0.2, 0.1]))
+    head = str(random.choice(HEADS, p=[0.7, 0.1, 0.1, 0.1]))
     stride = int(random.choice([8, 16, 32]))
     backbone = str(random.choice(list(BACKBONES)))
     decoders = [("conv2",), ("conv3",), ("conv3", "conv2"), ("conv4",), ()]
-    decoder = ("conv3",) if head == "lraspp" else decoders[random.integers(5)]
+    decoder = ("conv3",) if head in LITE_HEADS else decoders[random.integers(5)]
     rates = random.integers(1, 10, random.integers(0, 4)) * 2
     sizes = random.integers(1, 200, (2, 2))
     width = float(random.choice([0.25, 0.5]))

@@ -28,8 +28,11 @@ class Network:
     self.state = {}
     self.epsilon = epsilon
 
-  def conv(self, name, x, features, size=1, stride=1, groups=1):
-    """Convolution padded by (size - 1) / 2 zeros on every side."""
+  def conv(
+    self, name, x, features, size=1, stride=1, groups=1, rate=1, pad=None
+  ):
+    """Convolution padded by (size - 1) / 2 * rate zeros on every side."""
+    pad = size // 2 * rate if pad is None else pad
     shape = (features, x.shape[1] // groups, size, size)
     gain = np.prod(shape[1:]) ** -0.5
     kernel = self._array(f"{name}.weight", shape, 0, gain)
@@ -37,7 +40,8 @@ class Network:
       x,
       kernel,
       (stride, stride),
-      [(size // 2, size // 2)] * 2,
+      [(pad, pad)] * 2,
+      rhs_dilation=(rate, rate),
       dimension_numbers=("NCHW", "OIHW", "NCHW"),
       feature_group_count=groups,
     )

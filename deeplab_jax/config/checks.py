@@ -268,9 +268,12 @@ def _check_crop(config: ConfigDict) -> None:
   if config.task == "classification":
     wanted = f"{stride} or more on both sides"
     _require("data.crop_size", min(crop) >= stride, wanted, crop)
-  elif not follows_images(config) and any(
-    side <= 1 or (side - 1) % stride for side in crop
-  ):
+  elif follows_images(config):
+    return
+  elif not config.model.pad_input:
+    wanted = "1 or more on both sides"
+    _require("data.crop_size", min(crop) >= 1, wanted, crop)
+  elif any(side <= 1 or (side - 1) % stride for side in crop):
     nearest = tuple(max(round((s - 1) / stride), 1) * stride + 1 for s in crop)
     raise ValueError(
       f"config.data.crop_size must be k * output_stride + 1 = k * {stride} + 1 "

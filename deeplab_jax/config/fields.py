@@ -126,8 +126,9 @@ def data_fields() -> dict[str, Any]:
     # choice.
     "train_split": "",
     "eval_split": "",
-    # Height and width of a training crop: k * output_stride + 1. (0, 0) takes
-    # what holds the largest image of the training split, up to (513, 513).
+    # Height and width of a training crop: k * output_stride + 1, or any where
+    # model.pad_input is off. (0, 0) takes what holds the largest image of the
+    # training split, up to (513, 513).
     "crop_size": (513, 513),
     # Size that images are padded to in evaluation, at least, where an official
     # protocol asks for it; (0, 0) pads no more than the strides need. The model

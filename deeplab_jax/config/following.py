@@ -56,9 +56,10 @@ def with_crop(
   if largest and data.resize_min:
     limits = data.resize_min, data.resize_max, data.resize_factor
     sides = preprocess.range_size(largest, *limits)
-  steps = -(-(np.minimum(sides, LARGEST_CROP) - 1) // stride)
+  beyond = int(config.model.pad_input)  # a pixel
+  steps = -(-(np.minimum(sides, LARGEST_CROP) - beyond) // stride)
   most = (LARGEST_CROP - 1) // stride
-  crop = np.clip(steps, 1, most) * stride + 1
+  crop = np.clip(steps, 1, most) * stride + beyond
   data.crop_size = tuple(map(int, crop))
   return config
 

@@ -33,7 +33,7 @@ class Group(NamedTuple):
 def groups(
   sizes: Sequence[Size],
   protocol: Protocol,
-  output_stride: int,
+  crop_stride: int,
   may_share: Callable[[], bool],
 ) -> list[Group]:
   """Groups pictures by canvas, the largest canvas first.
@@ -41,19 +41,19 @@ def groups(
   Args:
     sizes: heights and widths of the pictures.
     protocol: how each is evaluated.
-    output_stride: the model's.
+    crop_stride: the model's.
     may_share: whether the model can be kept to a crop; asked if it matters.
   """
   members = [
     (index, window)
     for index, size in enumerate(sizes)
-    for window in protocol.windows(size, output_stride)
+    for window in protocol.windows(size, crop_stride)
   ]
   crops = {window.crop for _, window in members}
   sharing = len(crops) > 1 and may_share()
 
   def canvas_of(window):
-    fits = protocol.fits_a_canvas(window.crop, output_stride)
+    fits = protocol.fits_a_canvas(window.crop, crop_stride)
     shares = sharing and fits and window.crop != protocol.least_crop
     return (window.canvas, True) if shares else (window.crop, False)
 

@@ -96,7 +96,7 @@ def evaluate(
   sizes = segmentation.eval_sizes(dataset, config.data)
 
   def evaluate_groups(may_share: Callable[[], bool]) -> Evaluation | None:
-    found = groups(sizes, protocol, model.output_stride, may_share)
+    found = groups(sizes, protocol, model.crop_stride, may_share)
     work = _work(found, config.eval.batch_size, mesh)
     pictures = config.eval.pictures
     tally = _Tally(info.num_classes, sizes, work, pictures, detailed)

@@ -130,7 +130,7 @@ def _distance(found: np.ndarray, wanted: np.ndarray) -> float:
 def definition(job: Job, image: np.ndarray) -> np.ndarray:
   """Logits (h, w, classes) of one picture, the plain way."""
   height, width = image.shape[:2]
-  crop = job.protocol.crop((height, width), job.model.output_stride)
+  crop = job.protocol.crop((height, width), job.model.crop_stride)
   padded = np.zeros((1, *crop, 3), np.float32)
   padded[0, :height, :width] = preprocess(image, job.model.backbone)
   logits = _network(job.model, job.protocol.scales[0])(job.variables, padded)
@@ -144,12 +144,17 @@ def _network(model: Any, scale: float) -> Callable:
   @jax.jit
   def apply(variables, images):
     size = images.shape[1:3]
-    scaled = tuple(int((side - 1) * scale + 1) for side in size)
-    logits = model.apply(variables, resize_bilinear(images, scaled))
+    half = model.half_pixel
+    scaled = [
+      int(np.ceil(side * scale)) if half else int((side - 1) * scale + 1)
+      for side in size
+    ]
+    logits = model.apply(variables, resize_bilinear(images, scaled, half))
     if scale < 1:
       stride = model.logits_stride
-      logits = resize_bilinear(logits, [-(-side // stride) for side in size])
-    return resize_bilinear(logits, size)
+      coarse = [-(-side // stride) for side in size]
+      logits = resize_bilinear(logits, coarse, half)
+    return resize_bilinear(logits, size, half)
 
   return apply
 

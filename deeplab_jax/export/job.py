@@ -189,7 +189,7 @@ def check_sizes(
   for size in sizes:
     if len(size) != 2 or min(size) < 1:
       raise ValueError(f"size must be a positive HxW, got {size}")
-    crop = crop_of(size, protocol, model.output_stride)
+    crop = crop_of(size, protocol, model.crop_stride)
     if crop[0] * crop[1] > protocol.max_pixels:
       raise ValueError(
         f"size {size[0]}x{size[1]} has more than {protocol.max_pixels} pixels, "

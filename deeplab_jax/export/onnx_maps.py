@@ -173,14 +173,16 @@ def _full_shares(builder, size, full, side) -> str:
 
 
 def resize(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
-  """Bilinear, the centres of the corners kept."""
+  """Bilinear, the centres of the corners kept, or the outer edges."""
   x = values[0]
   shape = builder.sides([x.shape[0], x.shape[3], *step.params["size"]])
   tensor = builder.node(
     "Resize",
     [builder.whole(x), "", "", shape],
     mode="linear",
-    coordinate_transformation_mode="align_corners",
+    coordinate_transformation_mode=(
+      "half_pixel" if step.params["half_pixel"] else "align_corners"
+    ),
   )
   return _result(step, tensor)
 

@@ -5,6 +5,7 @@
 symbols of `jax.export`, in forms that ask nothing about a side.
 """
 
+import functools
 import itertools
 
 import jax
@@ -19,7 +20,7 @@ from deeplab_jax.models.ops.convolution import (
 )
 
 resize_p = Primitive("resize_bilinear")
-"""Of maps (b, h, w, c), to `size`, a pair of sides."""
+"""Of maps (b, h, w, c), to `size`, a pair of sides; with `half_pixel`."""
 mean_p = Primitive("mean")
 """Of maps (b, h, w, c), over h and w, which stay as 1."""
 mean_of_windows_p = Primitive("mean_of_windows")
@@ -35,7 +36,8 @@ def _with_sides(x, height, width):
 
 
 @resize_p.def_abstract_eval
-def _(x, *, size):
+def _(x, *, size, half_pixel):
+  del half_pixel
   return _with_sides(x, *size)
 
 
@@ -94,21 +96,25 @@ def _max_pool(x, padding: PaddingRule = "tensorflow"):
   )
 
 
-def _marked_resize(x, size):
+def _marked_resize(x, size, half_pixel=False):
   size = tuple(size)
   if x.shape[1:3] == size:
     return x
   if x.shape[1:3] == (1, 1):
     return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
+  is_exact = functools.partial(_is_exact, half_pixel)
   if x.shape[3] <= _CHANNELS_OF_PICTURES and not all(
-    map(_is_exact, x.shape[1:3], size)
+    map(is_exact, x.shape[1:3], size)
   ):
-    return _resize_anywhere(x, size)
-  return resize_p.bind(x, size=size)
+    return _resize_anywhere(x, size, half_pixel)
+  return resize_p.bind(x, size=size, half_pixel=half_pixel)
 
 
-def _is_exact(old, new) -> bool:
-  """Whether positions in steps of (old - 1) / (new - 1) need no rounding."""
+def _is_exact(half_pixel, old, new) -> bool:
+  """Whether positions in steps of (old - 1) / (new - 1), or old / new with
+  half-pixel centres, need no rounding."""
+  if half_pixel:
+    old, new = old + 1, new + 1
   return any(
     (old - 1) * parts == (new - 1) * n
     for parts in (1, 2, 4, 8, 16, 32, 64, 128)
@@ -116,8 +122,8 @@ def _is_exact(old, new) -> bool:
   )
 
 
-def _marked_argmax(x, size):
-  return _marked_resize(x, size).argmax(-1)
+def _marked_argmax(x, size, half_pixel=False):
+  return _marked_resize(x, size, half_pixel).argmax(-1)
 
 
 MARKED = {
@@ -170,24 +176,33 @@ def _by_taps(x, kernel, *, padding, stride, rate):
   return total
 
 
-def _resize_anywhere(x, size):
+def _resize_anywhere(x, size, half_pixel=False):
   size = tuple(size)
   if x.shape[1:3] == size:
     return x
   if x.shape[1:3] == (1, 1):
     return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
-  return _lerp(_lerp(x, size[1], axis=2), size[0], axis=1)
+  return _lerp(_lerp(x, size[1], 2, half_pixel), size[0], 1, half_pixel)
 
 
-def _lerp(x, size, axis):
+def _argmax_anywhere(x, size, half_pixel=False):
+  return _resize_anywhere(x, size, half_pixel).argmax(-1)
+
+
+def _lerp(x, size, axis, half_pixel):
   """As that of `ops.resize`, with positions computed where it runs."""
   old = x.shape[axis]
   if old == size:
     return x
   last = jnp.asarray(old - 1, jnp.int32)
-  steps = jnp.maximum(jnp.asarray(size, jnp.int32) - 1, 1)
-  scale = last.astype(jnp.float32) / steps.astype(jnp.float32)
-  position = lax.iota(jnp.float32, size) * scale
+  position = lax.iota(jnp.float32, size)
+  if half_pixel:
+    sides = (jnp.asarray(side, jnp.float32) for side in (old, size))
+    scale = functools.reduce(jnp.divide, sides)
+    position = jnp.maximum((position + 0.5) * scale - 0.5, 0)
+  else:
+    steps = jnp.maximum(jnp.asarray(size, jnp.int32) - 1, 1)
+    position *= last.astype(jnp.float32) / steps.astype(jnp.float32)
   lower = jnp.minimum(position.astype(jnp.int32), last)
   weight = (position - lower.astype(jnp.float32)).astype(x.dtype)
   weight = jnp.expand_dims(weight, [i for i in range(4) if i != axis])
@@ -221,6 +236,6 @@ ANY_SIZE = {
   "depthwise_conv": _depthwise_anywhere,
   "mean_of_windows": _mean_of_windows_anywhere,
   "resize_bilinear": _resize_anywhere,
-  "resized_argmax": lambda x, size: _resize_anywhere(x, size).argmax(-1),
+  "resized_argmax": _argmax_anywhere,
 }
 """Replacements of `models.ops`, for sides that are symbols."""

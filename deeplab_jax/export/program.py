@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from deeplab_jax.export.operations import at_least
 from deeplab_jax.inference.fusion import fuse_fn
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import DeepLab, padding_value, resize_bilinear
@@ -44,13 +45,13 @@ def program_fn(
 
   def run(variables, images):
     batch, *size, _ = images.shape
-    crop = crop_of(size, protocol, model.output_stride)
+    crop = crop_of(size, protocol, model.crop_stride)
     # Around the padding's colour, so that one number pads all channels.
     padded = _pad(images.astype(jnp.float32) - color, crop) + color
     labels, probabilities, views = fuse(variables, padded)
     found = {"labels": labels, "probabilities": probabilities}
     if "logits" in outputs:
-      found["logits"] = resize_bilinear(views[0], crop)
+      found["logits"] = resize_bilinear(views[0], crop, model.half_pixel)
     return tuple(
       lax.slice(x, (0,) * x.ndim, (batch, *size, *x.shape[3:]))
       for x in map(found.get, outputs)
@@ -84,9 +85,7 @@ def tracing(
     ValueError: the network, which can be computed, asks something about a size
       that is a symbol.
   """
-  crop_of(
-    size or abstract_images(None).shape[1:3], protocol, model.output_stride
-  )
+  crop_of(size or abstract_images(None).shape[1:3], protocol, model.crop_stride)
   try:
     yield
   except Exception as error:  # NumPy, Python and jax have many for that
@@ -100,7 +99,7 @@ def tracing(
 
 
 def crop_of(
-  size: Sequence[Side], protocol: Protocol, output_stride: int
+  size: Sequence[Side], protocol: Protocol, crop_stride: int
 ) -> tuple[Side, Side]:
   """`protocol.crop`, of symbols, too.
 
@@ -108,8 +107,11 @@ def crop_of(
     ValueError: symbols, and a least crop that no such crop is a multiple of.
   """
   if all(isinstance(side, int) for side in size):
-    return protocol.crop(tuple(size), output_stride)
-  grain = protocol.grain(output_stride)
+    return protocol.crop(tuple(size), crop_stride)
+  if not crop_stride:
+    height, width = map(at_least, size, protocol.least_crop)
+    return height, width
+  grain = protocol.grain(crop_stride)
   if any((least - 1) % grain for least in protocol.least_crop):
     raise ValueError(
       f"pictures of any size need a least crop (crop_size in model.json) of k *"

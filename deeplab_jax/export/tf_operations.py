@@ -248,8 +248,12 @@ def _mean_of_windows(tf, step, x):
 
 
 def _resize(tf, step, x):
+  half_pixel = step.params["half_pixel"]
   return tf.compat.v1.image.resize_bilinear(
-    x, step.params["size"], align_corners=True
+    x,
+    step.params["size"],
+    align_corners=not half_pixel,
+    half_pixel_centers=half_pixel,
   )
 
 

@@ -17,9 +17,13 @@ from deeplab_jax.import_weights.fit import (
   fit,
   official_shapes,
 )
-from deeplab_jax.import_weights.pytorch import to_official
 from deeplab_jax.import_weights.sources import read
-from deeplab_jax.models import Classifier, DeepLab
+from deeplab_jax.import_weights.torch_deeplabs import (
+  flatten,
+  recognise,
+  to_official,
+)
+from deeplab_jax.models import Classifier, DeepLab, model_arguments
 
 __all__ = [
   "Report",
@@ -28,6 +32,7 @@ __all__ = [
   "from_torch",
   "official_shapes",
   "read",
+  "torch_deeplab",
 ]
 
 
@@ -76,14 +81,16 @@ def from_tensorflow(
 def from_torch(
   state: Mapping[str, Any], model: DeepLab | Classifier, **options: Any
 ) -> dict:
-  """The variables of `model` from a state dict of torchvision or timm.
+  """The variables of `model` from a state dict of torch.
 
   Args:
-    state: tensors or arrays of ResNet-50 or -101 or MobileNetV2 (for the
-      backbones whose names end in `_torch`), of timm's Xception, or of an
+    state: tensors or arrays of a whole DeepLab (see `torch_deeplab`), of a
+      classifier (ResNet-50 or -101 or MobileNetV2 of torchvision or timm, for
+      the backbones whose names end in `_torch`, or timm's Xception), or of an
       encoder with timm's or Hugging Face's names (docs/encoders.md); or what a
       training script saved, with a state dict in it (see `pytorch.flatten`).
-    model: the network; a DeepLab takes `parts="backbone"`.
+    model: the network. That of a whole DeepLab computes what torch's does; of a
+      classifier, a DeepLab takes `parts="backbone"`.
     **options: as for `from_tensorflow`.
 
   Returns:
@@ -92,4 +99,42 @@ def from_torch(
   Raises:
     ValueError: the state dict is of no such network, or not of the model's.
   """
+  network = recognise(flatten(state))
+  if network is None or options.get("parts") == "backbone":
+    return from_tensorflow(to_official(state), model, **options)
+  if different := network.differences(model_arguments(model)):
+    raise ValueError(
+      f"the state dict is a {network}, the model another network: "
+      f"{'; '.join(different)}; see import_weights.torch_deeplab"
+    )
   return from_tensorflow(to_official(state), model, **options)
+
+
+def torch_deeplab(state: Mapping[str, Any], **given: Any) -> DeepLab:
+  """The network that computes what the torch network of a state dict does.
+
+  Args:
+    state: of DeepLabV3 or LRASPP of torchvision, DeepLabV3Plus or DeepLabV3 of
+      segmentation_models_pytorch, or a network of the repositories
+      VainF/DeepLabV3Plus-Pytorch or jfzhang95/pytorch-deeplab-xception.
+    **given: arguments of `DeepLab` that differ from the usual: the weights do
+      not tell `output_stride` and `atrous_rates` (at output stride 16).
+
+  Returns:
+    The network, for `from_torch`.
+
+  Raises:
+    ValueError: the state dict is of no such network, or contradicts `given`.
+  """
+  network = recognise(flatten(state))
+  if network is None:
+    raise ValueError(
+      "the state dict is no DeepLab but a classifier, if anything: give "
+      "from_torch a model, and parts='backbone'"
+    )
+  if different := network.differences(given):
+    raise ValueError(
+      f"the state dict is a {network}, with other arguments than are given: "
+      f"{'; '.join(different)}"
+    )
+  return DeepLab(**{**network.usual(given), **network.arguments, **given})

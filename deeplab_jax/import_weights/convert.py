@@ -18,13 +18,19 @@ from deeplab_jax.import_weights.architecture import (
 )
 from deeplab_jax.import_weights.download import download
 from deeplab_jax.import_weights.fit import Report, fit
+from deeplab_jax.import_weights.pytorch import is_torch
 from deeplab_jax.import_weights.releases import (
   LICENSE,
   RELEASES,
   Release,
   find_release,
 )
-from deeplab_jax.import_weights.sources import read
+from deeplab_jax.import_weights.sources import read_stored
+from deeplab_jax.import_weights.torch_deeplabs import (
+  flatten,
+  recognise,
+  to_official,
+)
 from deeplab_jax.models import model_from_dict
 
 # Of a head that is drawn anew for nobody knows which classes: PASCAL VOC's.
@@ -69,12 +75,18 @@ def convert(
   checkpoints.refuse_to_replace(out)
   release, path = _locate(source, archive)
   dataset = dataset or (release.dataset if release else None)
-  arrays = read(path)
-  inferred = infer_arguments({n: np.shape(a) for n, a in arrays.items()})
+  stored = read_stored(path)
+  network = recognise(flatten(stored)) if is_torch(stored) else None
+  arrays = to_official(stored) if is_torch(stored) else stored
+  if network:
+    inferred, usual = network.arguments, network.usual(given)
+  else:
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    inferred, usual = infer_arguments(shapes), {}
   _check("the arguments given", given, inferred)
   if release:
     _check(f"the release {source}", release.arguments, inferred)
-  arguments = (_release_arguments(release) | inferred | given) | {
+  arguments = (_release_arguments(release) | usual | inferred | given) | {
     "num_classes": _num_classes(dataset, given, inferred)
   }
   model = model_from_dict(arguments)
@@ -91,6 +103,8 @@ def convert(
     moving_averages=moving_averages,
     seed=seed,
   )
+  if network:
+    report = dataclasses.replace(report, notes=network.notes(given))
   checkpoints.save_model(
     out,
     model,

@@ -15,15 +15,16 @@ import numpy as np
 from deeplab_jax.import_weights.averages import SUFFIX, choose
 from deeplab_jax.import_weights.folded import dequantize, unfold
 from deeplab_jax.import_weights.names import backbone_scope, official_name
+from deeplab_jax.import_weights.torch_heads import UNUSED
 from deeplab_jax.models import Classifier, DeepLab
 
 Path = tuple[str, ...]
 Parts = Literal["all", "backbone"]
 
-# What a training checkpoint holds beside the model's variables: steps, and
-# slots named after the variable that they belong to.
+# What a training checkpoint holds beside the model's variables: steps, slots
+# named after the variable that they belong to, heads that only train.
 _BOOKKEEPING = re.compile(
-  r"(^|/)(global_step|beta[12]_power)$"
+  rf"(^|/)(global_step|beta[12]_power)$|^({'|'.join(UNUSED)})/"
   r"|/(Momentum|ExponentialMovingAverage|RMSProp|Adam|Adagrad)(_\d+)?$"
 )
 # The layers of an ImageNet classifier behind the backbone, below its scope.
@@ -41,16 +42,27 @@ class Report:
     skipped: arrays of the source that the model has no use for.
     reinitialized: variables drawn anew.
     averaged: loaded variables whose array is a moving average.
+    notes: lines on the source, such as what it was taken for.
   """
 
   loaded: tuple[str, ...]
   skipped: tuple[str, ...]
   reinitialized: tuple[str, ...]
   averaged: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
 
   def __str__(self) -> str:
-    """A table of counts by scope, and a line on moving averages, if any."""
-    return "\n".join([self._table(), *self._averages()])
+    """A table of counts by scope, and lines on what else is to be known."""
+    lines = [self._table(), *self._averages(), *self._unused(), *self.notes]
+    return "\n".join(lines)
+
+  def _unused(self) -> list[str]:
+    skipped = {name.split("/")[0] for name in self.skipped}
+    return [
+      f"{part}: passed over, as it serves training alone"
+      for part in UNUSED
+      if part in skipped
+    ]
 
   def _averages(self) -> list[str]:
     if self.averaged:

@@ -104,16 +104,16 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
   if family := encoders.recognise(state, _FAMILIES):
     return encoders.translate(state, family)
   names = dict.fromkeys(map(raw_name, state))
-  backbone, rules = _recognise(names)
+  backbone, rules = recognise(names)
   arrays, unknown = {}, []
   for name, array in state.items():
     module, _, leaf = raw_name(name).rpartition(".")
-    layer = _translate(module, rules)
+    layer = translate(module, rules)
     if layer is None:
       unknown.append(name)
     elif leaf != "num_batches_tracked":
       norm = f"{module}.running_mean" in names
-      official, array = _convert(layer, leaf, np.asarray(array), norm)
+      official, array = convert(layer, leaf, np.asarray(array), norm)
       suffix = SUFFIX if name.endswith(SUFFIX) else ""
       arrays[f"{backbone_scope(backbone)}/{official}{suffix}"] = array
   if unknown:
@@ -124,8 +124,10 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
   return arrays
 
 
-def _convert(layer, leaf, array, norm):
-  """The name below the backbone's scope, and the array in official layout."""
+def convert(
+  layer: str, leaf: str, array: np.ndarray, norm: bool
+) -> tuple[str, np.ndarray]:
+  """The name of a leaf of `layer`, and the array in official layout."""
   if norm:
     return f"{layer}/BatchNorm/{_NORM_LEAVES[leaf]}", array
   if leaf == "bias":
@@ -137,7 +139,8 @@ def _convert(layer, leaf, array, norm):
   return f"{layer}/weights", array.transpose(2, 3, 1, 0)
 
 
-def _translate(module: str, rules: Rules) -> str | None:
+def translate(module: str, rules: Rules) -> str | None:
+  """The layer below its backbone's scope that `module` is, if any."""
   for pattern, replacement in rules:
     if match := re.fullmatch(pattern, module):
       if callable(replacement):
@@ -146,7 +149,7 @@ def _translate(module: str, rules: Rules) -> str | None:
   return None
 
 
-def _recognise(state) -> tuple[str, Rules]:
+def recognise(state: Mapping[str, Any]) -> tuple[str, Rules]:
   """The backbone of a state dict and how its modules are called officially."""
   if "layer1.0.conv3.weight" in state:
     deep = "layer3.6.conv1.weight" in state
@@ -168,17 +171,22 @@ def _recognise(state) -> tuple[str, Rules]:
 
 def _timm_xception(state) -> tuple[str, Rules]:
   count = len({n.split(".")[1] for n in state if n.startswith("blocks.")})
-  for backbone, blocks in BLOCKS.items():
-    units = [
-      re.sub(r"_(block\d)", rf"/\1/unit_{unit + 1}", block.name)
-      for block in blocks
-      for unit in range(block.units)
-    ]
+  for backbone in BLOCKS:
+    units = xception_units(backbone)
     if len(units) == count:
       return backbone, _xception_rules(units)
   raise ValueError(
     f"a timm Xception has 13, 21 or 23 blocks, the state dict has {count}"
   )
+
+
+def xception_units(backbone: str) -> list[str]:
+  """The official scopes of all units of an Xception, in order."""
+  return [
+    re.sub(r"_(block\d)", rf"/\1/unit_{unit + 1}", block.name)
+    for block in BLOCKS[backbone]
+    for unit in range(block.units)
+  ]
 
 
 def _xception_rules(units: list[str]) -> Rules:

@@ -16,7 +16,8 @@ import numpy as np
 
 from deeplab_jax.import_weights.averages import raw_name
 from deeplab_jax.import_weights.names import VARIABLES
-from deeplab_jax.import_weights.pytorch import flatten, is_torch, to_official
+from deeplab_jax.import_weights.pytorch import flatten, is_torch
+from deeplab_jax.import_weights.torch_deeplabs import to_official
 
 Path = pathlib.Path | str
 Arrays = dict[str, np.ndarray]
@@ -45,9 +46,14 @@ def read(path: Path) -> Arrays:
     ValueError: nothing of these is there, or it cannot be read.
     ImportError: the file needs a package that is not installed.
   """
-  path = pathlib.Path(path).expanduser()
-  arrays = _read(_only_model_in(path) if path.is_dir() else path)
+  arrays = read_stored(path)
   return to_official(arrays) if is_torch(arrays) else arrays
+
+
+def read_stored(path: Path) -> Arrays:
+  """As `read`, but a state dict as it is: by torch's names, in its layout."""
+  path = pathlib.Path(path).expanduser()
+  return _read(_only_model_in(path) if path.is_dir() else path)
 
 
 def _read(path: pathlib.Path) -> Arrays:
@@ -148,7 +154,12 @@ def _read_pickle(path: pathlib.Path) -> Arrays:
       f" (CVE-2025-32434); this is torch {torch.__version__}: pip install"
       f" '{_TORCH}'"
     )
-  content = torch.load(path, map_location="cpu", weights_only=True)
+  # Scores that scripts keep beside the weights may be NumPy's.
+  number = np.float64(0).__reduce__()[0]
+  kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
+  allowed = [number, (number, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+  with torch.serialization.safe_globals(allowed):
+    content = torch.load(path, map_location="cpu", weights_only=True)
   if not isinstance(content, dict):
     raise ValueError(f"it holds no state dict, but a {type(content).__name__}")
   return {n: tensor.detach().numpy() for n, tensor in flatten(content).items()}
@@ -161,6 +172,7 @@ _READERS = {
   ".pb": _read_graph,
   ".safetensors": _read_safetensors,
   ".pth": _read_pickle,
+  ".pth.tar": _read_pickle,
   ".pt": _read_pickle,
   ".bin": _read_pickle,
 }

@@ -87,6 +87,10 @@ def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
     model: the network.
     variables: its variables, or their shapes.
   """
+  if model.half_pixel:
+    return "it reads pixels at places that follow from the size of its input"
+  if not model.crop_stride:
+    return "it takes pictures as they are, of any size"
   stride = model.output_stride
   canvases = (
     jax.ShapeDtypeStruct((1, a * stride + 1, b * stride + 1, 3), jnp.float32)

@@ -43,6 +43,10 @@ def fold(model: nn.Module, variables: Any) -> Any:
   for path, epsilon in _convolutions(model, variables).items():
     names = (*path, "kernel"), (*path, "depthwise_kernel")
     kernel = next(params[name] for name in names if name in params)
+    if epsilon is None:  # nothing to fold: for one call of oneDNN all the same
+      folded[*path, "kernel"] = kernel
+      folded[*path, "bias"] = np.zeros(kernel.shape[-1:], kernel.dtype)
+      continue
     scale = params[*path, "norm", "scale"]
     if kernel.ndim != 4 or scale.ndim != 1:
       continue  # stacked, as by nn.scan
@@ -80,14 +84,16 @@ def _without(flat: dict[tuple, np.ndarray], layers: set[tuple]) -> dict:
   )
 
 
-def _convolutions(model: nn.Module, variables: Any) -> dict[tuple, float]:
-  """Paths of all `ConvNorm`s, and the epsilons of their normalisation."""
+def _convolutions(
+  model: nn.Module, variables: Any
+) -> dict[tuple, float | None]:
+  """Paths of all `ConvNorm`s, and epsilons where they have a normalisation."""
   found = {}
 
   def note(next_method, args, kwargs, context):
     module = context.module
     if _is_layer(context):
-      found[module.path] = module.norm.epsilon
+      found[module.path] = module.norm and module.norm.epsilon
       return _blank_result(module, *args, **kwargs)  # tracing takes seconds
     return next_method(*args, **kwargs)
 
@@ -104,7 +110,11 @@ def _is_layer(context: nn.module.InterceptorContext) -> bool:
 
 def _blank_result(module, x, use_batch_stats, shortcut=None):
   del use_batch_stats, shortcut
-  sides = [-(-side // module.stride) for side in x.shape[1:3]]
+  if module.padding == "valid":
+    reach = (module.kernel_size - 1) * module.rate
+    sides = [(side - reach - 1) // module.stride + 1 for side in x.shape[1:3]]
+  else:
+    sides = [-(-side // module.stride) for side in x.shape[1:3]]
   channels = x.shape[3] if module.depthwise else module.features
   return jnp.zeros((x.shape[0], *sides, channels), module.dtype)
 

@@ -1,8 +1,8 @@
 """From a padded batch of images to labels and probabilities.
 
 The one way to a label map: fill the padding with the value that the network
-sees as zero, normalise, run the network, resize the logits to the image with
-aligned corners, take the largest. Several scales and mirror images are fused as
+sees as zero, normalise, run the network, resize the logits to the image as the
+network resizes, take the largest. Several scales and mirror images are fused as
 the official evaluation does: see `predict_fn`.
 """
 
@@ -24,12 +24,20 @@ from deeplab_jax.models.ops.canvas import inside
 from deeplab_jax.models.ops.loops import in_turn
 
 
-def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-  """`size` at `scale`, corners aligned: `int((side - 1) * scale + 1)`."""
+def scaled_size(
+  size: tuple[int, int], scale: float, half_pixel: bool = False
+) -> tuple[int, int]:
+  """`size` at `scale`.
+
+  Corners aligned, it is `int((side - 1) * scale + 1)`; with half-pixel centres
+  `side * scale`, rounded up as strided convolutions do.
+  """
   exact = fractions.Fraction(scale)  # for sides without a number, see `export`
-  height, width = (
-    (side - 1) * exact.numerator // exact.denominator + 1 for side in size
-  )
+  up, down = exact.numerator, exact.denominator
+  if half_pixel:
+    height, width = ((side * up - 1) // down + 1 for side in size)
+    return height, width
+  height, width = ((side - 1) * up // down + 1 for side in size)
   return height, width
 
 
@@ -55,14 +63,16 @@ def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
 
   def logits(variables, images, crops=None):
     canvas = images.shape[1:3]
-    size = scaled_size(canvas, scale)
-    inputs = preprocess(resize_bilinear(images, size), model.backbone)
+    size = scaled_size(canvas, scale, model.half_pixel)
+    scaled = resize_bilinear(images, size, model.half_pixel)
+    inputs = preprocess(scaled, model.backbone)
     if crops is not None:
       crops = _scaled(crops, canvas, size)
     result = apply_on(model, variables, inputs, crops)
     if scale >= 1:
       return result
-    return resize_bilinear(result, scaled_size(canvas, 1 / model.logits_stride))
+    size = scaled_size(canvas, 1 / model.logits_stride)
+    return resize_bilinear(result, size, model.half_pixel)
 
   return logits
 
@@ -126,12 +136,13 @@ def fuse_fn(
       for look in looks
       for logits in _views(look, flip, variables, images, crops)
     ]
-    resized = (resize_bilinear(logits, canvas) for logits in views)
+    half_pixel = model.half_pixel
+    resized = (resize_bilinear(logits, canvas, half_pixel) for logits in views)
     probabilities = sum(map(jax.nn.softmax, resized)) / len(views)
     if len(views) > 1:
       labels = probabilities.argmax(-1)
     else:  # The softmax rounds: logits break more ties.
-      labels = resized_argmax(views[0], canvas)
+      labels = resized_argmax(views[0], canvas, half_pixel)
     return labels.astype(dtype), probabilities, views
 
   return fuse

@@ -43,8 +43,9 @@ class Protocol:
 
   A picture is padded at the bottom and right to at least `least_crop`, and
   beyond that no more than the network's strides need: to a multiple of its
-  output stride plus 1. With scales it is a multiple of so much that each scaled
-  crop is one, too. Of more than `max_pixels`, it is cut into windows.
+  output stride plus 1, or not at all if the network takes pictures as they are
+  (`DeepLab.crop_stride`). With scales it is a multiple of so much that each
+  scaled crop is one, too. Of more than `max_pixels`, it is cut into windows.
 
   Attributes:
     scales: multiples of 1/4 whose probabilities are averaged.
@@ -81,18 +82,21 @@ class Protocol:
     if self.max_pixels < 1:
       raise ValueError(f"max_pixels must be positive, got {self.max_pixels}")
 
-  def crop(self, size: Size, output_stride: int) -> Size:
+  def crop(self, size: Size, crop_stride: int) -> Size:
     """Height and width that a picture of `size` is padded to."""
-    grain = self.grain(output_stride)
+    if not crop_stride:
+      height, width = map(max, size, self.least_crop)
+      return height, width
+    grain = self.grain(crop_stride)
     height, width = (
       max(least, -(-(side - 1) // grain) * grain + 1)
       for side, least in zip(size, self.least_crop)
     )
     return height, width
 
-  def windows(self, size: Size, output_stride: int) -> list[Window]:
+  def windows(self, size: Size, crop_stride: int) -> list[Window]:
     """What the network sees of a picture of `size`: all of it, or windows."""
-    crop = self.crop(size, output_stride)
+    crop = self.crop(size, crop_stride)
     tile, canvas = crop, tuple(map(_bucket, crop))
     if math.prod(crop) > self.max_pixels:
       tile, canvas = (
@@ -115,9 +119,11 @@ class Protocol:
       for rows, columns in cut
     ]
 
-  def fits_a_canvas(self, crop: Size, output_stride: int) -> bool:
+  def fits_a_canvas(self, crop: Size, crop_stride: int) -> bool:
     """Whether a larger canvas can hold `crop` without changing the answer."""
-    grain = self.grain(output_stride)
+    if not crop_stride:
+      return False
+    grain = self.grain(crop_stride)
     return all((side - 1) % grain == 0 for side in crop)
 
   def grain(self, stride: int) -> int:

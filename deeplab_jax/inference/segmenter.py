@@ -215,7 +215,7 @@ class Segmenter:
     return results
 
   def _windows(self, size: Size) -> list[Window]:
-    return self.protocol.windows(size, self.model.output_stride)
+    return self.protocol.windows(size, self.model.crop_stride)
 
   def _place(self, window: Window) -> tuple[Size, bool]:
     """The canvas that a window is computed on, and if others share it."""
@@ -227,7 +227,7 @@ class Segmenter:
     return (window.canvas if shared else crop), shared
 
   def _fits_a_canvas(self, crop: Size) -> bool:
-    stride = self.model.output_stride
+    stride = self.model.crop_stride
     return self.protocol.fits_a_canvas(crop, stride) and self._may_share
 
   @functools.cached_property

@@ -1,14 +1,26 @@
 """What the arguments of `DeepLab` may be."""
 
+import typing
 from typing import Any
 
+from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.backbones import find_backbone
 
 OUTPUT_STRIDES = (8, 16, 32)
-HEADS = ("aspp", "dpc", "lraspp")
-LOW_LEVEL_STRIDES = {"conv4": 16, "conv3": 8, "conv2": 4}
-"""Low-level features by the paper's names, from coarse to fine."""
-AUXILIARIES = ("", *LOW_LEVEL_STRIDES, "features")
+HEADS = ("aspp", "dpc", "lraspp", "lraspp_torch")
+LITE_HEADS = ("lraspp", "lraspp_torch")
+"""Those that are all of the network behind the backbone."""
+LOW_LEVEL_STRIDES = {
+  "conv4": 16,
+  "stage4": 16,
+  "conv3": 8,
+  "stage3": 8,
+  "conv2": 4,
+  "stage2": 4,
+}
+"""Low-level features, from coarse to fine, by the paper's names; `stage...` are
+those that torch's networks take."""
+AUXILIARIES = ("", "conv4", "conv3", "conv2", "features")
 TRAINING_ARGUMENTS = (
   "dtype",
   "dropout_rate",
@@ -52,6 +64,11 @@ def _check_backbone(model):
   if not entry.has_drop_path:
     rule = f"0: {model.backbone} has no stochastic depth"
     _require(model, "drop_path_rate", rule, lambda v: v == 0)
+  if not entry.has_rates_from:
+    rule = f"'next_unit': {model.backbone} has no other"
+    _require(model, "rates_from", rule, lambda v: v == "next_unit")
+  allowed = typing.get_args(RatesFrom)
+  _require(model, "rates_from", f"one of {allowed}", lambda v: v in allowed)
 
 
 def _check_head(model):
@@ -75,6 +92,15 @@ def _check_head(model):
     "None or in [0, 1)",
     lambda v: v is None or 0 <= v < 1,
   )
+  _require(
+    model,
+    "head_convs",
+    "(odd kernel size, channels) pairs, or ()",
+    _are_convs,
+  )
+  if model.head in LITE_HEADS:
+    rule = f"() for head {model.head!r}, behind which there is nothing"
+    _require(model, "head_convs", rule, lambda v: not v)
 
 
 def _check_decoder(model):
@@ -87,21 +113,24 @@ def _check_decoder(model):
       and list(v) == [name for name in LOW_LEVEL_STRIDES if name in v]
     ),
   )
-  if model.head == "lraspp":
-    rule = "one low-level feature for head 'lraspp', as published ('conv3',)"
+  if model.head in LITE_HEADS:
+    rule = (
+      f"one low-level feature for head {model.head!r}, as published ('conv3',)"
+    )
     _require(model, "decoder", rule, lambda v: len(v) == 1)
   _require(model, "decoder_low_level_channels", "a positive integer", _positive)
   _require(
     model,
     "decoder_convs",
     "(odd kernel size, channels) pairs, at least one",
-    lambda v: (
-      len(v) > 0
-      and all(
-        len(pair) == 2 and all(map(_positive, pair)) and pair[0] % 2 == 1
-        for pair in v
-      )
-    ),
+    lambda v: len(v) > 0 and _are_convs(v),
+  )
+
+
+def _are_convs(pairs) -> bool:
+  return all(
+    len(pair) == 2 and all(map(_positive, pair)) and pair[0] % 2 == 1
+    for pair in pairs
   )
 
 

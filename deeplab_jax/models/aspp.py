@@ -5,6 +5,7 @@ side, concatenated and projected.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,32 @@ from deeplab_jax.models.ops.resize import resize_bilinear
 HEAD_NORM = Norm(momentum=0.9997, epsilon=1e-5)
 
 
+def refining_conv(
+  conv: tuple[int, int],
+  norm: Norm,
+  *,
+  separable: bool,
+  separable_norm: bool,
+  **settings: Any,
+) -> nn.Module:
+  """A convolution of the head: plain or depthwise separable.
+
+  Args:
+    conv: kernel size and channels; one of size 1 is plain.
+    norm: batch-norm settings.
+    separable: whether it is depthwise separable.
+    separable_norm: whether there is a normalisation, and ReLU, between its
+      halves.
+    **settings: further attributes of `ConvNorm` and `SeparableConv`.
+  """
+  kernel_size, features = conv
+  if not separable or kernel_size == 1:
+    return ConvNorm(features, norm, kernel_size=kernel_size, **settings)
+  if not separable_norm:
+    settings |= {"depthwise_norm": False, "depthwise_activation": None}
+  return SeparableConv(features, norm, kernel_size=kernel_size, **settings)
+
+
 class ASPP(nn.Module):
   """The pyramid.
 
@@ -23,6 +50,8 @@ class ASPP(nn.Module):
     rates: atrous rates of the 3x3 branches, at the features' stride.
     image_pooling: whether to have the image-level branch.
     separable: whether the 3x3 branches are depthwise separable.
+    separable_norm: whether there is a normalisation, and ReLU, between the
+      halves of those.
     features: channels of every branch and of the result.
     dropout_rate: of the result, in training.
     norm: batch-norm settings.
@@ -36,6 +65,7 @@ class ASPP(nn.Module):
   dropout_rate: float = 0.1
   norm: Norm = HEAD_NORM
   dtype: jnp.dtype = jnp.float32
+  separable_norm: bool = True
 
   @nn.compact
   def __call__(
@@ -52,10 +82,11 @@ class ASPP(nn.Module):
       branches.append(resize_bilinear(pooled, x.shape[1:3]))
     branches.append(conv(name="aspp0")(x, use_batch_stats))
     for i, rate in enumerate(self.rates):
-      branch = (SeparableConv if self.separable else ConvNorm)(
-        self.features,
+      branch = refining_conv(
+        (3, self.features),
         self.norm,
-        kernel_size=3,
+        separable=self.separable,
+        separable_norm=self.separable_norm,
         rate=rate,
         dtype=self.dtype,
         name=f"aspp{i + 1}",

@@ -20,6 +20,7 @@ from deeplab_jax.models import (
   resnet,
   xception,
 )
+from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.layers import Norm
 
 
@@ -71,6 +72,11 @@ class Backbone:
   scope: str = ""
   telltale: str = ""
 
+  @property
+  def has_rates_from(self) -> bool:
+    """Whether its class takes `rates_from`, see `atrous_plan`."""
+    return "rates_from" in self.module.__dataclass_fields__
+
 
 _NO_GRID = (1, 1, 1)
 _TORCHVISION = {
@@ -119,23 +125,28 @@ def _mobilenet_v2(norm, **facts):
   return Backbone(
     mobilenet.MobileNetV2,
     norm,
-    has_width=True,
-    classifier_features=1280,
+    **{"has_width": True, "classifier_features": 1280} | facts,
     classifier_dropout=0.2,
-    **facts,
   )
 
 
-def _mobilenet_v3(variant, telltale=""):
+def _mobilenet_v2_torch(classifier_features=1280, **settings):
+  return _mobilenet_v2(
+    mobilenet.TORCHVISION_NORM,
+    settings={"torchvision": True} | settings,
+    classifier_features=classifier_features,
+    **_TORCHVISION,
+  )
+
+
+def _mobilenet_v3(variant, **facts):
   return Backbone(
     mobilenet_v3.MobileNetV3,
     mobilenet.NORM,
     {"variant": variant},
-    head="lraspp",
     decoder=("conv3",),
     classifier_dropout=0.2,
-    scope="MobilenetV3",
-    telltale=telltale,
+    **facts,
   )
 
 
@@ -166,6 +177,13 @@ BACKBONES = {
   "xception_41": _xception("xception_41"),
   "xception_65": _xception("xception_65"),
   "xception_71": _xception("xception_71"),
+  # Of the repository pytorch-deeplab-xception.
+  "xception_65_torch": dataclasses.replace(
+    _xception("xception_65"),
+    norm=Norm(xception.NORM.momentum, epsilon=1e-5),
+    settings={"variant": "xception_65", "torch": True},
+    **_TORCHVISION,
+  ),
   "resnet_50": _plain_resnet("resnet_50", "resnet_v1_50"),
   "resnet_101": _plain_resnet("resnet_101", "resnet_v1_101"),
   "resnet_50_beta": _beta_resnet("resnet_50", "resnet_v1_50"),
@@ -173,13 +191,26 @@ BACKBONES = {
   "resnet_50_torch": _resnet("resnet_50", torch=True, **_TORCHVISION),
   "resnet_101_torch": _resnet("resnet_101", torch=True, **_TORCHVISION),
   "mobilenet_v2": _mobilenet_v2(mobilenet.NORM, scope="MobilenetV2"),
-  "mobilenet_v2_torch": _mobilenet_v2(
-    mobilenet.TORCHVISION_NORM, settings={"torchvision": True}, **_TORCHVISION
+  "mobilenet_v2_torch": _mobilenet_v2_torch(),
+  # Of segmentation_models_pytorch: with the classifier's last convolution.
+  "mobilenet_v2_1280_torch": _mobilenet_v2_torch(0, last_features=1280),
+  # Of the repositories pytorch-deeplab-xception and DeepLabV3Plus-Pytorch.
+  "mobilenet_v2_padded_torch": _mobilenet_v2_torch(pad_first=True),
+  "mobilenet_v2_valid_torch": _mobilenet_v2_torch(
+    pad_first=True, pad_stem=False
   ),
   "mobilenet_v3_large_seg": _mobilenet_v3(
-    "mobilenet_v3_large_seg", "/expanded_conv_14/"
+    "mobilenet_v3_large_seg",
+    head="lraspp",
+    scope="MobilenetV3",
+    telltale="/expanded_conv_14/",
   ),
-  "mobilenet_v3_small_seg": _mobilenet_v3("mobilenet_v3_small_seg"),
+  "mobilenet_v3_small_seg": _mobilenet_v3(
+    "mobilenet_v3_small_seg", head="lraspp", scope="MobilenetV3"
+  ),
+  "mobilenet_v3_large_torch": _mobilenet_v3(
+    "mobilenet_v3_large_torch", head="lraspp_torch", **_TORCHVISION
+  ),
   **{variant: _convnext(variant) for variant in convnext.VARIANTS},
   **{
     variant: _efficient(variant, efficient.MOBILENET_V4_NORM, **_TORCHVISION)
@@ -214,6 +245,7 @@ def build_backbone(
   drop_path_rate: float = 0.0,
   batch_norm_momentum: float | None = None,
   dtype: jnp.dtype = jnp.float32,
+  rates_from: RatesFrom = "next_unit",
 ) -> nn.Module:
   """The module `backbone` of a network; see `DeepLab` for the arguments.
 
@@ -228,6 +260,8 @@ def build_backbone(
     settings["norm"] = entry.norm.with_momentum(batch_norm_momentum)
   if entry.multi_grid is not None:
     settings["multi_grid"] = multi_grid or entry.multi_grid
+  if entry.has_rates_from:
+    settings["rates_from"] = rates_from
   if entry.has_width:
     settings["width_multiplier"] = width_multiplier
   if entry.has_patches:

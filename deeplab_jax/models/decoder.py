@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.aspp import HEAD_NORM
-from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
+from deeplab_jax.models.aspp import HEAD_NORM, refining_conv
+from deeplab_jax.models.layers import ConvNorm, Norm
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 
@@ -20,6 +20,9 @@ class Decoder(nn.Module):
     separable: whether those larger than 1x1 are depthwise separable.
     norm: batch-norm settings.
     dtype: of the computation.
+    separable_norm: whether there is a normalisation, and ReLU, between the
+      halves of separable convolutions.
+    half_pixel: whether resizing aligns edges, not corners.
   """
 
   low_level_channels: int = 48
@@ -27,6 +30,8 @@ class Decoder(nn.Module):
   separable: bool = True
   norm: Norm = HEAD_NORM
   dtype: jnp.dtype = jnp.float32
+  separable_norm: bool = True
+  half_pixel: bool = False
 
   @nn.compact
   def __call__(
@@ -39,15 +44,14 @@ class Decoder(nn.Module):
       dtype=self.dtype,
       name="feature_projection0",
     )(low_level, use_batch_stats)
-    x = resize_bilinear(x, low_level.shape[1:3])
+    x = resize_bilinear(x, low_level.shape[1:3], self.half_pixel)
     x = jnp.concatenate([x, projection], axis=-1)
-    for i, (kernel_size, features) in enumerate(self.convs):
-      separable = self.separable and kernel_size > 1
-      conv = SeparableConv if separable else ConvNorm
-      x = conv(
-        features,
+    for i, conv in enumerate(self.convs):
+      x = refining_conv(
+        conv,
         self.norm,
-        kernel_size=kernel_size,
+        separable=self.separable,
+        separable_norm=self.separable_norm,
         dtype=self.dtype,
         name=f"decoder_conv{i}",
       )(x, use_batch_stats)

@@ -6,8 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.arguments import LOW_LEVEL_STRIDES, check_arguments
-from deeplab_jax.models.aspp import ASPP, HEAD_NORM
+from deeplab_jax.models.arguments import (
+  LITE_HEADS,
+  LOW_LEVEL_STRIDES,
+  check_arguments,
+)
+from deeplab_jax.models.aspp import ASPP, HEAD_NORM, refining_conv
+from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.auxiliary import NAME as AUXILIARY
 from deeplab_jax.models.auxiliary import AuxiliaryHead
 from deeplab_jax.models.backbones import build_backbone
@@ -35,14 +40,20 @@ class DeepLab(nn.Module):
     width_multiplier: factor of all channels of a MobileNet backbone.
     head: of the encoder: `"aspp"`; `"dpc"`, the dense prediction cell of the
       released Xception-71; `"lraspp"`, the whole head of the released
-      MobileNetV3, which joins one low-level feature.
+      MobileNetV3, which joins one low-level feature; `"lraspp_torch"`,
+      torchvision's kind of it.
     atrous_rates: of the ASPP branches, at output stride 16; scaled by
       16 / output_stride inside. `()` leaves these branches out.
     image_pooling: whether ASPP has the image-level branch.
+    head_convs: `(kernel size, channels)` of convolutions between that head and
+      decoder or logits, separable as the decoder's; `()` for none.
     aspp_separable: whether ASPP's 3x3 convolutions are depthwise separable.
     decoder_separable: the same for the decoder.
+    separable_norm: whether those have batch norm and ReLU between their halves,
+      too; torch's networks have not.
     decoder: low-level features that join, by the paper's names and from coarse
-      to fine: `("conv2",)`, `("conv3", "conv2")`; `()` for no decoder.
+      to fine: `("conv2",)`, `("conv3", "conv2")`; `()` for no decoder. torch's
+      networks join `("stage2",)`, the result of all that has stride 4.
     decoder_low_level_channels: that each of them is reduced to.
     decoder_convs: `(kernel size, channels)` of the convolutions after joining.
     auxiliary: feature that a second head is on, which gives logits in training
@@ -51,6 +62,16 @@ class DeepLab(nn.Module):
     whole_patches: whether a backbone of patches (ConvNeXt) leaves out what is
       left of a side that they do not divide, as the networks in PyTorch do;
       filled up with zeros otherwise, so that the image's border is seen.
+    rates_from: where the rate begins that replaces a stride of the backbone:
+      `"next_unit"`, behind the unit that had it; `"same_unit"`, in that unit,
+      as in some networks of torch; `"next_stage"`, behind all units of its
+      stage.
+    half_pixel: whether all resizing, that of the logits to the image included,
+      aligns outer edges, as torch's `align_corners=False`; else the centres of
+      corner pixels, as in the paper.
+    pad_input: whether images are padded to a multiple of the output stride plus
+      1 pixels a side, as the paper's are, where they are labelled; torch's
+      networks take them as they are.
     dropout_rate: after ASPP, in training.
     drop_path_rate: of the last residual block of a backbone that has stochastic
       depth, in training.
@@ -69,13 +90,18 @@ class DeepLab(nn.Module):
   head: str = "aspp"
   atrous_rates: tuple[int, ...] = (6, 12, 18)
   image_pooling: bool = True
+  head_convs: tuple[tuple[int, int], ...] = ()
   aspp_separable: bool = True
   decoder_separable: bool = True
+  separable_norm: bool = True
   decoder: tuple[str, ...] = ("conv2",)
   decoder_low_level_channels: int = 48
   decoder_convs: tuple[tuple[int, int], ...] = ((3, 256), (3, 256))
   auxiliary: str = ""
   whole_patches: bool = False
+  rates_from: RatesFrom = "next_unit"
+  half_pixel: bool = False
+  pad_input: bool = True
   dropout_rate: float = 0.1
   drop_path_rate: float = 0.0
   batch_norm_momentum: float | None = None
@@ -91,6 +117,11 @@ class DeepLab(nn.Module):
     if not self.decoder:
       return self.output_stride
     return min(self.output_stride, LOW_LEVEL_STRIDES[self.decoder[-1]])
+
+  @property
+  def crop_stride(self) -> int:
+    """Images are padded to a multiple of it plus 1 a side; 0: not at all."""
+    return self.output_stride if self.pad_input else 0
 
   @nn.compact
   def __call__(
@@ -127,6 +158,7 @@ class DeepLab(nn.Module):
       drop_path_rate=self.drop_path_rate if train else 0.0,
       batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
+      rates_from=self.rates_from,
     )
     norm = HEAD_NORM.with_momentum(self.batch_norm_momentum)
     x, low_levels = backbone(images.astype(self.dtype), use_batch_stats)
@@ -142,12 +174,26 @@ class DeepLab(nn.Module):
       )
       logits = head(feature, use_batch_stats, train)
       self.sow("intermediates", f"{AUXILIARY}_logits", logits)
-    if self.head == "lraspp":
+    if self.head in LITE_HEADS:
       head = LiteRASPP(
-        self.num_classes, norm=norm, dtype=self.dtype, name="lraspp"
+        self.num_classes,
+        norm=norm,
+        dtype=self.dtype,
+        torchvision=self.head == "lraspp_torch",
+        half_pixel=self.half_pixel,
+        name="lraspp",
       )
       return head(x, low_levels[self.decoder[0]], use_batch_stats)
     x = self._encoder_head(norm)(x, use_batch_stats, train)
+    for i, conv in enumerate(self.head_convs):
+      x = refining_conv(
+        conv,
+        norm,
+        separable=self.decoder_separable,
+        separable_norm=self.separable_norm,
+        dtype=self.dtype,
+        name=f"head_conv{i}",
+      )(x, use_batch_stats)
     for i, name in enumerate(self.decoder):
       x = Decoder(
         self.decoder_low_level_channels,
@@ -155,6 +201,8 @@ class DeepLab(nn.Module):
         self.decoder_separable,
         norm=norm,
         dtype=self.dtype,
+        separable_norm=self.separable_norm,
+        half_pixel=self.half_pixel,
         name="decoder" if i == 0 else f"decoder_{i}",
       )(x, low_levels[name], use_batch_stats)
     wide = jnp.promote_types(self.dtype, jnp.float32)
@@ -177,6 +225,7 @@ class DeepLab(nn.Module):
       dropout_rate=self.dropout_rate,
       norm=norm,
       dtype=self.dtype,
+      separable_norm=self.separable_norm,
       name="aspp",
     )
 

@@ -151,7 +151,7 @@ class ConvNorm(nn.Module):
 
   Attributes:
     features: output channels; ignored if `depthwise`.
-    norm: batch-norm settings.
+    norm: batch-norm settings; None leaves normalisation out.
     kernel_size: side of the square kernel.
     stride: of the output positions.
     rate: atrous rate, or of rows and columns if `depthwise`.
@@ -163,7 +163,7 @@ class ConvNorm(nn.Module):
   """
 
   features: int
-  norm: Norm
+  norm: Norm | None
   kernel_size: int = 1
   stride: int = 1
   rate: int | tuple[int, int] = 1
@@ -193,8 +193,9 @@ class ConvNorm(nn.Module):
       x = all_threads(self._convolve(x, kernel) + bias)
     else:
       x = self._convolve(x, self._kernel(x.shape[-1]))
-      norm = BatchNorm(self.norm.momentum, self.norm.epsilon, name="norm")
-      x = norm(x, use_batch_stats)
+      if self.norm is not None:
+        norm = BatchNorm(self.norm.momentum, self.norm.epsilon, name="norm")
+        x = norm(x, use_batch_stats)
     x = x if shortcut is None else shortcut + x
     return x if self.activation is None else self.activation(x)
 
@@ -228,6 +229,7 @@ class SeparableConv(nn.Module):
     rate: atrous rate of the depthwise convolution, or of rows and columns.
     activation: after the pointwise half; None leaves it linear.
     depthwise_activation: the same of the depthwise half.
+    depthwise_norm: whether that half has a normalisation.
     depthwise_init: initialiser of the depthwise kernel.
     pointwise_init: initialiser of the pointwise kernel.
     dtype: of the computation.
@@ -240,6 +242,7 @@ class SeparableConv(nn.Module):
   rate: int | tuple[int, int] = 1
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   depthwise_activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+  depthwise_norm: bool = True
   depthwise_init: Initializer = truncated_normal(0.33)
   pointwise_init: Initializer = truncated_normal(0.06)
   dtype: jnp.dtype = jnp.float32
@@ -255,21 +258,24 @@ class SeparableConv(nn.Module):
 
     A `shortcut` of the result's shape is added before the last activation.
     """
-    conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
-    x = conv(
+    x = ConvNorm(
       x.shape[-1],
+      self.norm if self.depthwise_norm else None,
       kernel_size=self.kernel_size,
       stride=self.stride,
       rate=self.rate,
       depthwise=True,
       activation=self.depthwise_activation,
       kernel_init=self.depthwise_init,
+      dtype=self.dtype,
       name="depthwise",
     )(x, use_batch_stats)
-    return conv(
+    return ConvNorm(
       self.features,
+      self.norm,
       activation=self.activation,
       kernel_init=self.pointwise_init,
+      dtype=self.dtype,
       name="pointwise",
     )(x, use_batch_stats, shortcut)
 
@@ -307,6 +313,7 @@ class Conv(nn.Module):
 
   Attributes:
     features: output channels.
+    use_bias: whether there is a bias after all.
     kernel_init: initialiser of the kernel; the bias starts at 0.
     dtype: of the computation; parameters are float32.
   """
@@ -314,12 +321,15 @@ class Conv(nn.Module):
   features: int
   kernel_init: Initializer = nn.initializers.glorot_uniform()
   dtype: jnp.dtype = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """`(b, h, w, c)` to `(b, h, w, features)`."""
     shape = (1, 1, x.shape[-1], self.features)
     kernel = parameter(self, "kernel", self.kernel_init, shape)
-    bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
     y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
+    if not self.use_bias:
+      return y
+    bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
     return y + bias.astype(self.dtype)

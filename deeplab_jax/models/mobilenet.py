@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.atrous import RatesFrom, atrous_plan
 from deeplab_jax.models.layers import ConvNorm, Norm, truncated_normal
 from deeplab_jax.models.ops.convolution import PaddingRule
 
@@ -25,6 +25,8 @@ _LAYERS = (
   (160, 1), (320, 1),
 )  # fmt: skip
 _LOW_LEVEL = {"conv2": 4, "conv3": 7, "conv4": 14}
+# The last layer of each stride.
+_STAGE_ENDS = {"stage2": 4, "stage3": 7, "stage4": 14}
 
 
 def divisible(value: float, divisor: int) -> int:
@@ -44,7 +46,8 @@ class InvertedResidual(nn.Module):
     kernel_size: side of the depthwise kernel.
     activation: of expansion and depthwise convolution.
     squeeze: module applied, as `squeeze_excite`, before the projection.
-    padding: rule for the strided convolution.
+    padding: rule for the strided convolution; `"valid"` pads before the
+      expansion, whose bias then fills the border.
     norm: batch-norm settings.
     dtype: of the computation.
   """
@@ -74,6 +77,9 @@ class InvertedResidual(nn.Module):
       dtype=self.dtype,
     )
     y = x
+    if self.padding == "valid":
+      border = (self.kernel_size // 2 * self.rate,) * 2
+      y = jnp.pad(y, ((0, 0), border, border, (0, 0)))
     if self.expanded != x.shape[-1]:
       y = conv(self.expanded, name="expand")(y, use_batch_stats)
     middle = y = conv(
@@ -100,16 +106,25 @@ class MobileNetV2(nn.Module):
     width_multiplier: factor of all channel counts.
     torchvision: whether strided convolutions pad one pixel on every side and
       channels are multiples of 8 at every width.
+    pad_first: whether blocks pad before their expansion, as in some networks of
+      torch.
+    pad_stem: whether the first convolution is padded.
+    last_features: channels of a last 1x1 convolution; 0 for none.
     output_stride: 8, 16 or 32.
     norm: batch-norm settings.
     dtype: of the computation.
+    rates_from: see `atrous_plan`; a stage is what has the same channels.
   """
 
   width_multiplier: float = 1.0
   torchvision: bool = False
+  pad_first: bool = False
+  pad_stem: bool = True
+  last_features: int = 0
   output_stride: int = 16
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
+  rates_from: RatesFrom = "next_unit"
 
   @nn.compact
   def __call__(
@@ -120,25 +135,34 @@ class MobileNetV2(nn.Module):
     Returns:
       `(b, h / output_stride, w / output_stride, 320)`, and the depthwise
       outputs `conv2` (stride 4, 144 channels), `conv3` (8, 192), `conv4`
-      (16, 576); channels at width 1.
+      (16, 576); also `stage2` (24 channels), `stage3` (32), `stage4` (96), the
+      results of the last blocks of these strides. Channels at width 1.
     """
     # The official code rounds to multiples of 8 at width 1 only.
     divisor = 8 if self.torchvision or self.width_multiplier == 1 else 1
     padding = "explicit" if self.torchvision else "tensorflow"
     depths = [divisible(d * self.width_multiplier, divisor) for d, _ in _LAYERS]
-    plan = atrous_plan([s for _, s in _LAYERS], self.output_stride)
-    x = ConvNorm(
-      depths[0],
+    plan = atrous_plan(
+      [s for _, s in _LAYERS],
+      self.output_stride,
+      rates_from=self.rates_from,
+      stages=[d for d, _ in _LAYERS],
+    )
+    conv = functools.partial(
+      ConvNorm,
       norm=self.norm,
-      kernel_size=3,
-      stride=plan[0][0],
       activation=nn.relu6,
-      padding=padding,
       kernel_init=KERNEL_INIT,
       dtype=self.dtype,
+    )
+    x = conv(
+      depths[0],
+      kernel_size=3,
+      stride=plan[0][0],
+      padding=padding if self.pad_stem else "valid",
       name="stem",
     )(x, use_batch_stats)
-    middles = {}
+    middles, results = {}, {}
     layers = zip(range(2, 19), depths[1:], plan[1:])
     for layer, depth, (stride, rate) in layers:
       block = InvertedResidual(
@@ -146,10 +170,15 @@ class MobileNetV2(nn.Module):
         stride,
         rate,
         expanded=(x.shape[-1] if layer == 2 else divisible(6 * x.shape[-1], 8)),
-        padding=padding,
+        padding="valid" if self.pad_first else padding,
         norm=self.norm,
         dtype=self.dtype,
         name=f"block_{layer - 2}",
       )
       x, middles[layer] = block(x, use_batch_stats)
-    return x, {name: middles[layer] for name, layer in _LOW_LEVEL.items()}
+      results[layer] = x
+    low_levels = {name: middles[layer] for name, layer in _LOW_LEVEL.items()}
+    low_levels |= {name: results[layer] for name, layer in _STAGE_ENDS.items()}
+    if self.last_features:
+      x = conv(self.last_features, name="conv_1")(x, use_batch_stats)
+    return x, low_levels

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.atrous import RatesFrom, atrous_plan
 from deeplab_jax.models.layers import ConvNorm, MaxPool, Norm
 from deeplab_jax.models.ops.convolution import every
 
@@ -90,6 +90,7 @@ class ResNet(nn.Module):
     multi_grid: factors of the rates of the last block's three units.
     norm: batch-norm settings.
     dtype: of the computation.
+    rates_from: see `atrous_plan`; a block is a stage.
   """
 
   variant: str
@@ -99,6 +100,7 @@ class ResNet(nn.Module):
   multi_grid: tuple[int, int, int] = (1, 1, 1)
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
+  rates_from: RatesFrom = "next_unit"
 
   @nn.compact
   def __call__(
@@ -109,7 +111,9 @@ class ResNet(nn.Module):
     Returns:
       `(b, h / output_stride, w / output_stride, 2048)`, and the linear features
       `conv2` (stride 4, 256 channels), `conv3` (8, 512), `conv4` (16, 1024):
-      each the third convolution of a block's last unit but one.
+      each the third convolution of a block's last unit but one. torchvision's
+      have `stage2`, `stage3` and `stage4` of these strides and channels, too:
+      the results of the first three blocks.
     """
     x = self._root(x, use_batch_stats)
     padding = "explicit" if self.torchvision else "tensorflow"
@@ -117,7 +121,13 @@ class ResNet(nn.Module):
     counts = UNITS[self.variant]
     units = [(b, u) for b, count in enumerate(counts) for u in range(count)]
     strides = [self._stride(b, u) for b, u in units]
-    plan = atrous_plan(strides, self.output_stride, _ROOT_STRIDE)
+    plan = atrous_plan(
+      strides,
+      self.output_stride,
+      _ROOT_STRIDE,
+      self.rates_from,
+      [block for block, _ in units],
+    )
     low_levels = {}
     for (block, unit), (stride, rate) in zip(units, plan):
       factor = self.multi_grid[unit] if block == 3 else 1
@@ -132,6 +142,8 @@ class ResNet(nn.Module):
       )(x, use_batch_stats)
       if branch is not None:
         low_levels[f"conv{block + 2}"] = branch
+      if self.torchvision and block < 3 and unit == counts[block] - 1:
+        low_levels[f"stage{block + 2}"] = x
     return x, low_levels
 
   def _stride(self, block, unit):

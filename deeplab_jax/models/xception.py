@@ -3,7 +3,8 @@
 Deeper than Xception, every max pooling a strided separable convolution, batch
 norm after every depthwise convolution. The official code activates less often
 than the figure shows: ReLU before each separable convolution, and after both
-halves only in the last block.
+halves only in the last block. The network of a much-forked repository for torch
+has the same weights and activates elsewhere; it is here for those.
 """
 
 import functools
@@ -13,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.atrous import RatesFrom, atrous_plan
 from deeplab_jax.models.layers import (
   ConvNorm,
   Norm,
@@ -86,6 +87,8 @@ class XceptionUnit(nn.Module):
     low_level: whether to return the second convolution's linear result, too.
     norm: batch-norm settings.
     dtype: of the computation.
+    torch: whether it is torch's: the skip connection is activated too, and no
+      depthwise convolution is.
   """
 
   block: Block
@@ -94,10 +97,12 @@ class XceptionUnit(nn.Module):
   low_level: bool = False
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
+  torch: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, use_batch_stats: bool):
     """Returns the unit's output and, or None, the second convolution's."""
+    x = nn.relu(x) if self.torch else x
     y, is_last = x, self.block.skip == "none"
     if self.block.skip == "conv":
       x = ConvNorm(
@@ -120,7 +125,7 @@ class XceptionUnit(nn.Module):
         stride=self.stride if i == 2 else 1,
         rate=rate,
         activation=None if is_linear else nn.relu,
-        depthwise_activation=nn.relu if is_last else None,
+        depthwise_activation=nn.relu if is_last and not self.torch else None,
         depthwise_init=_KERNEL_INIT,
         pointwise_init=_KERNEL_INIT,
         dtype=self.dtype,
@@ -140,6 +145,9 @@ class Xception(nn.Module):
     multi_grid: factors of the rates of the last block's three convolutions.
     norm: batch-norm settings.
     dtype: of the computation.
+    rates_from: see `atrous_plan`.
+    torch: whether it is that of pytorch-deeplab-xception: see `XceptionUnit`;
+      where a block may stride, its third convolution has rate 1.
   """
 
   variant: str
@@ -147,6 +155,8 @@ class Xception(nn.Module):
   multi_grid: tuple[int, int, int] = (1, 1, 1)
   norm: Norm = NORM
   dtype: jnp.dtype = jnp.float32
+  rates_from: RatesFrom = "next_unit"
+  torch: bool = False
 
   @nn.compact
   def __call__(
@@ -157,6 +167,8 @@ class Xception(nn.Module):
     Returns:
       `(b, h / output_stride, w / output_stride, 2048)`, and the linear features
       `conv2` (stride 4, 256 channels), `conv3` (8, 728), `conv4` (16, 1024).
+      Their activations are `stage2`, `stage3`, `stage4`, as timm gives them;
+      torch's `stage2` is the activated result of the first block, 128 channels.
     """
     root = functools.partial(
       ConvNorm,
@@ -169,25 +181,38 @@ class Xception(nn.Module):
       x, use_batch_stats
     )
     x = root(64, name="entry_flow_conv1_2")(x, use_batch_stats)
-    low_levels, sources = {}, _LOW_LEVEL[self.variant]
+    low_levels, sources, results = {}, _LOW_LEVEL[self.variant], []
     units = [
       (block, unit)
       for block in BLOCKS[self.variant]
       for unit in range(block.units)
     ]
     strides = [block.stride for block, _ in units]
-    plan = atrous_plan(strides, self.output_stride, _ROOT_STRIDE)
+    plan = atrous_plan(
+      strides, self.output_stride, _ROOT_STRIDE, self.rates_from
+    )
     for (block, unit), (stride, rate) in zip(units, plan):
       last = block.name == "exit_flow_block2"
       grid = self.multi_grid if last else (1, 1, 1)
+      rates = tuple(rate * factor for factor in grid)
+      if self.torch and block.skip == "conv":
+        rates = (*rates[:2], 1)
       x, low_level = XceptionUnit(
         block,
         stride,
-        tuple(rate * factor for factor in grid),
+        rates,
         block.name in sources.values(),
         self.norm,
         self.dtype,
+        self.torch,
         name=f"{block.name}_unit_{unit + 1}",
       )(x, use_batch_stats)
       low_levels[block.name] = low_level
-    return x, {name: low_levels[block] for name, block in sources.items()}
+      results.append(x)
+    found = {name: low_levels[block] for name, block in sources.items()}
+    activated = {
+      name.replace("conv", "stage"): nn.relu(x) for name, x in found.items()
+    }
+    if self.torch:
+      activated = {"stage2": nn.relu(results[0])}
+    return x, found | activated

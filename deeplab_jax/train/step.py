@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
-from deeplab_jax.models import preprocess
+from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import (
   average,
@@ -136,6 +136,11 @@ def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
     params = _without_frozen(params, config)
     variables = {"params": params, "batch_stats": batch_stats}
     (logits, *others), moved = apply(variables, batch["image"], key)
+    if getattr(model, "half_pixel", False):
+      # Losses align corners, unless there is nothing left to resize.
+      size = batch["label"].shape[1:]
+      logits = resize_bilinear(logits, size, True)
+      others = [resize_bilinear(other, size, True) for other in others]
     total, count = loss.sums(logits, batch["label"], step=step)
     count = jnp.asarray(count)
     for other in others:

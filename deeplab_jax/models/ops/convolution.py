@@ -15,7 +15,9 @@ from jax import lax
 from deeplab_jax.models.ops.loops import all_threads, joined
 from deeplab_jax.models.ops.whole import whole
 
-PaddingRule = Literal["explicit", "tensorflow", "patches", "whole patches"]
+PaddingRule = Literal[
+  "explicit", "tensorflow", "valid", "patches", "whole patches"
+]
 
 
 def same_padding(
@@ -24,10 +26,13 @@ def same_padding(
   """Zeros before and after a side of `size` pixels.
 
   `"explicit"` centres the kernel on pixel 0 whatever the size; `"tensorflow"`
-  is TensorFlow's SAME, which for stride 2 centres it on pixel 1 of even sizes.
-  Kernels as wide as their stride cut an image into patches: `"patches"` fills
-  up the last one, `"whole patches"` leaves it out. With stride 1 all are one.
+  is TensorFlow's SAME, which for stride 2 centres it on pixel 1 of even sizes;
+  `"valid"` has none: the map has its border already. Kernels as wide as their
+  stride cut an image into patches: `"patches"` fills up the last one, `"whole
+  patches"` leaves it out; with stride 1 they are as `"explicit"`.
   """
+  if rule == "valid":
+    return 0, 0
   reach = (kernel_size - 1) * rate
   if rule == "explicit" or stride == 1:
     return reach // 2, reach - reach // 2

@@ -1,4 +1,8 @@
-"""Bilinear resizing with aligned corners, and the labels that it leads to."""
+"""Bilinear resizing, and the labels that it leads to.
+
+With aligned corners, as the official implementation has it; or with half-pixel
+centres, which align the outer edges, as torch's networks mostly do.
+"""
 
 import functools
 
@@ -14,16 +18,21 @@ _MOST_PLANES = 256
 
 
 @whole
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Bilinear resizing with aligned corners, as the official implementation.
+def resize_bilinear(
+  x: jax.Array, size: tuple[int, int], half_pixel: bool = False
+) -> jax.Array:
+  """Bilinear resizing without antialiasing.
 
-  The centres of the corner pixels stay where they are: output pixel i reads
-  position `i * (in - 1) / (out - 1)`. Unlike `jax.image.resize`, which aligns
-  the outer edges, and without antialiasing.
+  With aligned corners the centres of the corner pixels stay where they are:
+  output pixel i reads position `i * (in - 1) / (out - 1)`. With half-pixel
+  centres the outer edges do: it reads `(i + 1/2) * in / out - 1/2`, kept within
+  the map, as torch's `align_corners=False` and `jax.image.resize` (which
+  smooths where it shrinks).
 
   Args:
     x: `(b, h, w, c)`, float.
     size: output height and width, at least 1.
+    half_pixel: whether edges are aligned, not corners.
 
   Returns:
     `(b, *size, c)` in the dtype of `x`.
@@ -40,16 +49,22 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x
   if x.shape[1:3] == (1, 1):
     return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
-  return canvas.leave(_resize(tuple(size), x.shape[1:3], canvas.enter(x)))
+  if half_pixel:  # where a pixel is read depends on the size: on no canvas
+    return _resize(tuple(size), x.shape[1:3], True, x)
+  entered = canvas.enter(x)
+  return canvas.leave(_resize(tuple(size), x.shape[1:3], False, entered))
 
 
 @whole
-def resized_argmax(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """The largest channel of every pixel of `resize_bilinear(x, size)`.
+def resized_argmax(
+  x: jax.Array, size: tuple[int, int], half_pixel: bool = False
+) -> jax.Array:
+  """The largest channel of every pixel of `resize_bilinear`.
 
   Args:
     x: `(b, h, w, c)`, float.
     size: output height and width, at least 1.
+    half_pixel: as `resize_bilinear` takes it.
 
   Returns:
     int32 `(b, *size)`, the first channel of several equal ones.
@@ -59,22 +74,22 @@ def resized_argmax(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """
 
   def whole(x):
-    return resize_bilinear(x, size).argmax(-1)
+    return resize_bilinear(x, size, half_pixel).argmax(-1)
 
   if x.shape[-1] > _MOST_PLANES:
     return whole(x)
-  planes = functools.partial(_argmax_by_planes, tuple(size))
+  planes = functools.partial(_argmax_by_planes, tuple(size), half_pixel)
   return jax.lax.platform_dependent(x, cpu=planes, default=whole)
 
 
-def _argmax_by_planes(size, x):
+def _argmax_by_planes(size, half_pixel, x):
   """Channel after channel, in one pass over pixels: XLA's CPU backend makes
   vectors of rows, but none of a reduction over channels."""
-  planes = jnp.moveaxis(_lerp(x, size[1], axis=2), 3, 0)
+  planes = jnp.moveaxis(_lerp(x, size[1], 2, half_pixel), 3, 0)
 
   def compare(best, plane):
     largest, label, channel = best
-    value = _lerp(plane, size[0], axis=1)
+    value = _lerp(plane, size[0], 1, half_pixel)
     larger = value > largest
     largest = jnp.where(larger, value, largest)
     return (largest, jnp.where(larger, channel, label), channel + 1), None
@@ -85,39 +100,44 @@ def _argmax_by_planes(size, x):
   return label
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _resize(size, _, x):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _resize(size, _, half_pixel, x):
   """By gathering: forward it is the fastest form on CPU."""
-  return _lerp(_lerp(x, size[1], axis=2), size[0], axis=1)
+  return _lerp(_lerp(x, size[1], 2, half_pixel), size[0], 1, half_pixel)
 
 
-def _resize_forward(size, old_size, x):
-  return _resize(size, old_size, x), None
+def _resize_forward(size, old_size, half_pixel, x):
+  return _resize(size, old_size, half_pixel, x), None
 
 
-def _resize_backward(size, old_size, _, dy):
+def _resize_backward(size, old_size, half_pixel, _, dy):
   """By gathering, too: the transposed gather would be a slow scatter."""
   del size
-  dy = _lerp_transposed(dy, old_size[0], axis=1)
-  return (_lerp_transposed(dy, old_size[1], axis=2),)
+  dy = _lerp_transposed(dy, old_size[0], 1, half_pixel)
+  return (_lerp_transposed(dy, old_size[1], 2, half_pixel),)
 
 
 _resize.defvjp(_resize_forward, _resize_backward)
 
 
-def _positions(size_in: int, size_out: int):
+def _positions(size_in: int, size_out: int, half_pixel: bool):
   """Lower neighbour, upper neighbour and weight of the upper, per output."""
-  scale = np.float32(size_in - 1) / np.float32(max(size_out - 1, 1))
-  position = np.arange(size_out, dtype=np.float32) * scale
+  position = np.arange(size_out, dtype=np.float32)
+  if half_pixel:
+    scale = np.float32(size_in) / np.float32(size_out)
+    position = np.maximum((position + np.float32(0.5)) * scale - 0.5, 0)
+    position = position.astype(np.float32)
+  else:
+    position *= np.float32(size_in - 1) / np.float32(max(size_out - 1, 1))
   lower = np.minimum(position.astype(np.int32), size_in - 1)
   upper = np.minimum(lower + 1, size_in - 1)
   return lower, upper, position - lower.astype(np.float32)
 
 
-def _lerp(x, size, axis):
+def _lerp(x, size, axis, half_pixel):
   if x.shape[axis] == size:
     return x
-  lower, upper, weight = _positions(x.shape[axis], size)
+  lower, upper, weight = _positions(x.shape[axis], size, half_pixel)
   weight = jnp.asarray(weight, x.dtype)
   weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
   low = jnp.take(x, lower, axis=axis, mode="clip", indices_are_sorted=True)
@@ -125,11 +145,11 @@ def _lerp(x, size, axis):
   return low + (high - low) * weight
 
 
-def _lerp_transposed(dy, size, axis):
+def _lerp_transposed(dy, size, axis, half_pixel):
   """Sums, for every line of the input, the lines that `_lerp` made of it."""
   if dy.shape[axis] == size:
     return dy
-  matrix = _interpolation(size, dy.shape[axis])
+  matrix = _interpolation(size, dy.shape[axis], half_pixel)
   # The weights that are not 0 first, in order.
   lines = np.argsort(matrix == 0, axis=0, kind="stable")
   lines = lines[: np.count_nonzero(matrix, axis=0).max()]
@@ -142,9 +162,9 @@ def _lerp_transposed(dy, size, axis):
   )
 
 
-def _interpolation(size_in: int, size_out: int) -> np.ndarray:
+def _interpolation(size_in: int, size_out: int, half_pixel: bool) -> np.ndarray:
   """The matrix `(size_out, size_in)` that interpolates a line."""
-  lower, upper, weight = _positions(size_in, size_out)
+  lower, upper, weight = _positions(size_in, size_out, half_pixel)
   matrix = np.zeros((size_out, size_in), np.float32)
   rows = np.arange(size_out)
   np.add.at(matrix, (rows, lower), 1 - weight)
