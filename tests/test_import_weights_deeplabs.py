@@ -172,11 +172,13 @@ def _wider(state, name, axis, size):
 _OTHERS = {
   "an FCN": (
     lambda s: {
-      name.replace("classifier.1.", "classifier.0."): array
+      name.replace(".1.", ".0.").replace(".2.", ".1.")
+      if name.startswith("classifier.")
+      else name: array
       for name, array in s.items()
       if not name.startswith("classifier.0.")
     },
-    r"of another network .* its head is classifier\.0, classifier\.4; theirs",
+    r"of another network .* is classifier\.0, classifier\.1, classifier\.4; th",
   ),
   "another width": (
     lambda s: _wider(s, "classifier.0.project.0.weight", 0, 512),
