@@ -48,7 +48,14 @@ def test_any_size_and_batch(arguments):
   exported.assert_equals_definition(job, opened, (65, 300), count=1)
 
 
-@pytest.mark.parametrize("name", ["resnet_50", "xception_71", "mobilenet_v2"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "resnet_50",
+    pytest.param("xception_71", marks=pytest.mark.slow),
+    "mobilenet_v2",
+  ],
+)
 def test_backbones(shallow_backbones, name):
   job = make_job(DeepLab(3, name, atrous_rates=(), decoder=()))
   exported.assert_equals_definition(job, open_stablehlo(job), (37, 50))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from deeplab_jax.models import (
-  BACKBONES,
   Classifier,
   DeepLab,
   model_from_dict,
@@ -17,6 +16,7 @@ from deeplab_jax.models import (
   padding_value,
   preprocess,
 )
+from tests.every_backbone import EVERY_BACKBONE
 from tests.random_variables import abstract_variables, random_variables
 
 NO_RATES = {"backbone": "mobilenet_v2", "atrous_rates": ()}
@@ -66,7 +66,7 @@ def shapes_of(model, size=(65, 65)):
   return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
 def test_output_stride_rates_and_dtype_change_no_parameter(backbone):
   base = shapes_of(DeepLab(21, backbone))
   for stride in (8, 32):
@@ -127,7 +127,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
       "decoder_convs": ((3, 16), (1, 16)),
       "decoder_separable": False,
     },
-    {"backbone": "mobilenet_v2", "width_multiplier": 0.25, "head": "dpc"},
+    {"backbone": "tiny", "head": "dpc"},
   ],
 )
 def test_a_gradient_reaches_every_parameter(tiny_backbone, arguments):

@@ -26,6 +26,7 @@ from deeplab_jax.models import BACKBONES, DeepLab, preprocess
 from deeplab_jax.models.arguments import HEADS, LITE_HEADS
 from deeplab_jax.models.ops.resize import resize_bilinear
 from tests import heads_of_others
+from tests.every_backbone import EVERY_BACKBONE
 from tests.random_variables import abstract_variables, random_variables
 from tests.tiny_segmenter import COLORS, NAMES, random_image
 
@@ -269,7 +270,7 @@ def test_every_network_answers_as_defined(folder, dataset, backbone, variant):
   _forget_networks()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
 def test_every_backbone_can_be_kept_to_a_crop(backbone):
   model = _network(backbone=backbone)
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)

@@ -1,0 +1,14 @@
+"""Every backbone, as parameters of tests: one of each kind, the others slow."""
+
+import pytest
+
+from deeplab_jax.models import BACKBONES, convnext, efficient
+
+_SMALLEST = {"convnext_atto", "mobilenetv4_conv_small", "tf_efficientnetv2_b0"}
+# These differ from the smallest in depths and channels alone.
+_LIKE_OTHERS = {*convnext.VARIANTS, *efficient.VARIANTS} - _SMALLEST
+
+EVERY_BACKBONE = [
+  pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))
+  for name in BACKBONES
+]
