@@ -52,7 +52,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
 
 def from_config(config: ml_collections.ConfigDict) -> Augmentation | None:
   """What `config.data` asks for; None where that is nothing."""
-  asked = Augmentation(**{name: config[name] for name in FIELDS})
+  asked = Augmentation(**{n: config[n] for n in FIELDS if n in config})
   return None if asked == Augmentation() else asked
 
 

@@ -106,7 +106,7 @@ def _decoder(shapes: Shapes, encoder: dict[str, Any]) -> dict[str, Any]:
 
 
 def _low_levels(backbone: str, width_multiplier: float = 1.0) -> dict[int, str]:
-  """Channels to name of the low-level features."""
+  """Channels to name of the low-level features of the paper."""
   network = build_backbone(
     backbone, output_stride=16, width_multiplier=width_multiplier
   )
@@ -114,7 +114,11 @@ def _low_levels(backbone: str, width_multiplier: float = 1.0) -> dict[int, str]:
   (_, low_levels), _ = jax.eval_shape(
     lambda x: network.init_with_output(jax.random.key(0), x, False), images
   )
-  return {feature.shape[-1]: name for name, feature in low_levels.items()}
+  return {
+    feature.shape[-1]: name
+    for name, feature in low_levels.items()
+    if name.startswith("conv")
+  }
 
 
 def _decoder_convs(shapes: Shapes) -> dict[str, Any]:
