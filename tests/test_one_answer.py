@@ -365,6 +365,8 @@ def test_random_networks_answer_as_defined(tmp_path, index, sizes, arguments):
   _assert_one_answer(
     model, folder, dataset, batch_sizes=(1 + index % 4,), is_random=True
   )
+  _forget_networks()
+  jax.clear_caches()  # each is a quarter of a gigabyte
 
 
 @pytest.mark.slow
