@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from deeplab_jax import config as config_lib
-from deeplab_jax.data import augmentation, preprocess, segmentation
+from deeplab_jax.data import augmentation, preprocess
 from deeplab_jax.data.augmentation import Augmentation
 from deeplab_jax.data.classes import IGNORE
 from deeplab_jax.data.preprocess import Crop
-from deeplab_jax.data.source import open_dataset
+from tests.training_batches import GREY, train_batches
 
-_GREY = (127.5, 127.5, 127.5)
 _ALL = {
   "rotation": 30.0,
   "vertical_flip": True,
@@ -29,14 +28,6 @@ def config(shapes_dir):
   config = config_lib.base_config().data
   config.update(name="shapes", data_dir=shapes_dir, crop_size=(65, 81))
   return config
-
-
-def _train(config, count, **kwargs):
-  arguments = {"batch_size": 4, "seed": 7, "padding_value": _GREY} | kwargs
-  batches = segmentation.train_batches(
-    open_dataset(config), config, **arguments
-  )
-  return [next(batches) for _ in range(count)]
 
 
 def _assert_equal(batch, other):
@@ -78,12 +69,12 @@ def test_a_turn_by_nothing_is_the_crop_and_a_quarter_is_a_quarter():
   image = rng.integers(0, 255, (40, 50, 3)).astype(np.uint8)
   label = rng.integers(0, 5, (40, 50)).astype(np.uint8)
   for flip in (False, True):
-    given = image, label, Crop((80, 100), (10, 20), flip), (33, 33), _GREY
+    given = image, label, Crop((80, 100), (10, 20), flip), (33, 33), GREY
     expected = preprocess.take_crop(*given)
     found = augmentation._turned_crop(*given, 0.0)
     assert np.abs(expected[0].astype(int) - found[0]).max() <= 1
     assert (expected[1] == found[1]).mean() > 0.95  # nearest, at the halves
-  given = image, label, Crop((40, 50), (2, 3), False), (33, 33), _GREY
+  given = image, label, Crop((40, 50), (2, 3), False), (33, 33), GREY
   straight = preprocess.take_crop(*given)
   turned = augmentation._turned_crop(*given, 90.0)
   for one, other in zip(straight, turned):
@@ -147,9 +138,7 @@ def test_disturbances_leave_the_mask_but_for_the_hole():
 
   def disturbed(**fields):
     rng = np.random.default_rng(1)
-    return augmentation.disturb(
-      rng, image, label, _GREY, Augmentation(**fields)
-    )
+    return augmentation.disturb(rng, image, label, GREY, Augmentation(**fields))
 
   blurred, same = disturbed(blur=3.0)
   assert same is label and blurred.std() < 0.7 * image.std()
@@ -171,14 +160,16 @@ def test_disturbances_leave_the_mask_but_for_the_hole():
 
 
 def test_batches_with_all_of_it_depend_on_seed_and_step_alone(config):
-  plain = _train(config, 12)
+  plain = train_batches(config, 12)
   config.update(_ALL)
-  batches = _train(config, 12)
+  batches = train_batches(config, 12)
   for step in (0, 5, 11):
-    (resumed,) = _train(config, 1, start_step=step)
+    (resumed,) = train_batches(config, 1, start_step=step)
     _assert_equal(resumed, batches[step])
     halves = [
-      _train(config, 1, start_step=step, process_index=i, process_count=2)[0]
+      train_batches(
+        config, 1, start_step=step, process_index=i, process_count=2
+      )[0]
       for i in range(2)
     ]
     for key in ("image", "label"):
@@ -189,7 +180,7 @@ def test_batches_with_all_of_it_depend_on_seed_and_step_alone(config):
     assert (batch["image"] != before["image"]).any()
     assert set(np.unique(batch["label"])) <= {*range(7), IGNORE}
   config.workers = 2
-  for batch, other in zip(batches, _train(config, 3)):
+  for batch, other in zip(batches, train_batches(config, 3)):
     _assert_equal(batch, other)
 
 
@@ -198,13 +189,13 @@ def test_only_classes_that_are_there_can_be_pasted(config):
   with pytest.raises(
     ValueError, match=r"classes that train has pixels of, got"
   ):
-    _train(config, 1)
+    train_batches(config, 1)
   config.update(copy_paste_classes=(3,), flip=False, min_scale=1.0)
   config.update(max_scale=1.0, crop_size=(129, 145))
   plain = config.copy_and_resolve_references()
   plain.update(copy_paste=0.0, copy_paste_classes=())
   counts = [
-    sum((batch["label"] == 3).sum() for batch in _train(settings, 8))
+    sum((batch["label"] == 3).sum() for batch in train_batches(settings, 8))
     for settings in (plain, config)
   ]
   assert counts[1] > 1.5 * counts[0]

@@ -8,8 +8,7 @@ import pytest
 from deeplab_jax.config import base_config
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.source import open_dataset
-
-_GREY = (127.5, 127.5, 127.5)
+from tests.training_batches import train_batches
 
 
 @pytest.fixture
@@ -17,14 +16,6 @@ def config(shapes_dir):
   config = base_config().data
   config.update(name="shapes", data_dir=shapes_dir, crop_size=(65, 81))
   return config
-
-
-def _train(config, count, **kwargs):
-  arguments = {"batch_size": 4, "seed": 7, "padding_value": _GREY} | kwargs
-  batches = segmentation.train_batches(
-    open_dataset(config), config, **arguments
-  )
-  return [next(batches) for _ in range(count)]
 
 
 def _assert_equal(batch, other):
@@ -45,7 +36,7 @@ def _joined(parts):
 
 
 def test_train_batch_has_the_promised_shapes(config):
-  (batch,) = _train(config, 1)
+  (batch,) = train_batches(config, 1)
   assert batch["image"].shape == (4, 65, 81, 3)
   assert batch["label"].shape == (4, 65, 81)
   assert batch["image"].dtype == batch["label"].dtype == np.uint8
@@ -54,32 +45,32 @@ def test_train_batch_has_the_promised_shapes(config):
 
 
 def test_train_batch_depends_on_seed_and_step_alone(config):
-  batches = _train(config, 120)  # crosses the end of the first epoch
+  batches = train_batches(config, 120)  # crosses the end of the first epoch
   for step in (0, 1, 99, 119):
-    (resumed,) = _train(config, 1, start_step=step)
+    (resumed,) = train_batches(config, 1, start_step=step)
     _assert_equal(resumed, batches[step])
-  (other,) = _train(config, 1, seed=8)
+  (other,) = train_batches(config, 1, seed=8)
   assert other["name"] != batches[0]["name"]
 
 
 def test_each_epoch_sees_every_image_once_in_another_order(config):
   config.train_split = "train[:12]"
-  names = [name for batch in _train(config, 6) for name in batch["name"]]
+  names = [name for batch in train_batches(config, 6) for name in batch["name"]]
   assert len(set(names[:12])) == len(set(names[12:])) == 12
   assert names[:12] != names[12:]
 
 
 def test_repeated_images_get_new_crops(config):
   config.update(train_split="train[:1]", min_scale=2.0)
-  (batch,) = _train(config, 1, batch_size=8)
+  (batch,) = train_batches(config, 1, batch_size=8)
   assert len({image.tobytes() for image in batch["image"]}) == 8
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_train_batches_are_the_same_for_any_process_count(config, count):
-  whole = _train(config, 3, start_step=5)
+  whole = train_batches(config, 3, start_step=5)
   parts = [
-    _train(config, 3, start_step=5, process_index=i, process_count=count)
+    train_batches(config, 3, start_step=5, process_index=i, process_count=count)
     for i in range(count)
   ]
   for batch, *rows in zip(whole, *parts):
@@ -87,9 +78,9 @@ def test_train_batches_are_the_same_for_any_process_count(config, count):
 
 
 def test_worker_processes_give_the_batches_of_threads(config):
-  threads = _train(config, 5, start_step=3)
+  threads = train_batches(config, 5, start_step=3)
   config.workers = 2
-  for batch, other in zip(threads, _train(config, 5, start_step=3)):
+  for batch, other in zip(threads, train_batches(config, 5, start_step=3)):
     _assert_equal(batch, other)
 
 
@@ -97,7 +88,7 @@ def test_unaugmented_batch_is_the_source_padded(config):
   config.update(min_scale=1.0, max_scale=1.0, flip=False, crop_size=(129, 145))
   source = open_dataset(config).source("train")
   examples = {source[i]["name"]: source[i] for i in range(len(source))}
-  (batch,) = _train(config, 1)
+  (batch,) = train_batches(config, 1)
   for image, label, name in zip(
     *(batch[k] for k in ("image", "label", "name"))
   ):
@@ -114,7 +105,7 @@ def test_unaugmented_batch_is_the_source_padded(config):
 
 def test_batch_larger_than_the_data_set(config):
   config.train_split = "train[:3]"
-  (batch,) = _train(config, 1, batch_size=8)
+  (batch,) = train_batches(config, 1, batch_size=8)
   assert set(batch["name"]) == {f"train_{i:04d}" for i in range(3)}
 
 
@@ -184,7 +175,7 @@ def test_evaluation_in_worker_processes(config):
 
 def test_batch_size_must_fit_the_processes(config):
   with pytest.raises(ValueError, match=r"multiple of the 3 processes, got 4"):
-    _train(config, 1, process_count=3)
+    train_batches(config, 1, process_count=3)
 
 
 def test_a_loop_over_a_source_ends_with_its_last_image(config):
@@ -199,7 +190,7 @@ def test_a_loop_over_a_source_ends_with_its_last_image(config):
 def test_unknown_split_lists_those_there_are(config):
   config.train_split = "trian"
   with pytest.raises(ValueError, match=r"'trian' must be one of train, val"):
-    _train(config, 1)
+    train_batches(config, 1)
 
 
 def test_missing_data_set_names_the_command(config, tmp_path):
@@ -209,7 +200,7 @@ def test_missing_data_set_names_the_command(config, tmp_path):
     rf"--data_dir {tmp_path}"
   )
   with pytest.raises(ValueError, match=command):
-    _train(config, 1)
+    train_batches(config, 1)
 
 
 def test_unknown_data_set_lists_those_there_are(config):

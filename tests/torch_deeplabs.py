@@ -11,18 +11,9 @@ is.
 import jax.numpy as jnp
 import numpy as np
 
-from tests.torch_networks import Network, max_pool, relu, relu6
+from tests.torch_networks import MOBILENET_V2, Network, max_pool, relu, relu6
 
 UNITS = (2, 2, 2, 3)
-_MOBILENET_V2 = (
-  (1, 16, 1, 1),
-  (6, 24, 2, 2),
-  (6, 32, 3, 2),
-  (6, 64, 4, 2),
-  (6, 96, 3, 1),
-  (6, 160, 3, 2),
-  (6, 320, 1, 1),
-)
 # Kernel, expanded, channels, squeeze, hard swish, stride, rate.
 _MOBILENET_V3 = (
   (3, 16, 16, 0, 0, 1, 1),
@@ -116,7 +107,7 @@ def mobilenet_v2(
   names = (f"{prefix(0)}features.0.{i}" for i in range(2))
   x = relu6(conv_norm(net, *names, x, 32, 3, 2, pad=stem))
   number, low = 0, None
-  for stage, (expansion, channels, count, stride) in enumerate(_MOBILENET_V2):
+  for stage, (expansion, channels, count, stride) in enumerate(MOBILENET_V2):
     for unit in range(count):
       number += 1
       rate = rates[stage] if unit else first[stage]

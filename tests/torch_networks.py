@@ -111,7 +111,7 @@ def _bottleneck(network, name, x, width, stride, downsample):
 
 
 # Expansion, channels, units, stride of the stages of MobileNetV2.
-_STAGES = (
+MOBILENET_V2 = (
   (1, 16, 1, 1),
   (6, 24, 2, 2),
   (6, 32, 3, 2),
@@ -125,7 +125,7 @@ _STAGES = (
 def torchvision_mobilenet(network: Network, x):
   x = _conv_relu6(network, "features.0", x, 32, 3, stride=2)
   index = 0
-  for expansion, channels, count, stride in _STAGES:
+  for expansion, channels, count, stride in MOBILENET_V2:
     for unit in range(count):
       index += 1
       name = f"features.{index}.conv"
@@ -159,7 +159,7 @@ def timm_mobilenet(network: Network, x):
     return network.norm(norm, network.conv(conv, y, *arguments, **keywords))
 
   x = relu6(conv_norm("conv_stem", "bn1", x, 32, 3, stride=2))
-  for stage, (expansion, channels, count, stride) in enumerate(_STAGES):
+  for stage, (expansion, channels, count, stride) in enumerate(MOBILENET_V2):
     for unit in range(count):
       name, y = f"blocks.{stage}.{unit}", x
       first, second, third = (f"{name}.bn{i}" for i in (1, 2, 3))
