@@ -12,3 +12,15 @@ EVERY_BACKBONE = [
   pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))
   for name in BACKBONES
 ]
+
+ONE_OF_EACH = (
+  "convnext_atto",
+  "mobilenet_v2",
+  "mobilenet_v2_padded_torch",
+  "mobilenet_v3_small_seg",
+  "mobilenetv4_conv_small",
+  "resnet_50",
+  "resnet_50_torch",
+  "tf_efficientnetv2_b0",
+  "xception_71",
+)

@@ -53,7 +53,7 @@ def test_any_size_and_batch(arguments):
   [
     "resnet_50",
     pytest.param("xception_71", marks=pytest.mark.slow),
-    "mobilenet_v2",
+    pytest.param("mobilenet_v2", marks=pytest.mark.slow),
   ],
 )
 def test_backbones(shallow_backbones, name):
