@@ -404,9 +404,7 @@ def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
 
 def test_initialize_from_another_backbone_lists_the_differences(workdir):
   fresh = _state(1, tiny_model(backbone="mobilenet_v2"))
-  with pytest.raises(
-    ValueError, match="missing: .*/backbone/block_0"
-  ) as caught:
+  with pytest.raises(ValueError, match="missing: batch_stats/back") as caught:
     initialize_from(fresh, workdir, "backbone")
   lines = str(caught.value).splitlines()
   assert len(lines) == 22 and lines[-1].split()[::2] == ["and", "more"]

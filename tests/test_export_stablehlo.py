@@ -35,7 +35,7 @@ print(sorted(others), sorted(ours))
   "arguments",
   [
     {"atrous_rates": (6,), "decoder": ("conv2",)},
-    {"head": "dpc", "output_stride": 8},
+    pytest.param({"head": "dpc", "output_stride": 8}, marks=pytest.mark.slow),
     {"head": "lraspp", "decoder": ("conv3",), "output_stride": 8},
     {"half_pixel": True, "pad_input": False, "decoder": ("conv2",)},
   ],

@@ -75,7 +75,10 @@ def test_canvas_does_not_change_fused_views(tiny_backbone):
   "arguments",
   [
     {"atrous_rates": (6,), "decoder": ("conv2",)},
-    {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
+    pytest.param(
+      {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 @pytest.mark.parametrize(
