@@ -5,8 +5,10 @@ import pytest
 from deeplab_jax.models import BACKBONES, convnext, efficient
 
 _SMALLEST = {"convnext_atto", "mobilenetv4_conv_small", "tf_efficientnetv2_b0"}
-# These differ from the smallest in depths and channels alone.
+# These differ from others in depths and channels alone.
 _LIKE_OTHERS = {*convnext.VARIANTS, *efficient.VARIANTS} - _SMALLEST
+_LIKE_OTHERS |= {"resnet_101", "resnet_101_beta", "resnet_101_torch"}
+_LIKE_OTHERS |= {"xception_41", "xception_71", "mobilenet_v3_large_torch"}
 
 EVERY_BACKBONE = [
   pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))

@@ -272,6 +272,7 @@ def test_every_network_answers_as_defined(folder, dataset, backbone, variant):
 
 
 @pytest.mark.parametrize("backbone", EVERY_BACKBONE)
+@pytest.mark.usefixtures("shallow_backbones")
 def test_every_backbone_can_be_kept_to_a_crop(backbone):
   model = _network(backbone=backbone)
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)

@@ -149,6 +149,7 @@ def _compare(labels, row, record):
   assert float(record["paper B"]) == row.multiply_adds
 
 
+@pytest.mark.slow
 def test_table_1_varies_the_low_level_channels():
   for row in TABLE_1.rows:
     (summary,) = row.passes()
