@@ -189,9 +189,10 @@ def users_jit(optimized) -> Callable:
 
 
 @pytest.fixture
-def shallow_backbones(monkeypatch) -> None:
+def shallow_backbones(monkeypatch) -> Iterator[None]:
   """Leaves deep backbones every kind of unit, and few of each."""
   from deeplab_jax.models import convnext, efficient, resnet, xception
+  from tests.random_variables import abstract_variables
 
   for name in resnet.UNITS:
     monkeypatch.setitem(resnet.UNITS, name, (2, 2, 2, 3))
@@ -204,6 +205,9 @@ def shallow_backbones(monkeypatch) -> None:
   for name, variant in efficient.VARIANTS.items():
     few = tuple(stage[:1] + stage[1:][-1:] for stage in variant.stages)
     monkeypatch.setitem(efficient.VARIANTS, name, variant._replace(stages=few))
+  abstract_variables.cache_clear()  # these networks are equal to deep ones
+  yield
+  abstract_variables.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,24 @@ import pytest
 from deeplab_jax.models import BACKBONES, convnext, efficient
 
 _SMALLEST = {"convnext_atto", "mobilenetv4_conv_small", "tf_efficientnetv2_b0"}
-# These differ from the smallest in depths and channels alone.
+# These differ from others in depths and channels alone.
 _LIKE_OTHERS = {*convnext.VARIANTS, *efficient.VARIANTS} - _SMALLEST
+_LIKE_OTHERS |= {"resnet_101", "resnet_101_beta", "resnet_101_torch"}
+_LIKE_OTHERS |= {"xception_41", "xception_71", "mobilenet_v3_large_torch"}
 
 EVERY_BACKBONE = [
   pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))
   for name in BACKBONES
 ]
+
+ONE_OF_EACH = (
+  "convnext_atto",
+  "mobilenet_v2",
+  "mobilenet_v2_padded_torch",
+  "mobilenet_v3_small_seg",
+  "mobilenetv4_conv_small",
+  "resnet_50",
+  "resnet_50_torch",
+  "tf_efficientnetv2_b0",
+  "xception_71",
+)

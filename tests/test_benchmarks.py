@@ -60,6 +60,7 @@ def test_torch_networks_give_the_logits_of_jax(model):
       np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_files_give_the_labels_of_jax(runtime):
   pytest.importorskip(runtime)

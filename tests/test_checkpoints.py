@@ -26,28 +26,19 @@ from deeplab_jax import (
 from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints import wholeness
 from deeplab_jax.doctor import config_checks
-from deeplab_jax.models import DeepLab
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.initialize import initialize_from
 from deeplab_jax.train.state import TrainState, abstract, create_state
+from tests.tiny_segmenter import tiny_model
 
-_SMALL = {
-  "backbone": "mobilenet_v2",
-  "width_multiplier": 0.25,
-  "decoder": (),
-  "atrous_rates": (),
-}
-
-
-def _model(num_classes=3, **arguments) -> DeepLab:
-  return DeepLab(num_classes, **{**_SMALL, **arguments})
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
 
 def _state(seed=0, model=None) -> TrainState:
   """Random leaves in a state's shapes: compiling a model's init takes 8 s."""
   rule = optimizer.make_optimizer(config_lib.base_config())
   shapes = jax.eval_shape(
-    lambda: create_state(model or _model(), rule, (33, 33), seed)
+    lambda: create_state(model or tiny_model(), rule, (33, 33), seed)
   )
   rng = np.random.default_rng(seed)
   return jax.tree.map(
@@ -69,7 +60,7 @@ def workdir(first, tmp_path_factory):
     saver.save(_at(first, step))
     saver.save_best(_at(first, step), miou)
   saver.close()
-  checkpoints.write_model_json(folder, _model(), dataset={"name": "toy"})
+  checkpoints.write_model_json(folder, tiny_model(), dataset={"name": "toy"})
   return folder
 
 
@@ -118,7 +109,7 @@ def test_an_average_is_what_others_load_and_training_goes_on_with_both(
   saver = Checkpoints(tmp_path, keep=2)
   saver.save(averaged)
   saver.save_best(averaged, 0.5)
-  checkpoints.write_model_json(tmp_path, _model(), dataset={"name": "toy"})
+  checkpoints.write_model_json(tmp_path, tiny_model(), dataset={"name": "toy"})
   saver.wait()
   _assert_equal(saver.restore_newest(abstract(averaged)), averaged)
   with pytest.raises(ValueError, match=r"unexpected: trained/params/aspp"):
@@ -291,7 +282,7 @@ def test_restore_newest_lists_what_another_architecture_differs_in(
   workdir, first
 ):
   saver = Checkpoints(workdir, keep=2)
-  wider = _state(model=_model(num_classes=4, atrous_rates=(6,)))
+  wider = _state(model=tiny_model(num_classes=4, atrous_rates=(6,)))
   with pytest.raises(ValueError) as caught:
     saver.restore_newest(abstract(wider))
   saver.close()
@@ -299,7 +290,7 @@ def test_restore_newest_lists_what_another_architecture_differs_in(
   assert "another architecture" in message
   assert "missing: params/aspp/aspp1/" in message
   assert "wrong shape: params/logits/kernel must be" in message
-  narrow = _state(model=_model(image_pooling=False))
+  narrow = _state(model=tiny_model(image_pooling=False))
   with pytest.raises(ValueError, match="unexpected: params/aspp/image_pooling"):
     saver.restore_newest(abstract(narrow))
 
@@ -310,7 +301,7 @@ def test_restore_newest_lists_what_another_architecture_differs_in(
 )
 def test_load_variables_finds_the_step_meant(workdir, first, where, step):
   model, variables, content = checkpoints.load_variables(workdir / where)
-  assert model == _model()
+  assert model == tiny_model()
   assert content["dataset"] == {"name": "toy"}
   _assert_equal(variables, _at(first, step).variables)
 
@@ -328,10 +319,10 @@ def test_load_variables_refuses_a_later_format(copy):
 
 def test_a_saved_model_loads_with_its_settings(tmp_path, first):
   checkpoints.save_model(
-    tmp_path / "imported", _model(), first.variables, source="a test"
+    tmp_path / "imported", tiny_model(), first.variables, source="a test"
   )
   model, variables, content = checkpoints.load_variables(tmp_path / "imported")
-  assert model == _model()
+  assert model == tiny_model()
   assert content["source"] == "a test"
   assert content["preprocessing"] == {
     "mean": [127.5] * 3,
@@ -342,7 +333,7 @@ def test_a_saved_model_loads_with_its_settings(tmp_path, first):
 
 def test_a_model_is_written_by_one_and_never_over_another(tmp_path, first):
   """Not over one that is being written either; what a kill left is no model."""
-  save = functools.partial(checkpoints.save_model, tmp_path, _model())
+  save = functools.partial(checkpoints.save_model, tmp_path, tiny_model())
   (tmp_path / "checkpoints/0.orbax-checkpoint-tmp-1").mkdir(parents=True)
   other = os.open(tmp_path, os.O_RDONLY)
   assert atomic.lock(other)
@@ -360,7 +351,9 @@ def test_kernels_stored_in_half_precision_come_back_as_float32(tmp_path, first):
   variables = jax.tree.map(jnp.sin, first.variables)
   for name in ("whole", "half"):
     dtype = "float16" if name == "half" else None
-    checkpoints.save_model(tmp_path / name, _model(), variables, dtype=dtype)
+    checkpoints.save_model(
+      tmp_path / name, tiny_model(), variables, dtype=dtype
+    )
   _, found, _ = checkpoints.load_variables(tmp_path / "half")
 
   def rounded(x):
@@ -379,13 +372,13 @@ def _bytes(folder):
 def test_kernels_too_large_for_their_type_are_refused(tmp_path, first):
   large = jax.tree.map(lambda x: x + 1e5, first.variables)
   with pytest.raises(ValueError, match="float16 cannot hold kernels of 100"):
-    checkpoints.save_model(tmp_path, _model(), large, dtype="float16")
+    checkpoints.save_model(tmp_path, tiny_model(), large, dtype="float16")
 
 
 def test_initialize_from_all_redraws_only_logits_of_other_classes(
   workdir, first
 ):
-  fresh = _state(1, _model(num_classes=5))
+  fresh = _state(1, tiny_model(num_classes=5))
   found, report = initialize_from(fresh, workdir, "all")
   _assert_equal(found.params["logits"], fresh.params["logits"])
   source = _at(first, 3)
@@ -399,7 +392,7 @@ def test_initialize_from_all_redraws_only_logits_of_other_classes(
 
 
 def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
-  fresh = _state(1, _model(atrous_rates=(6,)))
+  fresh = _state(1, tiny_model(atrous_rates=(6,)))
   found, report = initialize_from(fresh, workdir, "backbone")
   _assert_equal(found.params["aspp"], fresh.params["aspp"])
   source = _at(first, 3)
@@ -410,9 +403,11 @@ def test_initialize_from_backbone_leaves_the_head_alone(workdir, first):
 
 
 def test_initialize_from_another_backbone_lists_the_differences(workdir):
-  fresh = _state(1, _model(width_multiplier=0.5))
-  with pytest.raises(ValueError, match="wrong shape: params/backbone/"):
+  fresh = _state(1, tiny_model(backbone="mobilenet_v2"))
+  with pytest.raises(ValueError, match="missing: batch_stats/back") as caught:
     initialize_from(fresh, workdir, "backbone")
+  lines = str(caught.value).splitlines()
+  assert len(lines) == 22 and lines[-1].split()[::2] == ["and", "more"]
 
 
 @pytest.mark.parametrize(
@@ -423,7 +418,7 @@ def test_the_address_of_an_object_store_is_refused_with_the_remedy(address):
   opening = (
     checkpoints.find_step,
     lambda folder: Checkpoints(folder, keep=1),
-    lambda folder: checkpoints.save_model(folder, _model(), {}),
+    lambda folder: checkpoints.save_model(folder, tiny_model(), {}),
   )
   for call in opening:
     with pytest.raises(ValueError, match=message):

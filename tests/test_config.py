@@ -74,11 +74,14 @@ def test_every_config_is_locked_and_says_how_it_ended(
   ],
   ids=lambda value: value if isinstance(value, str) else value.stem,
 )
+@pytest.mark.usefixtures("tiny_backbone")
 def test_every_config_traces_a_step_with_runlocal(path, arg):
   config, whole = _load(path, f"runlocal,{arg}"), _load(path, arg)
   config_lib.check(config)
   assert config.steps == 3 and config.init_from == ""
   assert config.data.name == whole.data.name
+  if config.task == "segmentation":
+    config.model.update(backbone="tiny", width_multiplier=1.0)
   model = config_lib.make_model(config, num_classes=7)
   rule = optimizer.make_optimizer(config)
   crop = tuple(config.data.crop_size)

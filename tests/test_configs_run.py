@@ -30,12 +30,8 @@ _SAMPLES = {
   "imagenet": ("imagenet2012", "imagenet-sample"),
 }
 _SCORES = {"imagenet": "eval/top1"}
-# Each compiles for 15 s, but COCO: its program is that of VOC.
-_FAST = ("voc", "coco", "imagenet")
-_CASES = [
-  pytest.param(name, marks=() if name in _FAST else pytest.mark.slow)
-  for name in _SAMPLES
-]
+
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +45,16 @@ def data_dir(shared, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(request, data_dir, tmp_path_factory) -> pathlib.Path:
-  """The workdirs, by name, of the configs that tests of this run ask for."""
-  asked = [
-    item.callspec.params["name"]
-    for item in request.session.items
-    if item.module is request.module and hasattr(item, "callspec")
-  ]
-  names = dict.fromkeys(["imagenet", *asked])
+def runs(data_dir, tmp_path_factory) -> pathlib.Path:
+  """The workdirs of all configs, by name."""
   folder = tmp_path_factory.mktemp("runs")
   program = str(_REPOSITORY / "tests/programs/run_configs.py")
   finished = subprocess.run(
-    [sys.executable, program, data_dir, str(folder), *names],
+    [sys.executable, program, data_dir, str(folder), *_SAMPLES],
     env={
       **os.environ,
       "PYTHONPATH": str(_REPOSITORY),
       "JAX_PLATFORMS": "cpu",
-      "DEEPLAB_CACHE": str(folder / "cache"),  # VOC and COCO share programs
     },
     capture_output=True,
     text=True,
@@ -75,7 +64,7 @@ def runs(request, data_dir, tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.parametrize("name", _CASES)
+@pytest.mark.parametrize("name", _SAMPLES)
 def test_runlocal_trains_and_evaluates_on_the_sample(runs, name):
   workdir = runs / name
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -89,12 +78,13 @@ def test_runlocal_trains_and_evaluates_on_the_sample(runs, name):
   assert content["dataset"]["name"] == _SAMPLES[name][0]
   kind = "classifier" if name == "imagenet" else "segmenter"
   assert content["kind"] == kind
-  assert content["model"]["backbone"] == "mobilenet_v2"
+  assert content["model"]["backbone"] == "tiny"
   assert (workdir / "checkpoints/3").is_dir()
 
 
 def test_a_classifier_gives_its_backbone_to_a_segmenter(runs):
   settings = config.load(str(_REPOSITORY / "configs/voc.py") + ":runlocal")
+  settings.model.update(backbone="tiny", width_multiplier=1.0)
   model = config.make_model(settings, num_classes=21)
   rule = optimizer.make_optimizer(settings)
   shapes = jax.eval_shape(lambda: create_state(model, rule, (33, 33), 0))
@@ -114,7 +104,7 @@ def test_a_classifier_is_loaded_as_such_alone(runs):
   model, variables, _ = checkpoints.load_variables(
     runs / "imagenet/best", kind="classifier"
   )
-  assert (model.num_classes, model.backbone) == (1000, "mobilenet_v2")
+  assert (model.num_classes, model.backbone) == (1000, "tiny")
   assert variables["params"]["logits"]["kernel"].shape[-1] == 1000
 
 

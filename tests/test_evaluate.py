@@ -23,14 +23,11 @@ from deeplab_jax import config as config_lib
 from deeplab_jax.data import build
 from deeplab_jax.data import source as source_lib
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
-from tests.programs.evaluate_tiny import (
-  SIZE,
-  evaluate_folder,
-  make_config,
-  make_model,
-)
+from tests.programs.evaluate_tiny import SIZE, evaluate_folder, make_config
 from tests.random_variables import random_variables
+from tests.tiny_segmenter import tiny_model
 
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 _TESTS = pathlib.Path(__file__).parent
 NUM_IMAGES = 11
 
@@ -60,7 +57,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def variables():
-  return random_variables(make_model(), np.zeros((1, *SIZE, 3), np.float32))
+  return random_variables(tiny_model(), np.zeros((1, *SIZE, 3), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +68,7 @@ def evaluation(folder) -> evaluate.Evaluation:
 @pytest.fixture(scope="module")
 def predictions(folder, variables) -> dict[str, np.ndarray]:
   """Label maps by the definition, one image at a time."""
-  model = make_model()
+  model = tiny_model()
 
   @jax.jit
   def label(inputs):
@@ -166,7 +163,7 @@ def test_another_output_stride_and_views_change_the_answer(
 ):
   config = make_config(str(folder))
   config.eval.update(output_stride=8, scales=(1.0,), flip=True)
-  dense = evaluate.evaluate(make_model(), variables, config)
+  dense = evaluate.evaluate(tiny_model(), variables, config)
   assert dense.settings["output_stride"] == 8 and dense.settings["flip"]
   assert dense.confusion.sum() == evaluation.confusion.sum()
   assert (dense.confusion != evaluation.confusion).any()
@@ -179,13 +176,13 @@ def test_evaluation_computes_in_what_is_asked_for(
   assert evaluation.settings["dtype"] == "float32"
   config = make_config(str(folder))
   config.eval.dtype = "bfloat16"
-  found = evaluate.evaluate(make_model(), variables, config)
+  found = evaluate.evaluate(tiny_model(), variables, config)
   assert found.settings["dtype"] == "bfloat16"
   moved = np.abs(found.confusion - evaluation.confusion).sum()
   assert 0 < moved < 0.05 * evaluation.confusion.sum()
   # A network of that dtype by itself is one and the same.
   config.eval.dtype = ""
-  model = make_model().clone(dtype=jnp.dtype("bfloat16"))
+  model = tiny_model().clone(dtype=jnp.dtype("bfloat16"))
   own = evaluate.evaluate(model, variables, config)
   np.testing.assert_array_equal(own.confusion, found.confusion)
 
@@ -194,11 +191,11 @@ def test_evaluation_limit_and_stop(folder, variables):
   config = make_config(str(folder))
   config.data.eval_limit = 3
   config.eval.pictures = 8
-  few = evaluate.evaluate(make_model(), variables, config)
+  few = evaluate.evaluate(tiny_model(), variables, config)
   assert few.num_images == 3
   assert [e.name for e in few.examples] == ["00", "01", "02"]
   stopped = evaluate.evaluate(
-    make_model(), variables, config, should_stop=lambda: True
+    tiny_model(), variables, config, should_stop=lambda: True
   )
   assert stopped is None
 
@@ -216,7 +213,7 @@ def reported(folder, variables, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp("report") / "run"
   evaluation = {"crop_size": SIZE}
   checkpoints.save_model(
-    workdir, make_model(), variables, evaluation=evaluation
+    workdir, tiny_model(), variables, evaluation=evaluation
   )
   evaluate.report(workdir, make_config(str(folder)), workdir)
   return workdir
@@ -289,7 +286,7 @@ def test_report_compares_with_another(reported, folder, tmp_path):
   config.eval.output_stride = 8
   evaluate.report(reported, config, tmp_path / "dense", compare=reported)
   page = (tmp_path / "dense/evaluation/report.html").read_text()
-  assert "compared with mobilenet_v2, output stride 16" in page
+  assert "compared with tiny, output stride 16" in page
   before = json.loads((reported / "evaluation/results.json").read_text())
   assert f"mIoU (other {100 * before['miou']:.2f}\xa0%)" in page
   with pytest.raises(ValueError, match="nothing to compare with"):

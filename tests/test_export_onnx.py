@@ -64,15 +64,13 @@ _HEADS = {
   ),
   "many classes": ({"num_classes": 300}, [(20, 30)]),
 }
-_BACKBONES = {
+_BACKBONES = {  # all others are in tests/test_export_networks.py
   "convnext_atto": {"output_stride": 8},
   "mobilenet_v2": {"width_multiplier": 0.25},
-  "mobilenet_v2_torch": {"width_multiplier": 0.25, "output_stride": 32},
   "mobilenet_v2_padded_torch": {"width_multiplier": 0.25, "pad_input": False},
   "mobilenet_v3_small_seg": {"head": "lraspp", "decoder": ("conv3",)},
   "mobilenetv4_conv_small": {},
   "resnet_50": {"output_stride": 8},
-  "resnet_50_torch": {},
   "tf_efficientnetv2_b0": {"output_stride": 8},
   "xception_71": {"output_stride": 8, "decoder": ("conv2",)},
 }

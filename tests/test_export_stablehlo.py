@@ -35,7 +35,7 @@ print(sorted(others), sorted(ours))
   "arguments",
   [
     {"atrous_rates": (6,), "decoder": ("conv2",)},
-    {"head": "dpc", "output_stride": 8},
+    pytest.param({"head": "dpc", "output_stride": 8}, marks=pytest.mark.slow),
     {"head": "lraspp", "decoder": ("conv3",), "output_stride": 8},
     {"half_pixel": True, "pad_input": False, "decoder": ("conv2",)},
   ],
@@ -53,7 +53,7 @@ def test_any_size_and_batch(arguments):
   [
     "resnet_50",
     pytest.param("xception_71", marks=pytest.mark.slow),
-    "mobilenet_v2",
+    pytest.param("mobilenet_v2", marks=pytest.mark.slow),
   ],
 )
 def test_backbones(shallow_backbones, name):

@@ -31,7 +31,12 @@ NETWORKS = {
 }
 
 # Of every source another is in the quick tests.
-_LONG = ("smp deeplabv3", "jfzhang xception", "jfzhang resnet")
+_LONG = (
+  "torchvision lraspp",
+  "smp deeplabv3",
+  "jfzhang xception",
+  "jfzhang resnet",
+)
 
 
 @functools.cache
@@ -270,7 +275,7 @@ def test_what_is_around_a_network_is_named(name):
 def test_what_training_scripts_save_is_read(tmp_path):
   """A score of NumPy's, and the ending of jfzhang's files."""
   torch = pytest.importorskip("torch")
-  state, *_ = reference("jfzhang resnet")
+  state, *_ = reference("jfzhang mobilenet")
   tensors = {name: torch.tensor(array) for name, array in state.items()}
   content = {"state_dict": tensors, "best_pred": np.float64(0.7), "epoch": 1}
   torch.save(content, tmp_path / "model_best.pth.tar")
@@ -282,7 +287,7 @@ def test_what_training_scripts_save_is_read(tmp_path):
 
 
 def test_moving_averages_of_a_whole_network():
-  state, *_ = reference("jfzhang resnet")
+  state, *_ = reference("jfzhang mobilenet")
   averages = {name: array + 0.5 for name, array in state.items()}
   content = {"state_dict": state, "state_dict_ema": averages}
   model = import_weights.torch_deeplab(content)

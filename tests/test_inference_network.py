@@ -22,15 +22,13 @@ from tests.tiny_segmenter import (
   "arguments",
   [
     {"atrous_rates": (6, 12), "decoder": ("conv2",)},
-    {"backbone": "resnet_50", "output_stride": 8, "width_multiplier": 1.0},
-    {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
-    pytest.param(
-      {
-        "backbone": "xception_41",
-        "width_multiplier": 1.0,
-        "decoder": ("conv3", "conv2"),
-      },
-      marks=pytest.mark.slow,
+    *(
+      pytest.param({"width_multiplier": 1.0} | other, marks=pytest.mark.slow)
+      for other in (
+        {"backbone": "resnet_50", "output_stride": 8},
+        {"backbone": "mobilenet_v3_small_seg"},
+        {"backbone": "xception_41", "decoder": ("conv3", "conv2")},
+      )
     ),
   ],
 )
@@ -77,7 +75,10 @@ def test_canvas_does_not_change_fused_views(tiny_backbone):
   "arguments",
   [
     {"atrous_rates": (6,), "decoder": ("conv2",)},
-    {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
+    pytest.param(
+      {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 @pytest.mark.parametrize(

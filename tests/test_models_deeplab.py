@@ -67,6 +67,7 @@ def shapes_of(model, size=(65, 65)):
 
 
 @pytest.mark.parametrize("backbone", EVERY_BACKBONE)
+@pytest.mark.usefixtures("shallow_backbones")
 def test_output_stride_rates_and_dtype_change_no_parameter(backbone):
   base = shapes_of(DeepLab(21, backbone))
   for stride in (8, 32):
@@ -120,7 +121,10 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
 @pytest.mark.parametrize(
   "arguments",
   [
-    {"backbone": "mobilenet_v3_small_seg", **LRASPP},
+    pytest.param(
+      {"backbone": "mobilenet_v3_small_seg", **LRASPP}, marks=pytest.mark.slow
+    ),
+    {"backbone": "tiny", **LRASPP},
     {
       "backbone": "tiny",
       "decoder": ("conv3", "conv2"),
@@ -153,8 +157,9 @@ def test_a_gradient_reaches_every_parameter(tiny_backbone, arguments):
   assert silent == []
 
 
+@pytest.mark.usefixtures("tiny_backbone")
 def test_frozen_batch_norm_keeps_statistics_and_uses_them():
-  model = DeepLab(5, "mobilenet_v2", width_multiplier=0.25, dropout_rate=0.0)
+  model = DeepLab(5, "tiny", dropout_rate=0.0)
   images = jax.random.normal(jax.random.key(1), (2, 33, 33, 3))
   variables = random_variables(model, images)
   logits, updated = jax.jit(

@@ -9,8 +9,28 @@ from tests.needs import needs_onednn
 # Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
 TOLERANCE = 1e-4
 
+# Two strides of MobileNetV2, and one of each other network with a decoder and
+# one with an even size, are in `make test`.
+_QUICK = {
+  "mobilenet_v2_dm05_os16",
+  "mobilenet_v2_os16_decoder",
+  "mobilenet_v2_os8",
+  "resnet_v1_101_beta_os16",
+  "resnet_v1_50_os16_even",
+  "xception_41_os16",
+  "xception_65_os16_even",
+  "xception_65_os8",
+}
 
-@pytest.mark.parametrize("name", network.CASES)
+
+def _cases(names):
+  return [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in _QUICK))
+    for name in names
+  ]
+
+
+@pytest.mark.parametrize("name", _cases(network.CASES))
 def test_logits_features_and_labels_equal_the_official(shared, exactness, name):
   errors = network.network_errors(shared, name)
   for quantity, error in errors.items():
@@ -22,7 +42,7 @@ def test_logits_features_and_labels_equal_the_official(shared, exactness, name):
 
 
 @needs_onednn
-@pytest.mark.parametrize("name", network.CASES)
+@pytest.mark.parametrize("name", _cases(network.CASES))
 def test_folded_into_onednn_gives_the_same(shared, exactness, name):
   error = network.folded_error(shared, name)
   exactness.check(f"{name}.npz", "logits, oneDNN", error, TOLERANCE)
@@ -38,7 +58,7 @@ def test_the_other_lowering_gives_the_same(shared, monkeypatch, name):
   assert max(errors.values()) < TOLERANCE, errors
 
 
-@pytest.mark.parametrize("name", network.ENDPOINT_CASES)
+@pytest.mark.parametrize("name", _cases(network.ENDPOINT_CASES))
 def test_every_layer_equals_the_official(shared, exactness, name):
   errors = network.endpoint_errors(shared, name)
   worst = max(errors.values())

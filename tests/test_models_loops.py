@@ -33,7 +33,9 @@ def test_all_threads_makes_xla_count_more_operations_than_bytes(users_jit):
   assert cost["flops"] > cost["bytes accessed"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_joined_is_concatenation(users_jit, dtype):
   keys = jax.random.split(jax.random.key(0), 3)
   maps = tuple(

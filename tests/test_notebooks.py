@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deeplab_jax import checkpoints
-from tests.tiny_segmenter import COLORS, NAMES, make_variables, small_model
+from tests.tiny_segmenter import COLORS, NAMES, make_variables, tiny_model
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 
@@ -62,8 +62,10 @@ def test_inference_notebook_runs_offline_on_what_ships(monkeypatch, capsys):
   assert "stride  8:" in capsys.readouterr().out
 
 
-def test_inference_notebook_takes_a_model_and_an_image(tmp_path, monkeypatch):
-  model = small_model()
+def test_inference_notebook_takes_a_model_and_an_image(
+  tiny_backbone, tmp_path, monkeypatch
+):
+  model = tiny_model()
   checkpoints.save_model(
     tmp_path / "model",
     model,

@@ -82,12 +82,14 @@ def _check_memory(made):
 
 
 @pytest.fixture(scope="module")
-def local():
-  """A plan for the one device here."""
+def local(tiny_backbone):
+  """A plan for the one device here, of five convolutions."""
+  config = _config()
+  config.model.update(backbone="tiny", width_multiplier=1.0)
   one = dataclasses.replace(
     plan.local_machine(), devices=tuple(jax.devices()[:1])
   )
-  return plan.make_plan(_config(), one)
+  return plan.make_plan(config, one)
 
 
 @pytest.mark.slow

@@ -83,13 +83,18 @@ def test_layers_tell_kernel_rate_and_shapes():
 @pytest.mark.parametrize(
   ("backbone", "stride", "backbone_b", "depthwise_b", "aspp_b"),
   [
-    ("resnet_101_beta", 32, 47.07, "0.00", ("4.34", "0.72")),
-    ("resnet_101_beta", 16, 59.70, "0.00", ("16.34", "2.70")),
     ("resnet_101_beta", 8, 188.82, "0.00", ("63.41", "10.48")),
     ("resnet_101", 16, 52.56, "0.00", ("16.34", "2.70")),
     ("xception_65", 32, 41.44, "0.62", ("4.34", "0.72")),
-    ("xception_65", 16, 48.57, "0.65", ("16.34", "2.70")),
-    ("xception_65", 8, 163.60, "1.84", ("63.41", "10.48")),
+    *(
+      pytest.param(*other, marks=pytest.mark.slow)
+      for other in (
+        ("resnet_101_beta", 32, 47.07, "0.00", ("4.34", "0.72")),
+        ("resnet_101_beta", 16, 59.70, "0.00", ("16.34", "2.70")),
+        ("xception_65", 16, 48.57, "0.65", ("16.34", "2.70")),
+        ("xception_65", 8, 163.60, "1.84", ("63.41", "10.48")),
+      )
+    ),
   ],
 )
 def test_parts_equal_the_official_graphs(

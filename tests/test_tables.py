@@ -82,8 +82,8 @@ def test_one_scale_gives_exact_and_papers_counts(table, switches, stride):
   ("table", "switches", "stride"),
   [
     (TABLE_3, "", 8),
-    (TABLE_3, "Decoder", 16),
-    (TABLE_3, "Decoder", 8),
+    pytest.param(TABLE_3, "Decoder", 16, marks=pytest.mark.slow),
+    pytest.param(TABLE_3, "Decoder", 8, marks=pytest.mark.slow),
     pytest.param(TABLE_5, "Decoder SC", 16, marks=pytest.mark.slow),
     pytest.param(TABLE_5, "Decoder SC", 8, marks=pytest.mark.slow),
     pytest.param(TABLE_5, "", 16, marks=pytest.mark.slow),
@@ -149,6 +149,7 @@ def _compare(labels, row, record):
   assert float(record["paper B"]) == row.multiply_adds
 
 
+@pytest.mark.slow
 def test_table_1_varies_the_low_level_channels():
   for row in TABLE_1.rows:
     (summary,) = row.passes()

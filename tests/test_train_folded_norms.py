@@ -1,5 +1,7 @@
 """Folded batch norms, made trainable without changing the function."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,12 +62,12 @@ def test_calibrating_keeps_the_function_and_makes_training_agree():
 
 def _features(variables, images, train=False):
   """What the backbone hands on, captured on its way through the network."""
-  _, captured = _MODEL.apply(
-    variables,
-    images,
+  apply = functools.partial(
+    _MODEL.apply,
     train=train,
     capture_intermediates=lambda module, _: module.name == "backbone",
     mutable=["intermediates", "batch_stats"],
   )
+  _, captured = jax.jit(apply)(variables, images)
   features, _ = captured["intermediates"]["backbone"]["__call__"][0]
   return np.asarray(features)

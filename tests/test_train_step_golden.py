@@ -16,7 +16,12 @@ from deeplab_jax.train.state import TrainState
 from deeplab_jax.train.step import make_train_step
 from tests.trees import by_name
 
-_SLOW = ("xception_41_frozen", "xception_41_bn", "resnet_v1_50_beta_bn")
+_SLOW = (
+  "mobilenet_v2_frozen",
+  "xception_41_frozen",
+  "xception_41_bn",
+  "resnet_v1_50_beta_bn",
+)
 _BACKBONES = {"resnet_v1_50_beta": "resnet_50_beta"}
 
 

@@ -16,6 +16,7 @@ from deeplab_jax.checkpoints import wholeness
 Tree = Any
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders being written
+_SHOWN = 20  # differences between two trees
 
 
 class CannotRestoreError(ValueError):
@@ -141,8 +142,10 @@ def unflatten_like(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
 def require_same_names(
   found: Mapping[str, Any], wanted: Mapping[str, Any], where: str
 ) -> None:
-  """Raises one error that lists every difference of names and shapes."""
+  """Raises one error that lists differences of names and shapes, 20 at most."""
   faults = differences(found, wanted)
+  if len(faults) > _SHOWN:
+    faults[_SHOWN:] = [f"and {len(faults) - _SHOWN} more"]
   if faults:
     raise ValueError(
       f"{where} is a checkpoint of another architecture; give the model it "

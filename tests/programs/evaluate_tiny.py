@@ -14,20 +14,12 @@ import jax
 from deeplab_jax import config as config_lib
 from deeplab_jax import evaluate, runtime, sharding
 from deeplab_jax.evaluate import Evaluation
-from deeplab_jax.models import DeepLab
+from deeplab_jax.models import BACKBONES
 from tests.random_variables import random_variables
+from tests.tiny_backbone import TINY
+from tests.tiny_segmenter import tiny_model
 
 SIZE = (65, 65)
-
-
-def make_model() -> DeepLab:
-  return DeepLab(
-    num_classes=3,
-    backbone="mobilenet_v2",
-    width_multiplier=0.25,
-    atrous_rates=(),
-    decoder=(),
-  )
 
 
 def make_config(folder: str):
@@ -40,7 +32,7 @@ def make_config(folder: str):
 
 
 def evaluate_folder(folder: str, detailed: bool = True) -> Evaluation:
-  model = make_model()
+  model = tiny_model()
   variables = random_variables(model, jax.numpy.zeros((1, *SIZE, 3)))
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
@@ -50,6 +42,7 @@ def evaluate_folder(folder: str, detailed: bool = True) -> Evaluation:
 
 
 if __name__ == "__main__":
+  BACKBONES["tiny"] = TINY
   runtime.start_runtime()
   evaluation = evaluate_folder(sys.argv[1])
   if jax.process_index() == 0:
