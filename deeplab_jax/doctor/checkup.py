@@ -187,7 +187,9 @@ def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
       config.data,
       batch_size=config.batch_size,
       seed=config.seed,
-      padding_value=padding_value(config.model.backbone),
+      padding_value=padding_value(
+        config.model.backbone, dataset.info.channels, dataset.info.value_range
+      ),
     ),
     segmentation.eval_batches(dataset, config.data, [first]),
   ):

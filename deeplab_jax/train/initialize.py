@@ -81,7 +81,8 @@ def _differences(stored: Network, wanted: Network, parts: str) -> list[str]:
 
 
 def _shapes(model: Network) -> dict[str, jax.ShapeDtypeStruct]:
-  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  shape = (1, 65, 65, model.channels)
+  images = jax.ShapeDtypeStruct(shape, np.float32)
   return items.flatten(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
@@ -162,7 +163,7 @@ def _unfolded(
   """`state` with batch norms that can be trained, see `with_statistics`."""
 
   def update(variables, images):
-    images = preprocess(images, model.backbone)
+    images = preprocess(images, model.backbone, model.value_range)
     return with_statistics(model, variables, folded, images)
 
   images = sharding.global_batch({"image": images}, mesh)["image"]
