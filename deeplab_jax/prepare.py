@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
       options.data_dir,
       options.manual_dir,
       nodata=options.nodata,
+      channels=options.channels,
     )
     skipped = build.build(
       options.name,
@@ -30,10 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
       partial=options.partial,
       folder=folder,
       nodata=options.nodata,
+      channels=options.channels,
     )
   except Exception as error:
     return messages.tell(error)
   print(f"{options.name} is in {folder}")
+  for line in build.notes(folder):
+    print(line)
   for line in build.remarks(folder):
     print(f"warning: {line}")
   if skipped:
@@ -66,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     "--nodata",
     type=float,
     help="number of a folder's masks that means that nothing is known",
+  )
+  parser.add_argument(
+    "--channels",
+    type=int,
+    default=0,
+    help="of a folder's pictures, read as they are, with all their bits; by "
+    "default red, green and blue of 8 bits",
   )
   parser.add_argument(
     "--skip_bad",

@@ -25,6 +25,10 @@ def base_config() -> ConfigDict:
       "init_from": "",
       # "all", or "backbone" to draw the head anew.
       "init_parts": "all",
+      # Which channel of that model gives its first kernels to each channel of
+      # the data, by number, -1 being the mean of all; () is the mean for each,
+      # if there are more or fewer channels than the model has.
+      "init_channels": (),
       # Images per step, over all devices and processes.
       "batch_size": 16,
       # Parts of a batch that go through the network one after the other, for

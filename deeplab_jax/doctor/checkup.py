@@ -149,7 +149,12 @@ class _Data:
   @functools.cached_property
   def samples(self) -> Samples:
     if self._files is not None:
-      return FolderSamples(self._files, self._config.get("nodata"))
+      return FolderSamples(
+        self._files,
+        self._config.get("nodata"),
+        self._config.get("channels", 0),
+        tuple(self._config.get("value_range") or ()),
+      )
     return RecordSamples(self.dataset)
 
 

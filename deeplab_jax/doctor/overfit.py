@@ -111,7 +111,8 @@ def run(
   crop_size = tuple(config.data.crop_size)
   state = init_state(model, optimizer, crop_size, config.seed, mesh)
   if config.init_from:
-    state, _ = initialize_from(state, config.init_from, config.init_parts)
+    start = config.init_from, config.init_parts, config.init_channels
+    state, _ = initialize_from(state, *start)
   batch = _batch(config, dataset)
   names = tuple(batch.pop("name"))
   placed = sharding.global_batch(batch, mesh)

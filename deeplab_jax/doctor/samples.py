@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deeplab_jax.data import datasets, preprocess
+from deeplab_jax import visualize
+from deeplab_jax.data import build, datasets, preprocess
 from deeplab_jax.data.builders import (
   checks,
+  folder_bands,
   folder_checks,
   folder_classes,
   folder_layout,
@@ -40,7 +42,8 @@ class Sample:
     mask_file: where the mask is, for messages.
     faults: what is wrong with its files.
     remarks: what of the files may be meant.
-    image: uint8 (h, w, 3) RGB as training reads it.
+    image: uint8 (h, w, 3) RGB as training reads it; of other channels uint8
+      (h, w, channels), their range of values brought to 0..255.
     mask: numbers (h, w), or colours (h, w, 3), as the file has them;
       `preprocess.IGNORE` where it declares that nothing is known.
     label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
@@ -92,12 +95,20 @@ class FolderSamples:
     listed: whether the user lists the classes.
   """
 
-  def __init__(self, files: Tree, nodata: float | None = None):
+  def __init__(
+    self,
+    files: Tree,
+    nodata: float | None = None,
+    channels: int = 0,
+    value_range: tuple = (),
+  ):
     """Looks at the user's `files`.
 
     Args:
       files: of the folder.
       nodata: number of masks that means that nothing is known.
+      channels: of the pictures, see `config.data.channels`.
+      value_range: of their values, see `config.data.value_range`.
 
     Raises:
       ValueError: there are no images, or no masks.
@@ -105,7 +116,16 @@ class FolderSamples:
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
     self._tree, self._nodata = files, nodata
-    self.layout = folder_layout.find(self._tree, self.faults.append)
+    self.layout = folder_layout.find(
+      self._tree, self.faults.append, folder_layout.suffixes(channels)
+    )
+    self._bands = None
+    if channels:
+      found = folder_bands.find(self._tree, self.layout, channels)
+      if value_range:
+        value_range = build.value_range(value_range, channels)
+        found = dataclasses.replace(found, value_range=value_range)
+      self._bands = found
     self.listed = any(name in self._tree for name in folder_classes.FILES)
     self._classes = self._find_classes()
     self.info = self._classes and self._info(self._classes)
@@ -147,6 +167,9 @@ class FolderSamples:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
       return
+    if self._bands and not self._bands.is_plain:
+      self._read_bands(sample, encoded)
+      return
     remarks = list(checks.remarks(sample.image_file, encoded))
     encoded = checks.quiet(encoded)
     if sample.attempt(checks.image_size, sample.image_file, encoded):
@@ -154,6 +177,20 @@ class FolderSamples:
       if sample.mask is not None:
         encoded = checks.upright(encoded, sample.mask.shape[:2])
       sample.image = preprocess.decode_image(encoded)
+
+  def _read_bands(self, sample: Sample, encoded: bytes) -> None:
+    """The picture with its range of values brought to 0..255."""
+    file = sample.image_file
+    picture = sample.attempt(self._bands.read, file, encoded)
+    if picture is None:
+      return
+    if picture.remark:
+      sample.remarks.append(Remark("place-of-channels", file, picture.remark))
+    sample.image = visualize.to_8_bits(picture.pixels, self._bands.value_range)
+    unknown, label = picture.unknown, sample.label
+    ignores = self.info is not None and self.info.ignore_label is not None
+    if ignores and unknown is not None and np.shape(label) == unknown.shape:
+      label[unknown] = preprocess.IGNORE
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
     used = self.layout.used_masks()
@@ -172,6 +209,7 @@ class FolderSamples:
   def _info(self, classes: folder_classes.FolderClasses) -> DatasetInfo:
     return dataclasses.replace(
       datasets.DATASETS["folder"],
+      channels=self._bands.channels if self._bands else 3,
       class_names=classes.names,
       colors=classes.colors,
       ignore_label=classes.ignore_label,

@@ -54,7 +54,7 @@ def known(model: DeepLab, images: jax.Array, color: jax.Array) -> jax.Array:
   images = images.astype(jnp.float32)
   if model.image_dtype != "float32":
     return images
-  return jnp.where(jnp.isfinite(images), images, color)
+  return jnp.where(jnp.abs(images) < jnp.inf, images, color)
 
 
 def label_dtype(num_classes: int) -> jnp.dtype:

@@ -32,7 +32,12 @@ from deeplab_jax.predict.naming import (
   folders_like_pictures,
 )
 from deeplab_jax.predict.packages import SERVERS, pack
-from deeplab_jax.predict.reading import read_image, remarks
+from deeplab_jax.predict.reading import (
+  read_for,
+  read_image,
+  remarks,
+  takes_rgb,
+)
 
 __all__ = [
   "SERVERS",
@@ -42,6 +47,7 @@ __all__ = [
   "main",
   "pack",
   "predict_files",
+  "read_for",
   "read_image",
   "remarks",
 ]
@@ -72,8 +78,9 @@ def _run(flags: argparse.Namespace) -> int:
   segmenter = load(
     flags.checkpoint, flags.output_stride, flags.dtype, **_protocol(flags)
   )
-  for line in remarks(job.source for job in jobs):
-    print(f"warning: {line}", file=sys.stderr)
+  if takes_rgb(segmenter.model):
+    for line in remarks(job.source for job in jobs):
+      print(f"warning: {line}", file=sys.stderr)
   failures = predict_files(
     segmenter, jobs, flags.out, kinds, show_progress=True
   )

@@ -22,7 +22,7 @@ from deeplab_jax.predict.naming import (
   UNCERTAINTY,
   Job,
 )
-from deeplab_jax.predict.reading import read_image
+from deeplab_jax.predict.reading import read_for
 
 T = TypeVar("T")
 
@@ -79,7 +79,8 @@ def predict_files(
   failures = []
   with ThreadPoolExecutor(_THREADS) as pool:
     writing = collections.deque()
-    readings = _ahead(pool, lambda job: read_image(job.source), jobs)
+    model = segmenter.model
+    readings = _ahead(pool, lambda job: read_for(model, job.source), jobs)
     for job, reading in rich.progress.track(
       readings, "segmenting", total=len(jobs), disable=not show_progress
     ):
@@ -137,7 +138,8 @@ def _write(
     if kind == LABELS:
       visualize.write_label_png(path, labels, colors)
     elif kind == OVERLAYS:
-      overlay = visualize.overlay(image, labels, colors)
+      shown = visualize.viewable(image, segmenter.model.value_range)
+      overlay = visualize.overlay(shown, labels, colors)
       names = segmenter.class_names
       _write_png(path, visualize.with_legend(overlay, labels, colors, names))
     elif kind == UNCERTAINTY:

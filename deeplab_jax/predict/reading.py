@@ -1,4 +1,4 @@
-"""Any picture file as the 8-bit RGB array that a network takes."""
+"""Any picture file as the array that a network takes, RGB of 8 bits."""
 
 import collections
 import os
@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from deeplab_jax.data import headers, limits
+from deeplab_jax.data import bands, headers, limits
 from deeplab_jax.data.headers import Header
+from deeplab_jax.models import DeepLab
 
 _WHITE = (255, 255, 255, 255)
 _UNKNOWN = "not a picture of 8 or 16 bits in a known format"
@@ -48,6 +49,39 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return _to_rgb(ImageOps.exif_transpose(picture))
   except UnidentifiedImageError:
     return _read_with_opencv(encoded)
+
+
+def read_for(model: DeepLab, path: str | os.PathLike) -> np.ndarray:
+  """Reads a picture as `model` takes it.
+
+  Args:
+    model: of RGB of 8 bits, as `read_image` gives them, or of other channels or
+      numbers, which are then read as the file has them.
+    path: of the file; a TIFF may need the package rasterio.
+
+  Returns:
+    (h, w, channels) of the model's `image_dtype`.
+
+  Raises:
+    OSError: the file is missing.
+    ValueError: it is no such picture, or has other channels or numbers.
+  """
+  if takes_rgb(model):
+    return read_image(path)
+  limits.check_file(path)
+  picture = bands.decode(pathlib.Path(path).read_bytes(), model.channels)
+  found = picture.pixels.dtype.name
+  if found != model.image_dtype:
+    raise ValueError(
+      f"must hold {model.image_dtype}, as what the model was trained on, got "
+      f"{found}"
+    )
+  return picture.pixels
+
+
+def takes_rgb(model: DeepLab) -> bool:
+  """Whether `model` takes pictures as a viewer shows them."""
+  return (model.channels, model.image_dtype) == (3, "uint8")
 
 
 def _check(header: Header) -> None:

@@ -9,13 +9,18 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from deeplab_jax.data import bands
 from deeplab_jax.data.builders import (
   checks,
+  folder_bands,
   folder_checks,
   folder_classes,
   folder_layout,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
+from deeplab_jax.data.builders.folder_bands import FolderBands
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
 
@@ -25,8 +30,11 @@ class Folder(SegmentationBuilder, skip_registration=True):
 
   name = "folder"
 
-  def __init__(self, *, nodata: float | None = None, **kwargs: Any):
-    self._nodata = nodata
+  def __init__(
+    self, *, nodata: float | None = None, channels: int = 0, **kwargs: Any
+  ):
+    self._nodata, self._channels = nodata, channels
+    self._bands: FolderBands | None = None
     self._contents: list[tuple[str, str, bytes]] = []
     super().__init__(**kwargs)
 
@@ -34,7 +42,9 @@ class Folder(SegmentationBuilder, skip_registration=True):
     self._tree = Tree.open(self.manual_dir)
     faults: list[BadExample] = []
     try:
-      self._layout = folder_layout.find(self._tree, faults.append)
+      self._layout = folder_layout.find(
+        self._tree, faults.append, folder_layout.suffixes(self._channels)
+      )
       if faults:
         faults += self._layout.without_masks(self._tree)
       self._classes = folder_classes.find(
@@ -53,7 +63,23 @@ class Folder(SegmentationBuilder, skip_registration=True):
       colors=self._classes.colors,
       ignore_label=self._classes.ignore_label,
     )
+    self._find_bands()
     return self._layout.splits
+
+  def _find_bands(self) -> None:
+    """Reads all pictures, where channels are asked for."""
+    if not self._channels:
+      return
+    found = folder_bands.find(self._tree, self._layout, self._channels)
+    self.notes.extend(found.lines())
+    self._bands = found
+    if found.dtype:  # else every picture is bad, and says so
+      self.dataset = dataclasses.replace(
+        self.dataset,
+        channels=found.channels,
+        image_dtype=found.dtype,
+        value_range=found.value_range,
+      )
 
   def read(self, split: str, key: str) -> Example:
     image = self._layout.images[key]
@@ -64,8 +90,21 @@ class Folder(SegmentationBuilder, skip_registration=True):
     source = self._tree.read(image)
     self._contents.append((split, key, hashlib.sha256(source).digest()))
     self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
-    encoded = checks.upright(source, labels.shape)
-    return Example(self._tree.where(image), encoded, file, labels, source)
+    where = self._tree.where(image)
+    if self._bands is None:
+      encoded = checks.upright(source, labels.shape)
+      return Example(where, encoded, file, labels, source)
+    picture = self._bands.read(where, source)
+    if picture.remark:
+      self.remarks.append(Remark("place-of-channels", where, picture.remark))
+    if self._bands.is_plain:
+      encoded = checks.upright(source, labels.shape)
+      return Example(where, encoded, file, labels, source)
+    ignored, size = self.dataset.ignore_label, picture.pixels.shape[:2]
+    fits = size == labels.shape  # else it is refused later
+    if fits and picture.unknown is not None and ignored is not None:
+      labels = np.where(picture.unknown, np.uint8(ignored), labels)
+    return Example(where, bands.encode(picture.pixels), file, labels, size=size)
 
   def all_remarks(self) -> list[Remark]:
     return [*self.remarks, *self._repetitions()]
