@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -29,6 +29,7 @@ from deeplab_jax.models import DeepLab
 from deeplab_jax.models.ops.canvas import NotConfinable
 
 Size = tuple[int, int]
+Place = tuple[slice, slice]  # rows and columns
 
 
 class Segmenter:
@@ -200,22 +201,45 @@ class Segmenter:
     """
     _check_wanted("wanted", wanted)
     image = self._checked(image)
-    results = {}
-    for window in self._windows(image.shape[:2]):
+    size, results = image.shape[:2], {}
+    for there, found in self.in_windows(size, image.__getitem__, *wanted):
+      for name, part in found.items():
+        if name not in results:
+          results[name] = np.empty((*size, *part.shape[2:]), part.dtype)
+        results[name][there] = part
+    return results
+
+  def in_windows(
+    self, size: Size, read: Callable[[Place], np.ndarray], *wanted: str
+  ) -> Iterator[tuple[Place, dict[str, np.ndarray]]]:
+    """`outputs` of an image that need not be in memory as a whole.
+
+    Args:
+      size: its height and width.
+      read: gives the pixels at a place, as `outputs` takes them.
+      *wanted: as of `outputs`.
+
+    Yields:
+      a place, and what is wanted there. The places cover the image once, row
+      after row; what is there is what `outputs` gives of the whole image.
+    """
+    _check_wanted("wanted", wanted)
+    for window in self._windows(size):
       rows, columns, crop = window[:3]
       top, left = rows.start, columns.start
-      part = image[top : top + crop[0], left : left + crop[1]]
+      bottom, right = top + crop[0], left + crop[1]
+      part = self._checked(
+        read(
+          (slice(top, min(bottom, size[0])), slice(left, min(right, size[1])))
+        )
+      )
       decided = (
         slice(rows.first - top, rows.end - top),
         slice(columns.first - left, columns.end - left),
       )
       there = slice(rows.first, rows.end), slice(columns.first, columns.end)
-      for name, found in self._run_window(part, window, wanted).items():
-        if name not in results:
-          shape = *image.shape[:2], *found.shape[2:]
-          results[name] = np.empty(shape, found.dtype)
-        results[name][there] = found[decided]
-    return results
+      found = self._run_window(part, window, wanted)
+      yield there, {name: array[decided] for name, array in found.items()}
 
   def _checked(self, image: Any) -> np.ndarray:
     """`image`, which may be anything that NumPy turns into such an array."""

@@ -104,8 +104,12 @@ def _check_size(size: tuple[int, int]) -> None:
     raise ValueError(f"{error}; cut it into parts") from error
 
 
-def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
+def remarks(
+  paths: Iterable[str | os.PathLike], as_rgb: bool = True
+) -> list[str]:
   """What of pictures is not read, or not as one might think: a line a kind.
+
+  With `as_rgb` they are read by `read_image`, else with all that they have.
 
   Files that cannot be read are passed over: reading them says why.
   """
@@ -116,7 +120,7 @@ def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
       header = headers.read(pathlib.Path(path).read_bytes())
     except OSError:
       continue
-    for kind in _kinds(header) if header else ():
+    for kind in _kinds(header, as_rgb) if header else ():
       kinds[kind].append(str(path))
   return [
     f"{kind}: {len(files)} pictures, {', '.join(files[:_SHOWN])}"
@@ -125,8 +129,15 @@ def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
   ]
 
 
-def _kinds(header: Header) -> list[str]:
+def _kinds(header: Header, as_rgb: bool) -> list[str]:
   kinds = []
+  if header.is_placed:
+    kinds.append(
+      "a place on earth, which is not kept for want of the package rasterio "
+      "(pip install 'deeplab_jax[geo]')"
+    )
+  if not as_rgb:
+    return kinds
   if header.bits > 8:
     kinds.append(
       f"{header.bits} bits, of which the upper 8 are used (dark if the others "
