@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
   options = _parser().parse_args(arguments)
   from deeplab_jax.data import build  # TFDS takes a while to import
 
+  tiling = build.Tiling(options.tile, options.tile_overlap, options.tile_nodata)
   try:
     folder = build.directory(
       options.name,
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
       options.manual_dir,
       nodata=options.nodata,
       channels=options.channels,
+      tiling=tiling,
     )
     skipped = build.build(
       options.name,
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
       folder=folder,
       nodata=options.nodata,
       channels=options.channels,
+      tiling=tiling,
     )
   except Exception as error:
     return messages.tell(error)
@@ -77,6 +80,24 @@ def _parser() -> argparse.ArgumentParser:
     default=0,
     help="of a folder's pictures, read as they are, with all their bits; by "
     "default red, green and blue of 8 bits",
+  )
+  parser.add_argument(
+    "--tile",
+    type=int,
+    default=0,
+    help="side of the tiles that a folder's rasters are cut into",
+  )
+  parser.add_argument(
+    "--tile_overlap",
+    type=int,
+    default=0,
+    help="pixels that neighbouring tiles share",
+  )
+  parser.add_argument(
+    "--tile_nodata",
+    type=float,
+    default=0.5,
+    help="share of a tile that may be ignored; others are left out",
   )
   parser.add_argument(
     "--skip_bad",

@@ -7,8 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from deeplab_jax import checkpoints, predict
+from deeplab_jax import checkpoints, doctor, predict, prepare
+from deeplab_jax import config as config_lib
 from deeplab_jax.data import bands
+from deeplab_jax.data.source import open_dataset
 from deeplab_jax.inference import Segmenter
 from deeplab_jax.predict import geo
 from tests.random_variables import random_variables
@@ -226,3 +228,73 @@ def test_a_float_raster_has_no_data_where_it_is_no_number(tmp_path):
   with rasterio.open(out) as labels:
     unknown = labels.read(1) == 255
   np.testing.assert_array_equal(unknown, np.isnan(pixels).all(-1))
+
+
+def _config(root, **fields):
+  config = config_lib.base_config()
+  config.update(batch_size=2, steps=3)
+  config.model.update(backbone="tiny", atrous_rates=(), decoder=())
+  config.data.update(name="folder", path=str(root), crop_size=(33, 33))
+  config.data.update(data_dir=str(root.parent / "built"), **fields)
+  return config
+
+
+def _scene(seed, height, width):
+  """Four bands, of which the last alone tells the labels 0 and 1."""
+  rng = np.random.default_rng(seed)
+  coarse = rng.integers(0, 2, (height // 16 + 1, width // 16 + 1))
+  labels = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+  pixels = rng.integers(200, 3000, (height, width, 4))
+  pixels[..., 3] = 400 + 1500 * labels + rng.integers(0, 400, labels.shape)
+  return pixels.astype(np.uint16), labels.astype(np.uint8)
+
+
+def _scenes(root, count, height, width):
+  """GeoTIFFs and their masks; the first 20 rows of each have no data."""
+  for i in range(count):
+    pixels, labels = _scene(i, height, width)
+    pixels[:20] = 0
+    _write(root / f"images/s{i}.tif", pixels, nodata=0)
+    mask = labels[..., None].copy()
+    mask[-5:] = 9
+    _write(root / f"masks/s{i}.tif", mask, nodata=9)
+  return root
+
+
+def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
+  root = _scenes(tmp_path / "mine", 3, 150, 100)
+  config = _config(root, channels=4, tile=64, tile_overlap=16, tile_nodata=0.25)
+  dataset = open_dataset(config.data)
+  assert dataset.info.image_dtype == "uint16"
+  (low, high) = dataset.info.value_range[3]
+  assert 400 <= low < 450 and 2250 < high < 2300, "no-data would be 0"
+  assert len(dataset.train.encoded(0)["image"]) < 400, "not its pixels"
+  # Rows 0 (20 of 64 unknown: left out), 48, 86; columns 0, 36.
+  places = {"48,0", "48,36", "86,0", "86,36"}
+  seen = {}
+  for source in (dataset.train, dataset.eval):
+    for i in range(len(source)):
+      example = source[i]
+      name, _, place = example["name"].partition("@")
+      seen.setdefault(name, set()).add(place)
+      pixels, labels = _scene(int(name[1:]), 150, 100)
+      top, left = map(int, place.split(","))
+      part = slice(top, top + 64), slice(left, left + 64)
+      np.testing.assert_array_equal(example["image"], pixels[part])
+      labels[-5:] = 255
+      np.testing.assert_array_equal(example["label"], labels[part])
+  assert seen == {f"s{i}": places for i in range(3)}
+  checkup = doctor.examine(config, overfit_steps=0)
+  assert not checkup.errors and checkup.survey.size_of("val") == 6
+  with pytest.raises(ValueError, match=r"set data\.channels"):
+    open_dataset(_config(root, tile=64).data)
+  with pytest.raises(ValueError, match="must have 3 channels, got 4 bands of"):
+    open_dataset(_config(root, channels=3, tile=64).data)
+  arguments = ["folder", "--manual_dir", str(root), "--channels=4"]
+  arguments += ["--tile=70", "--data_dir", str(tmp_path / "other")]
+  assert prepare.main(arguments) == 0
+  (root / "images/s0.tif").unlink()
+  with pytest.raises(ValueError, match=r"s0.tif, of which the data set has"):
+    for source in (dataset.train, dataset.eval):
+      for i in range(len(source)):
+        source[i]

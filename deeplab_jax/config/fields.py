@@ -132,6 +132,13 @@ def data_fields() -> dict[str, Any]:
     # such pair for each channel, which stand for black and white; () is 0 and
     # 255 of uint8, else the 0.1 and 99.9 percent of the training pictures.
     "value_range": (),
+    # Cut rasters (TIFFs) that have more pixels a side into tiles of this side,
+    # in training and evaluation; 0 does not. Neighbours share tile_overlap
+    # pixels; tiles of which more than the share tile_nodata is ignored are left
+    # out. Rasters are not copied, but read where they are.
+    "tile": 0,
+    "tile_overlap": 0,
+    "tile_nodata": 0.5,
     # Where built data sets are; "" is $TFDS_DATA_DIR, or else
     # ~/tensorflow_datasets.
     "data_dir": "",

@@ -7,6 +7,7 @@ prepared data set stores of such a picture is a `.npy` file.
 """
 
 import io
+import json
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from deeplab_jax.data.headers import Header
 
 NUMPY_SUFFIX = ".npy"
 _NUMPY = b"\x93NUMPY"
+_REFERENCE = b"part of a raster: "
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 _ALLOWED = "uint8, uint16, int16 or float32"
 _AS_FLOAT = ("float16", "float64")  # floats as well, of other widths
@@ -84,9 +86,79 @@ def encode(pixels: np.ndarray) -> bytes:
   return file.getvalue()
 
 
+def refer(path: str, channels: int, rows: slice, columns: slice) -> bytes:
+  """What a prepared data set stores of a part of the raster at `path`.
+
+  Only where it is: the raster itself is read again by `stored`.
+  """
+  place = [rows.start, rows.stop, columns.start, columns.stop]
+  facts = {"path": path, "channels": channels, "place": place}
+  return _REFERENCE + json.dumps(facts).encode()
+
+
+def is_stored(encoded: bytes) -> bool:
+  """Whether it is of `encode` or `refer`, and not an encoded picture."""
+  return encoded.startswith((_NUMPY, _REFERENCE))
+
+
 def stored(encoded: bytes) -> np.ndarray:
-  """The pixels (h, w, channels) of what `encode` gave."""
-  return np.load(io.BytesIO(encoded), allow_pickle=False)
+  """The pixels (h, w, channels) of what `encode` or `refer` gave.
+
+  Raises:
+    ValueError: a raster is no longer there.
+  """
+  if not encoded.startswith(_REFERENCE):
+    return np.load(io.BytesIO(encoded), allow_pickle=False)
+  facts = json.loads(encoded.removeprefix(_REFERENCE))
+  top, bottom, left, right = facts["place"]
+  rasterio = import_rasterio("data set of tiles of rasters")
+  try:
+    with rasterio.open(facts["path"]) as raster:
+      place = slice(top, bottom), slice(left, right)
+      return of_raster(raster, facts["channels"], *place).pixels
+  except rasterio.errors.RasterioError as error:
+    told = " ".join(str(error).split())
+    raise ValueError(
+      f"{facts['path']}, of which the data set has tiles, cannot be read "
+      f"({told}); put it back"
+    ) from error
+
+
+def of_raster(
+  raster: Any,
+  channels: int,
+  rows: slice | None = None,
+  columns: slice | None = None,
+  size: tuple[int, int] | None = None,
+) -> Picture:
+  """A part of an open raster of rasterio, or all of it.
+
+  Args:
+    raster: the raster.
+    channels: that it must have, or so many before its transparency.
+    rows: of the part.
+    columns: of the part.
+    size: height and width that the part is thinned out to.
+
+  Raises:
+    ValueError: it has other channels, or numbers of another kind.
+  """
+  alphas = sum(kind.name == "alpha" for kind in raster.colorinterp)
+  dtypes = sorted(set(raster.dtypes))
+  found = f"{raster.count} bands of {', '.join(dtypes)}"
+  if channels not in (raster.count, raster.count - alphas):
+    raise ValueError(f"must have {channels} channels, got {found}")
+  if len(dtypes) > 1:
+    raise ValueError(f"must have bands of one kind of numbers, got {found}")
+  _check_kind(dtypes[0])
+  window = None
+  if rows is not None and columns is not None:
+    window = (rows.start, rows.stop), (columns.start, columns.stop)
+  shape = None if size is None else (channels, *size)
+  indices = list(range(1, channels + 1))
+  pixels = raster.read(indices, window=window, out_shape=shape)
+  pixels = _as_trained(np.moveaxis(pixels, 0, 2))
+  return Picture(pixels, _unknown(pixels, raster.nodata))
 
 
 def _of_numpy(encoded: bytes, channels: int) -> tuple[np.ndarray, str]:

@@ -18,15 +18,18 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import ml_collections
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders.base import Builder
+from deeplab_jax.data.builders.folder_tiles import Tiling
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 
 ValueRange = tuple[tuple[float, float], ...]
 
 MOST_CHANNELS = 32
+_WHOLE = Tiling()
 # Raise it when the files of a user's folder become other labels than before.
 _FOLDER_RULES = 3
 
@@ -38,6 +41,7 @@ def directory(
   files: Tree | None = None,
   nodata: float | None = None,
   channels: int = 0,
+  tiling: Tiling = _WHOLE,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -50,10 +54,11 @@ def directory(
     files: those at `path`, where the caller has walked the folder already.
     nodata: number of masks that means that nothing is known, for "folder".
     channels: of the pictures of "folder", see `config.data.channels`.
+    tiling: how its rasters are cut.
 
   Raises:
-    ValueError: `path` is no folder, or `nodata` or `channels` are wrong, or
-      given for another data set.
+    ValueError: `path` is no folder, or `nodata`, `channels` or `tiling` are
+      wrong, or given for another data set.
   """
   if nodata is not None and name != "folder":
     raise ValueError(
@@ -65,6 +70,7 @@ def directory(
       "data.channels (--channels of prepare) is for pictures of the data set "
       f"folder, got {channels} for {name}; leave it out"
     )
+  tiling.check(channels)
   if channels not in range(MOST_CHANNELS + 1):
     raise ValueError(
       f"data.channels (--channels of prepare) must be 0 or from 1 to "
@@ -74,7 +80,7 @@ def directory(
   parts = [name]
   if name == "folder":
     files = files or user_files(path)
-    parts.append(_config(path, files, _reading(nodata, channels)))
+    parts.append(_config(path, files, _reading(nodata, channels, tiling)))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -115,9 +121,19 @@ def value_range(asked: tuple, channels: int) -> ValueRange:
   )
 
 
-def _reading(nodata: float | None, channels: int) -> str:
-  """How files are read, in a word that tells it from other ways."""
-  return f"nodata {nodata}" + (f", channels {channels}" if channels else "")
+def tiling_of(data_config: ml_collections.ConfigDict) -> Tiling:
+  """How `config.data` cuts rasters; configs of older runs do not."""
+  names = "tile", "tile_overlap", "tile_nodata"
+  given = (data_config.get(name) for name in names)
+  return Tiling(*(x if y is None else y for x, y in zip(_WHOLE, given)))
+
+
+def _reading(nodata: float | None, channels: int, tiling: Tiling) -> str:
+  """How files are read, in words that tell it from other ways."""
+  reading = f"nodata {nodata}"
+  if channels:
+    reading += f", channels {channels}"
+  return f"{reading}, {tuple(tiling)}" if tiling.side else reading
 
 
 def _config(path: str, files: Tree, reading: str) -> str:
@@ -155,6 +171,7 @@ def build(
   folder: pathlib.Path | None = None,
   nodata: float | None = None,
   channels: int = 0,
+  tiling: Tiling = _WHOLE,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -168,6 +185,7 @@ def build(
     folder: its `directory`, where the caller knows it already.
     nodata: number of masks that means that nothing is known, for "folder".
     channels: of the pictures of "folder", see `config.data.channels`.
+    tiling: how its rasters are cut.
 
   Returns:
     what was wrong with each example left out.
@@ -184,11 +202,16 @@ def build(
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
   folder = folder or directory(
-    name, data_dir, manual_dir, nodata=nodata, channels=channels
+    name,
+    data_dir,
+    manual_dir,
+    nodata=nodata,
+    channels=channels,
+    tiling=tiling,
   )
   options = {}
   if name == "folder":
-    options = {"nodata": nodata, "channels": channels}
+    options = {"nodata": nodata, "channels": channels, "tiling": tiling}
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
@@ -203,7 +226,8 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      _check_unchanged(folder, manual_dir, _reading(nodata, channels))
+      reading = _reading(nodata, channels, tiling)
+      _check_unchanged(folder, manual_dir, reading)
   return builder.skipped
 
 

@@ -133,9 +133,10 @@ class SegmentationSource(Source):
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
     record = self.encoded(index)
-    decode = decode_image if self.info.is_plain else bands.stored
+    encoded = record["image"]
+    decode = bands.stored if bands.is_stored(encoded) else decode_image
     return {
-      "image": decode(record["image"]),
+      "image": decode(encoded),
       "label": _label(record),
       "name": record["name"],
     }
@@ -308,8 +309,9 @@ def _prepared(
   name, path = data_config.name, data_config.path
   # Configs of older runs have none of these.
   nodata, channels = data_config.get("nodata"), data_config.get("channels", 0)
+  tiling = build.tiling_of(data_config)
   directory = build.directory(
-    name, data_config.data_dir, path, files, nodata, channels
+    name, data_config.data_dir, path, files, nodata, channels, tiling
   )
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
@@ -320,6 +322,7 @@ def _prepared(
       folder=directory,
       nodata=nodata,
       channels=channels,
+      tiling=tiling,
     )
   _say_remarks(directory)
   return directory

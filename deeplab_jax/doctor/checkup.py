@@ -154,6 +154,7 @@ class _Data:
         self._config.get("nodata"),
         self._config.get("channels", 0),
         tuple(self._config.get("value_range") or ()),
+        build.tiling_of(self._config),
       )
     return RecordSamples(self.dataset)
 

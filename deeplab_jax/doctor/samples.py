@@ -15,6 +15,7 @@ import numpy as np
 
 from deeplab_jax import visualize
 from deeplab_jax.data import build, datasets, preprocess
+from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders import (
   checks,
   folder_bands,
@@ -24,6 +25,7 @@ from deeplab_jax.data.builders import (
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
+from deeplab_jax.data.builders.folder_tiles import Latest, Tiles, Tiling
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DatasetInfo
@@ -101,6 +103,7 @@ class FolderSamples:
     nodata: float | None = None,
     channels: int = 0,
     value_range: tuple = (),
+    tiling: Tiling | None = None,
   ):
     """Looks at the user's `files`.
 
@@ -109,6 +112,7 @@ class FolderSamples:
       nodata: number of masks that means that nothing is known.
       channels: of the pictures, see `config.data.channels`.
       value_range: of their values, see `config.data.value_range`.
+      tiling: how rasters are cut.
 
     Raises:
       ValueError: there are no images, or no masks.
@@ -120,8 +124,13 @@ class FolderSamples:
       self._tree, self.faults.append, folder_layout.suffixes(channels)
     )
     self._bands = None
+    self._tiles: Tiles | None = None
+    self._latest_mask = Latest(self._whole_mask)
     if channels:
-      found = folder_bands.find(self._tree, self.layout, channels)
+      if tiling and tiling.side:
+        what = self._tree, self.layout, channels, tiling
+        self._tiles = Tiles(*what, self.faults.append)
+      found = folder_bands.find(self._tree, self.layout, channels, self._tiles)
       if value_range:
         value_range = build.value_range(value_range, channels)
         found = dataclasses.replace(found, value_range=value_range)
@@ -135,9 +144,36 @@ class FolderSamples:
     return self._tree.where(path)
 
   def names(self, split: str) -> list[str]:
-    return self.layout.splits[split]
+    return (self._tiles or self.layout).splits[split]
+
+  def _whole_mask(self, name: str) -> Sample:
+    """A sample with the mask, and no image, of the whole image `name`."""
+    sample = Sample(name, self._tree.where(self.layout.images[name]), "")
+    mask_path = sample.attempt(self.layout.mask_of, self._tree, name)
+    if mask_path:
+      sample.mask_file = self._tree.where(mask_path)
+      self._read_mask(sample, mask_path)
+    return sample
+
+  def _read_tile(self, key: str) -> Sample:
+    name, rows, columns = self._tiles.tiles[key]
+    whole = self._latest_mask(name)
+    sample = dataclasses.replace(
+      whole, name=key, faults=list(whole.faults), remarks=list(whole.remarks)
+    )
+    if whole.mask is not None:
+      sample.mask = whole.mask[rows, columns]
+    if whole.label is not None:
+      sample.label = whole.label[rows, columns].copy()
+    picture = sample.attempt(self._tiles.read, key)
+    if picture is not None:
+      picture = sample.attempt(self._bands.check, sample.image_file, picture)
+    self._take_bands(sample, picture)
+    return sample
 
   def read(self, split: str, index: int) -> Sample:
+    if self._tiles:
+      return self._read_tile(self._tiles.splits[split][index])
     name = self.layout.splits[split][index]
     image_path = self.layout.images[name]
     sample = Sample(name, self._tree.where(image_path), "")
@@ -180,10 +216,13 @@ class FolderSamples:
 
   def _read_bands(self, sample: Sample, encoded: bytes) -> None:
     """The picture with its range of values brought to 0..255."""
-    file = sample.image_file
-    picture = sample.attempt(self._bands.read, file, encoded)
+    picture = sample.attempt(self._bands.read, sample.image_file, encoded)
+    self._take_bands(sample, picture)
+
+  def _take_bands(self, sample: Sample, picture: Picture | None) -> None:
     if picture is None:
       return
+    file = sample.image_file
     if picture.remark:
       sample.remarks.append(Remark("place-of-channels", file, picture.remark))
     sample.image = visualize.to_8_bits(picture.pixels, self._bands.value_range)

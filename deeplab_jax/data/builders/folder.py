@@ -21,6 +21,7 @@ from deeplab_jax.data.builders import (
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
 from deeplab_jax.data.builders.folder_bands import FolderBands
+from deeplab_jax.data.builders.folder_tiles import Latest, Tiles, Tiling
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
 
@@ -31,10 +32,18 @@ class Folder(SegmentationBuilder, skip_registration=True):
   name = "folder"
 
   def __init__(
-    self, *, nodata: float | None = None, channels: int = 0, **kwargs: Any
+    self,
+    *,
+    nodata: float | None = None,
+    channels: int = 0,
+    tiling: Tiling | None = None,
+    **kwargs: Any,
   ):
     self._nodata, self._channels = nodata, channels
+    self._tiling = tiling or Tiling()
     self._bands: FolderBands | None = None
+    self._tiles: Tiles | None = None
+    self._latest_mask = Latest(self._labels)
     self._contents: list[tuple[str, str, bytes]] = []
     super().__init__(**kwargs)
 
@@ -63,14 +72,23 @@ class Folder(SegmentationBuilder, skip_registration=True):
       colors=self._classes.colors,
       ignore_label=self._classes.ignore_label,
     )
+    if self._tiling.side:
+      what = self._tree, self._layout, self._channels, self._tiling
+      self._tiles = Tiles(*what, faults.append)
+      if faults and not self.skip_bad:
+        raise together(faults)
+      self.skipped += map(str, faults)
+      faults.clear()
     self._find_bands()
-    return self._layout.splits
+    return self._tiles.splits if self._tiles else self._layout.splits
 
   def _find_bands(self) -> None:
     """Reads all pictures, where channels are asked for."""
     if not self._channels:
       return
-    found = folder_bands.find(self._tree, self._layout, self._channels)
+    found = folder_bands.find(
+      self._tree, self._layout, self._channels, self._tiles
+    )
     self.notes.extend(found.lines())
     self._bands = found
     if found.dtype:  # else every picture is bad, and says so
@@ -81,7 +99,36 @@ class Folder(SegmentationBuilder, skip_registration=True):
         value_range=found.value_range,
       )
 
-  def read(self, split: str, key: str) -> Example:
+  def _labels(self, name: str) -> np.ndarray:
+    """The labels of the whole image `name`."""
+    mask = self._layout.mask_of(self._tree, name)
+    file, encoded = self._tree.where(mask), self._tree.read(mask)
+    self.remarks.extend(checks.mask_remarks(file, encoded))
+    return self._classes.labels_of(file, self._classes.decode(file, encoded))
+
+  def _read_tile(self, key: str) -> Example | None:
+    """A tile; None if too much of it is ignored."""
+    name, rows, columns = self._tiles.tiles[key]
+    where = self._tree.where(self._layout.images[name])
+    file = self._tree.where(self._layout.mask_of(self._tree, name))
+    whole = self._latest_mask(name)
+    if whole.shape != self._tiles.sizes[name]:
+      checks.check_pair(file, whole, self._tiles.sizes[name], self.dataset)
+    picture = self._bands.check(where, self._tiles.read(key))
+    labels = whole[rows, columns]
+    ignored = self.dataset.ignore_label
+    if picture.unknown is not None and ignored is not None:
+      labels = np.where(picture.unknown, np.uint8(ignored), labels)
+    if ignored is not None:
+      share = (labels == ignored).mean()
+      if share > self._tiling.most_unknown:
+        return None
+    size = picture.pixels.shape[:2]
+    return Example(where, self._tiles.reference(key), file, labels, size=size)
+
+  def read(self, split: str, key: str) -> Example | None:
+    if self._tiles:
+      return self._read_tile(key)
     image = self._layout.images[key]
     mask = self._layout.mask_of(self._tree, key)
     file = self._tree.where(mask)

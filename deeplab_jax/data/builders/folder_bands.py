@@ -19,6 +19,7 @@ from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders.base import in_order
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.folder_layout import Layout
+from deeplab_jax.data.builders.folder_tiles import Tiles
 from deeplab_jax.data.builders.trees import Tree
 
 ValueRange = tuple[tuple[float, float], ...]
@@ -55,7 +56,14 @@ class FolderBands:
     Raises:
       BadExample: it has not the channels, or other numbers than most have.
     """
-    picture = decode(file, encoded, self.channels)
+    return self.check(file, decode(file, encoded, self.channels))
+
+  def check(self, file: str, picture: Picture) -> Picture:
+    """`picture`, refused if it holds other numbers than most.
+
+    Raises:
+      BadExample: it does.
+    """
     found = picture.pixels.dtype.name
     if found != self.dtype:
       raise BadExample(
@@ -106,15 +114,23 @@ def decode(file: str, encoded: bytes, channels: int) -> Picture:
     raise BadExample(file, "undecodable", "cannot be decoded") from error
 
 
-def find(tree: Tree, layout: Layout, channels: int) -> FolderBands:
-  """Reads all pictures of both splits; those that are bad are passed over."""
+def find(
+  tree: Tree, layout: Layout, channels: int, tiles: Tiles | None = None
+) -> FolderBands:
+  """Reads all pictures of both splits; those that are bad are passed over.
+
+  Of rasters that are cut into `tiles` only some pixels are read.
+  """
   train = layout.splits["train"]
   names = [*train, *sorted({*layout.splits["val"]} - {*train})]
   quota = max(_PIXELS // max(len(train), 1), _FEWEST)
-  look = functools.partial(_look, tree, channels, quota)
-  paths = [layout.images[name] for name in names]
+  if tiles is None:
+    look = functools.partial(_look, tree, channels, quota)
+    items = [layout.images[name] for name in names]
+  else:
+    look, items = functools.partial(tiles.sample, count=quota), names
   results = tqdm.tqdm(
-    in_order(look, paths), "channels", len(paths), leave=False, disable=None
+    in_order(look, items), "channels", len(items), leave=False, disable=None
   )
   found = list(results)
   dtypes = collections.Counter(x.dtype.name for x in found if x is not None)
