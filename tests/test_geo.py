@@ -2,12 +2,14 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from deeplab_jax import checkpoints, doctor, predict, prepare
+from deeplab_jax import checkpoints, doctor, predict, prepare, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import bands
 from deeplab_jax.data.source import open_dataset
@@ -298,3 +300,59 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
     for source in (dataset.train, dataset.eval):
       for i in range(len(source)):
         source[i]
+
+
+@pytest.mark.slow
+def test_what_the_fourth_band_alone_tells_is_learnt(tmp_path):
+  """Build, doctor, training and prediction of GeoTIFFs of four bands."""
+  root = tmp_path / "mine"
+  for i in range(10):
+    pixels, labels = _scene(i, 96, 96)
+    _write(root / f"images/s{i}.tif", pixels)
+    _write(root / f"masks/s{i}.tif", labels[..., None])
+  config = _config(root, channels=4, min_scale=1.0, max_scale=1.0)
+  config.update(batch_size=4, steps=200, lr=0.05, slow_start_steps=0)
+  config.update(checkpoint_every=200, weight_decay=0.0)
+  config.model.update(decoder=("conv2",), batch_norm_momentum=0.9)
+  config.data.crop_size = (65, 65)
+  checkup = doctor.examine(config, overfit_steps=30, overfit_seconds=60)
+  assert not checkup.errors and checkup.overfit.fell
+  workdir = tmp_path / "run"
+  miou = train.train_and_evaluate(config, workdir)
+  print(f"mIoU {miou:.3f}; of one class alone at most 0.3")
+  assert miou > 0.7
+  pixels, truth = _scene(99, 200, 150)
+  pixels[:10] = 0
+  source = _write(tmp_path / "new.tif", pixels, nodata=0)
+  command = [str(workdir), str(source), "--out", str(tmp_path / "out")]
+  assert predict.main([*command, "--polygons=geojson"]) == 0
+  with rasterio.open(tmp_path / "out/labels/new.tif") as labels:
+    assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+    found = labels.read(1)
+  assert (found[:10] == 255).all()
+  assert (found[10:] == truth[10:]).mean() > 0.85
+  assert (tmp_path / "out/polygons/new.geojson").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_raster(tmp_path):
+  """Of 20 000 x 20 000 pixels of four bands of 16 bits, 3.2 GB."""
+  peaks = {}
+  for side in (2500, 20_000):
+    source = tmp_path / f"{side}.tif"
+    profile = {"driver": "GTiff", "height": side, "width": side, "count": 4}
+    profile |= {"dtype": "uint16", "tiled": True, "compress": "lzw"}
+    with rasterio.open(source, "w", **profile, **_PLACE) as raster:
+      rows = _pixels(1000, side)
+      for top in range(0, side, 1000):
+        window = (top, min(top + 1000, side)), (0, side)
+        part = np.moveaxis(rows[: window[0][1] - top], 2, 0)
+        raster.write(part, window=window)
+    command = [sys.executable, "-m", "tests.programs.label_raster", source]
+    done = subprocess.run(
+      [*command, tmp_path / "labels.tif"], check=True, capture_output=True
+    )
+    peaks[side] = int(done.stdout)
+    source.unlink()
+  print({side: f"{peak / 1e9:.2f} GB" for side, peak in peaks.items()})
+  assert peaks[20_000] < peaks[2500] + 400e6
