@@ -16,12 +16,15 @@ def main(arguments: list[str] | None = None) -> int:
   options = _parser().parse_args(arguments)
   from deeplab_jax.data import build  # TFDS takes a while to import
 
+  tiling = build.Tiling(options.tile, options.tile_overlap, options.tile_nodata)
   try:
     folder = build.directory(
       options.name,
       options.data_dir,
       options.manual_dir,
       nodata=options.nodata,
+      channels=options.channels,
+      tiling=tiling,
     )
     skipped = build.build(
       options.name,
@@ -30,10 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
       partial=options.partial,
       folder=folder,
       nodata=options.nodata,
+      channels=options.channels,
+      tiling=tiling,
     )
   except Exception as error:
     return messages.tell(error)
   print(f"{options.name} is in {folder}")
+  for line in build.notes(folder):
+    print(line)
   for line in build.remarks(folder):
     print(f"warning: {line}")
   if skipped:
@@ -66,6 +73,31 @@ def _parser() -> argparse.ArgumentParser:
     "--nodata",
     type=float,
     help="number of a folder's masks that means that nothing is known",
+  )
+  parser.add_argument(
+    "--channels",
+    type=int,
+    default=0,
+    help="of a folder's pictures, read as they are, with all their bits; by "
+    "default red, green and blue of 8 bits",
+  )
+  parser.add_argument(
+    "--tile",
+    type=int,
+    default=0,
+    help="side of the tiles that a folder's rasters are cut into",
+  )
+  parser.add_argument(
+    "--tile_overlap",
+    type=int,
+    default=0,
+    help="pixels that neighbouring tiles share",
+  )
+  parser.add_argument(
+    "--tile_nodata",
+    type=float,
+    default=0.5,
+    help="share of a tile that may be ignored; others are left out",
   )
   parser.add_argument(
     "--skip_bad",

@@ -36,10 +36,10 @@ _LARGE = 2 << 30  # bytes of a worker's memory
 # A file that is not named is in both, and `make check` tells if it should not.
 _COMPILES = {
   "compile networks": """
-    checkpoints checkpoints_damage cuda encoders encoders_reference evaluate
-    export_command export_networks export_onnx export_primitives export_serving
-    export_stablehlo export_tflite export_web half_pixel hostile_names
-    import_weights import_weights_averages import_weights_deeplabs
+    channels checkpoints checkpoints_damage cuda encoders encoders_reference
+    evaluate export_command export_networks export_onnx export_primitives
+    export_serving export_stablehlo export_tflite export_web geo half_pixel
+    hostile_names import_weights import_weights_averages import_weights_deeplabs
     import_weights_reference import_weights_torch inference_fusion
     inference_network inference_onednn inference_segmenter losses_defined
     models_atrous models_deeplab models_depthwise models_golden models_layers

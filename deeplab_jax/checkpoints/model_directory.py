@@ -17,11 +17,11 @@ import numpy.typing as npt
 from deeplab_jax import atomic
 from deeplab_jax.checkpoints import items, wholeness
 from deeplab_jax.models import (
-  BACKBONES,
   Classifier,
   DeepLab,
   model_from_dict,
   model_to_dict,
+  normalisation,
   without_auxiliary,
 )
 
@@ -135,14 +135,17 @@ def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
 
   The kind is a key of `KINDS`. `fields` are `dataset` {name, class_names,
   colors, ignore_label}, `source`, `license`, `evaluation`. As `preprocessing`
-  says, the network's input is (image - mean) * scale for RGB images of 0..255.
+  says, the network's input is (image - mean) * scale, for RGB images of 0..255
+  or for images of the model's channels, dtype and range, which values beyond
+  are brought to before.
   """
-  backbone = BACKBONES[model.backbone]
+  images = model.backbone, model.channels, model.value_range
+  mean, scale = (x.tolist() for x in normalisation(*images))
   content = {
     "format": FORMAT,
     "kind": "classifier" if isinstance(model, Classifier) else "segmenter",
     "model": model_to_dict(model),
-    "preprocessing": {"mean": backbone.mean, "scale": backbone.scale},
+    "preprocessing": {"mean": mean, "scale": scale},
     **fields,
   }
   content[_CHECKSUM] = _checksum(content)
@@ -182,7 +185,8 @@ def load_variables(
       f"{path} must hold a {kind}, got a {content['kind']}; to train from its "
       "backbone, give it as init_from with init_parts='backbone'"
     )
-  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  shape = (1, 65, 65, model.channels)
+  images = jax.ShapeDtypeStruct(shape, np.float32)
   wanted = jax.eval_shape(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   variables = items.restore(step / "variables", wanted, place)

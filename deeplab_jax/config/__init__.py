@@ -13,7 +13,12 @@ from deeplab_jax.config.arguments import (
   parse_arg,
 )
 from deeplab_jax.config.checks import check, check_classes
-from deeplab_jax.config.fields import base_config, field_names, make_model
+from deeplab_jax.config.fields import (
+  base_config,
+  field_names,
+  image_arguments,
+  make_model,
+)
 from deeplab_jax.config.following import follow_model, with_crop
 from deeplab_jax.config.local import runlocal
 
@@ -26,6 +31,7 @@ __all__ = [
   "config_names",
   "field_names",
   "follow_model",
+  "image_arguments",
   "load",
   "make_model",
   "parse_arg",

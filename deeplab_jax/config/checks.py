@@ -15,6 +15,7 @@ from deeplab_jax.data import augmentation
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.losses import JOINED, LOSSES, settings
 from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
+from deeplab_jax.models.arguments import MOST_CHANNELS
 from deeplab_jax.optimizer import check_freezing
 from deeplab_jax.optimizer.rules import OPTIMIZERS
 from deeplab_jax.optimizer.schedules import LR_POLICIES
@@ -47,6 +48,7 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _check_ranges(config)
   _check_optimizer(config)
   _check_augmentation(config)
+  _check_images(config)
   _check_crop(config)
   _check_batch(config, num_devices)
 
@@ -259,6 +261,22 @@ def _check_augmentation(config: ConfigDict) -> None:
   wanted = "one class or more" if data.copy_paste else "(), as copy_paste is 0"
   fine = bool(data.copy_paste) == bool(len(classes))
   _require("data.copy_paste_classes", fine, wanted, classes)
+
+
+def _check_images(config: ConfigDict) -> None:
+  """Refuses channels that are none; whether they fit is seen with the data."""
+  chosen, channels = config.init_channels, config.data.channels
+  fine = all(isinstance(c, int) and c >= -1 for c in chosen)
+  wanted = "() or channels of the stored network by number, -1 being the mean"
+  _require("init_channels", fine, wanted, chosen)
+  wanted = "() without config.init_from"
+  _require("init_channels", config.init_from or not chosen, wanted, chosen)
+  wanted = f"0 or from 1 to {MOST_CHANNELS}"
+  fine = isinstance(channels, int) and 0 <= channels <= MOST_CHANNELS
+  _require("data.channels", fine, wanted, channels)
+  wanted = "() where data.channels is 0"
+  value_range = config.data.value_range
+  _require("data.value_range", channels or not value_range, wanted, value_range)
 
 
 def _check_crop(config: ConfigDict) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
+from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.models import Classifier, DeepLab, model_arguments
+from deeplab_jax.models.arguments import IMAGE_ARGUMENTS
 
 
 def base_config() -> ConfigDict:
@@ -23,6 +25,10 @@ def base_config() -> ConfigDict:
       "init_from": "",
       # "all", or "backbone" to draw the head anew.
       "init_parts": "all",
+      # Which channel of that model gives its first kernels to each channel of
+      # the data, by number, -1 being the mean of all; () is the mean for each,
+      # if there are more or fewer channels than the model has.
+      "init_channels": (),
       # Images per step, over all devices and processes.
       "batch_size": 16,
       # Parts of a batch that go through the network one after the other, for
@@ -117,6 +123,22 @@ def data_fields() -> dict[str, Any]:
     # Of "folder": number of masks that means that nothing is known, such as
     # -1, 65535 or nan; these pixels are ignored. None is what files declare.
     "nodata": config_dict.placeholder(float),
+    # Of "folder": channels of its pictures, 1 to 32, which are then read as
+    # they are, in all their bits (uint8, uint16, int16 or float32), and .npy
+    # files, too; pages of a TIFF are channels where one page has fewer. 0 reads
+    # what a viewer shows: red, green and blue of 8 bits.
+    "channels": 0,
+    # Of such pictures: the lowest and the highest value, as (0, 10000), or one
+    # such pair for each channel, which stand for black and white; () is 0 and
+    # 255 of uint8, else the 0.1 and 99.9 percent of the training pictures.
+    "value_range": (),
+    # Cut rasters (TIFFs) that have more pixels a side into tiles of this side,
+    # in training and evaluation; 0 does not. Neighbours share tile_overlap
+    # pixels; tiles of which more than the share tile_nodata is ignored are left
+    # out. Rasters are not copied, but read where they are.
+    "tile": 0,
+    "tile_overlap": 0,
+    "tile_nodata": 0.5,
     # Where built data sets are; "" is $TFDS_DATA_DIR, or else
     # ~/tensorflow_datasets.
     "data_dir": "",
@@ -175,7 +197,7 @@ def data_fields() -> dict[str, Any]:
 
 
 def model_fields() -> dict[str, Any]:
-  """The arguments of `models.DeepLab` but the number of classes.
+  """The arguments of `models.DeepLab` but those that the data decide on.
 
   With "bfloat16" for `dtype` the gradients of kernels are summed over devices
   in bfloat16; parameters, statistics and loss stay float32. "float64", with
@@ -184,7 +206,7 @@ def model_fields() -> dict[str, Any]:
   return {
     field.name: _as_field(field.default, field.type)
     for field in dataclasses.fields(DeepLab)
-    if field.name not in ("num_classes", "parent", "name")
+    if field.name not in ("num_classes", "parent", "name", *IMAGE_ARGUMENTS)
   }
 
 
@@ -252,15 +274,28 @@ def eval_fields() -> dict[str, Any]:
   }
 
 
-def make_model(config: ConfigDict, num_classes: int) -> DeepLab | Classifier:
-  """The network of `config`, for `num_classes` classes."""
-  arguments = config.model.to_dict()
+def make_model(
+  config: ConfigDict, num_classes: int, **images: Any
+) -> DeepLab | Classifier:
+  """The network of `config`.
+
+  Args:
+    config: `model` and `task` are read.
+    num_classes: of the data.
+    **images: what `image_arguments` gives of the data; RGB of 8 bits without.
+  """
+  arguments = config.model.to_dict() | images
   dtype = jnp.dtype(arguments.pop("dtype"))
   model = DeepLab(num_classes, dtype=dtype, **arguments)
   if config.task == "segmentation":
     return model
   names = model_arguments(Classifier())
   return Classifier(**{name: getattr(model, name) for name in names})
+
+
+def image_arguments(info: DatasetInfo) -> dict[str, Any]:
+  """The arguments of `DeepLab` that follow the images of a data set."""
+  return {name: getattr(info, name) for name in IMAGE_ARGUMENTS}
 
 
 def field_names(config: ConfigDict) -> list[str]:

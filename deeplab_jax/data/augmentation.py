@@ -14,10 +14,10 @@ import ml_collections
 import numpy as np
 
 from deeplab_jax.data import preprocess
-from deeplab_jax.data.preprocess import IGNORE, Crop, Size
+from deeplab_jax.data.preprocess import IGNORE, Crop, Size, ValueRange
 
-Color = tuple[float, float, float]
-Pair = tuple[np.ndarray, np.ndarray]  # an image (h, w, 3) and its label (h, w)
+Color = tuple[float, ...]  # of each channel
+Pair = tuple[np.ndarray, np.ndarray]  # an image (h, w, c) and its label (h, w)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def crop(
   else:
     image, label = preprocess.take_crop(*arguments)
   if asked.vertical_flip and rng.random() < 0.5:
-    return cv2.flip(image, 0), cv2.flip(label, 0)
+    return preprocess.mirrored(image, 0), cv2.flip(label, 0)
   return image, label
 
 
@@ -88,7 +88,7 @@ def mix(
 
   Args:
     rng: draws whether, and which part.
-    image: (h, w, 3) uint8.
+    image: (h, w, c).
     label: (h, w) uint8.
     other: draws another crop; of an example with `copy_paste_classes` if asked
       for one.
@@ -120,21 +120,38 @@ def disturb(
   label: np.ndarray,
   padding_value: Color,
   asked: Augmentation,
+  value_range: ValueRange = (),
 ) -> Pair:
   """Blurs, adds noise, and cuts a hole, whose pixels are ignored."""
   if asked.blur and (deviation := rng.uniform(0, asked.blur)) > 0:
-    image = cv2.GaussianBlur(image, (0, 0), deviation)
+    blurred = cv2.GaussianBlur(image, (0, 0), deviation)
+    image = blurred.reshape(image.shape)
   if asked.noise:
     deviation = np.float32(rng.uniform(0, asked.noise))
     noise = deviation * rng.standard_normal(image.shape, np.float32)
-    image = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+    image = _plus(image, noise, value_range)
   if asked.cutout:
     shares = rng.uniform(0, asked.cutout, 2)
     hole = _box_of_sides(rng, label.shape, shares)
     image, label = image.copy(), label.copy()
-    image[hole] = np.rint(padding_value).astype(np.uint8)
+    image[hole] = preprocess.as_color(padding_value, image.dtype)
     label[hole] = IGNORE
   return image, label
+
+
+def _plus(
+  image: np.ndarray, noise: np.ndarray, value_range: ValueRange
+) -> np.ndarray:
+  """`image` and noise of 0..255, brought to the range of each channel."""
+  if value_range:
+    low, high = np.float32(value_range).T
+    noise *= (high - low) / 255
+  if image.dtype.kind == "f":
+    return image + noise
+  limits = np.iinfo(image.dtype)
+  return np.clip(np.rint(image + noise), limits.min, limits.max).astype(
+    image.dtype
+  )
 
 
 def _turned_crop(
@@ -170,10 +187,16 @@ def _turned_crop(
       borderValue=border,
     )
 
-  image = warp(image, cv2.INTER_LINEAR, np.rint(padding_value).tolist())
+  border = preprocess.as_color(padding_value, image.dtype).tolist()
+  parts = [  # OpenCV knows borders of four channels
+    warp(image[..., i : i + 4], cv2.INTER_LINEAR, border[i : i + 4])
+    for i in range(0, image.shape[2], 4)
+  ]
+  image = np.dstack(parts) if len(parts) > 1 else parts[0]
+  image = image.reshape(height, width, -1)
   label = warp(label, cv2.INTER_NEAREST, [IGNORE])
   if drawn.flip:
-    return cv2.flip(image, 1), cv2.flip(label, 1)
+    return preprocess.mirrored(image, 1), cv2.flip(label, 1)
   return image, label
 
 

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import importlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -17,12 +18,18 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import ml_collections
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders.base import Builder
+from deeplab_jax.data.builders.folder_tiles import Tiling
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 
+ValueRange = tuple[tuple[float, float], ...]
+
+MOST_CHANNELS = 32
+_WHOLE = Tiling()
 # Raise it when the files of a user's folder become other labels than before.
 _FOLDER_RULES = 3
 
@@ -33,6 +40,8 @@ def directory(
   path: str = "",
   files: Tree | None = None,
   nodata: float | None = None,
+  channels: int = 0,
+  tiling: Tiling = _WHOLE,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -44,19 +53,34 @@ def directory(
       change.
     files: those at `path`, where the caller has walked the folder already.
     nodata: number of masks that means that nothing is known, for "folder".
+    channels: of the pictures of "folder", see `config.data.channels`.
+    tiling: how its rasters are cut.
 
   Raises:
-    ValueError: `path` is no folder, or `nodata` is given for another data set.
+    ValueError: `path` is no folder, or `nodata`, `channels` or `tiling` are
+      wrong, or given for another data set.
   """
   if nodata is not None and name != "folder":
     raise ValueError(
       "data.nodata (--nodata of prepare) is for masks of the data set folder, "
       f"got {nodata:g} for {name}; leave it out"
     )
+  if channels and name != "folder":
+    raise ValueError(
+      "data.channels (--channels of prepare) is for pictures of the data set "
+      f"folder, got {channels} for {name}; leave it out"
+    )
+  tiling.check(channels)
+  if channels not in range(MOST_CHANNELS + 1):
+    raise ValueError(
+      f"data.channels (--channels of prepare) must be 0 or from 1 to "
+      f"{MOST_CHANNELS}, got {channels}"
+    )
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]
   if name == "folder":
-    parts.append(_config(path, files or user_files(path), nodata))
+    files = files or user_files(path)
+    parts.append(_config(path, files, _reading(nodata, channels, tiling)))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -75,12 +99,49 @@ def user_files(path: str) -> Tree:
   return Tree.open(folder)
 
 
-def _config(path: str, files: Tree, nodata: float | None) -> str:
-  """Names the state of the files at `path`, and how masks are read."""
+def value_range(asked: tuple, channels: int) -> ValueRange:
+  """`data.value_range` for each channel.
+
+  Raises:
+    ValueError: it is no pair of numbers, and no such pair for each channel.
+  """
+  try:
+    is_one = len(asked) == 2 and all(isinstance(x, int | float) for x in asked)
+    pairs = [asked] * channels if is_one else asked
+    found = tuple((float(low), float(high)) for low, high in pairs)
+    if len(found) == channels and all(
+      -math.inf < low < high < math.inf for low, high in found
+    ):
+      return found
+  except (TypeError, ValueError):
+    pass
+  raise ValueError(
+    "data.value_range must be a pair of numbers (low, high), low < high, or "
+    f"one such pair for each of the {channels} channels, got {asked}"
+  )
+
+
+def tiling_of(data_config: ml_collections.ConfigDict) -> Tiling:
+  """How `config.data` cuts rasters; configs of older runs do not."""
+  names = "tile", "tile_overlap", "tile_nodata"
+  given = (data_config.get(name) for name in names)
+  return Tiling(*(x if y is None else y for x, y in zip(_WHOLE, given)))
+
+
+def _reading(nodata: float | None, channels: int, tiling: Tiling) -> str:
+  """How files are read, in words that tell it from other ways."""
+  reading = f"nodata {nodata}"
+  if channels:
+    reading += f", channels {channels}"
+  return f"{reading}, {tuple(tiling)}" if tiling.side else reading
+
+
+def _config(path: str, files: Tree, reading: str) -> str:
+  """Names the state of the files at `path`, and how they are read."""
   folder = pathlib.Path(path).expanduser().resolve()
   readable = re.sub(r"\W+", "_", folder.name)
   digest = hashlib.sha256(os.fsencode(folder))
-  digest.update(f"rules {_FOLDER_RULES}, nodata {nodata}\n".encode())
+  digest.update(f"rules {_FOLDER_RULES}, {reading}\n".encode())
   for name in files.stems("", ""):
     digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
@@ -109,6 +170,8 @@ def build(
   partial: bool = False,
   folder: pathlib.Path | None = None,
   nodata: float | None = None,
+  channels: int = 0,
+  tiling: Tiling = _WHOLE,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -121,6 +184,8 @@ def build(
     partial: accept a sample: any number of examples, any checksum.
     folder: its `directory`, where the caller knows it already.
     nodata: number of masks that means that nothing is known, for "folder".
+    channels: of the pictures of "folder", see `config.data.channels`.
+    tiling: how its rasters are cut.
 
   Returns:
     what was wrong with each example left out.
@@ -136,8 +201,17 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = folder or directory(name, data_dir, manual_dir, nodata=nodata)
-  options = {"nodata": nodata} if name == "folder" else {}
+  folder = folder or directory(
+    name,
+    data_dir,
+    manual_dir,
+    nodata=nodata,
+    channels=channels,
+    tiling=tiling,
+  )
+  options = {}
+  if name == "folder":
+    options = {"nodata": nodata, "channels": channels, "tiling": tiling}
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
@@ -152,7 +226,8 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      _check_unchanged(folder, manual_dir, nodata)
+      reading = _reading(nodata, channels, tiling)
+      _check_unchanged(folder, manual_dir, reading)
   return builder.skipped
 
 
@@ -162,22 +237,29 @@ def remarks(folder: pathlib.Path) -> list[str]:
   Such as 16-bit images, of which 8 bits are read, or a class that never occurs:
   see `builders.faults.REMARKS`.
   """
+  return _lines(folder, "remarks")
+
+
+def notes(folder: pathlib.Path) -> list[str]:
+  """What was found in the data set in `folder` that is as it should be."""
+  return _lines(folder, "notes")
+
+
+def _lines(folder: pathlib.Path, name: str) -> list[str]:
   metadata = folder / "metadata.json"  # where TFDS keeps it: not opened twice
   try:
-    return json.loads(metadata.read_text()).get("remarks", [])
+    return json.loads(metadata.read_text()).get(name, [])
   except (OSError, ValueError):  # damaged: whoever opens it says so
     return []
 
 
-def _check_unchanged(
-  folder: pathlib.Path, path: str, nodata: float | None
-) -> None:
+def _check_unchanged(folder: pathlib.Path, path: str, reading: str) -> None:
   """Refuses what was built of files that changed while they were read.
 
   `folder` is named after the state of the files before, which the builder
   found by a walk of its own; only a third walk tells whether that state held.
   """
-  if _config(path, user_files(path), nodata) != folder.parent.name:
+  if _config(path, user_files(path), reading) != folder.parent.name:
     shutil.rmtree(folder)
     raise ValueError(
       f"the files of data.path {path} changed while they were read; wait until "

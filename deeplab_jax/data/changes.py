@@ -20,6 +20,11 @@ _FACTS = {
   "version": "version of the data set",
   "partial": "only a sample of the data set",
 }
+_PIXELS = {
+  "channels": "channels of the images",
+  "image_dtype": "numbers of the images",
+  "value_range": "data.value_range",
+}
 
 
 class Changes(NamedTuple):
@@ -52,6 +57,9 @@ def describe(
     "partial": dataset.partial,
     "class_names": list(info.class_names),
     "ignore_label": info.ignore_label,
+    "channels": info.channels,
+    "image_dtype": info.image_dtype,
+    "value_range": [list(pair) for pair in info.value_range],
   } | {role: _describe_split(dataset, splits[role]) for role in roles}
 
 
@@ -76,6 +84,9 @@ def changes(before: Record, after: Record) -> Changes:
     breaking += _class_changes(before["class_names"], after["class_names"])
   if "ignore_label" in known:
     breaking += _fact("ignore label", before, after, "ignore_label")
+  for key, subject in _PIXELS.items():
+    if key in known:
+      breaking += _fact(subject, before, after, key)
   for key, subject in _FACTS.items():
     if key in known:
       other += _fact(subject, before, after, key)

@@ -29,6 +29,10 @@ class DatasetInfo:
       expression.
     test_split: the split that `--mode eval` scores by default, where labels of
       a test split are public; "" is `eval_split`.
+    channels: of its images, as `DeepLab` takes them; three are red, green and
+      blue.
+    image_dtype: of its images.
+    value_range: lowest and highest value of each channel; () is 0..255.
     builds_itself: whether it is built on first use, as it takes seconds, or no
       more than a copy of the user's files.
   """
@@ -45,10 +49,18 @@ class DatasetInfo:
   unions: dict[str, str] = dataclasses.field(default_factory=dict)
   test_split: str = ""
   builds_itself: bool = False
+  channels: int = 3
+  image_dtype: str = "uint8"
+  value_range: tuple[tuple[float, float], ...] = ()
 
   @property
   def num_classes(self) -> int:
     return len(self.class_names)
+
+  @property
+  def is_plain(self) -> bool:
+    """Whether its images are what a viewer shows: RGB of 8 bits."""
+    return (self.channels, self.image_dtype) == (3, "uint8")
 
   @property
   def has_masks(self) -> bool:

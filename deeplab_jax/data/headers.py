@@ -29,6 +29,7 @@ _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint"}
 _TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
 _PHOTOMETRIC, _SAMPLES, _EXTRA, _KIND, _NODATA = 262, 277, 338, 339, 42113
+_PLACES = {33550, 34264}  # size of a pixel, or the transform
 _SMALLER_OR_MASK = 0b101  # kinds of subfiles: an overview, a mask
 # What keeps every number as it is; any other format or compression may not.
 # Of WebP it depends on the file.
@@ -56,6 +57,7 @@ class Header:
     extra: bands beyond, such as near infrared.
     pictures: in the file, smaller copies not counted.
     lossy: whether its compression alters numbers, or may.
+    is_placed: whether it has a place on earth, as GeoTIFF says it.
     nodata: the number that means "nothing known", where the file declares one.
   """
 
@@ -69,6 +71,7 @@ class Header:
   pictures: int = 1
   lossy: bool = False
   nodata: float | None = None
+  is_placed: bool = False
 
   @property
   def bands(self) -> int:
@@ -165,6 +168,7 @@ def _of_tiff(encoded: bytes) -> Header:
     ),
     lossy=_number(first.get(_COMPRESSION, 1)) not in _LOSSLESS_IN_TIFF,
     nodata=_nodata(first.get(_NODATA)),
+    is_placed=not first.keys().isdisjoint(_PLACES),
   )
 
 

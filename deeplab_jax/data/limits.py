@@ -51,17 +51,20 @@ def _cgroup_limits(root: pathlib.Path) -> Iterator[int]:
         yield int(text)
 
 
-def check_pixels(size: tuple[int, int], readers: int = 1) -> None:
+def check_pixels(
+  size: tuple[int, int], readers: int = 1, bytes_per_pixel: int = 0
+) -> None:
   """Refuses a picture of more pixels than memory holds.
 
   Args:
     size: its height and width, as its header claims them.
     readers: how many pictures are decoded at the same time.
+    bytes_per_pixel: that it takes, if these are more than those of RGB.
 
   Raises:
     ValueError: it does not fit; says what would.
   """
-  most = memory() // readers // _BYTES_PER_PIXEL
+  most = memory() // readers // max(_BYTES_PER_PIXEL, bytes_per_pixel)
   if math.prod(size) > most:
     share = f" for each of {readers} readers" if readers > 1 else ""
     raise ValueError(

@@ -19,6 +19,7 @@ from deeplab_jax.data.classes import IGNORE
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Size = tuple[int, int]  # height, width
+ValueRange = tuple[tuple[float, float], ...]  # low and high of each channel
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green, blue in grey
 
@@ -49,11 +50,19 @@ def decode_image(encoded: bytes) -> np.ndarray | None:
   )
 
 
-def resize_bilinear(image: np.ndarray, size: Size) -> np.ndarray:
-  """Corner-aligned bilinear resize of (h, w, 3), uint8 or float32, to `size`.
+def filled(image: np.ndarray, color: tuple[float, ...]) -> np.ndarray:
+  """Image (h, w, c), `color` where one of floats is no number."""
+  if image.dtype.kind != "f":
+    return image
+  known = np.isfinite(image)
+  return image if known.all() else np.where(known, image, np.float32(color))
 
-  Output pixel i shows input position i * (in - 1) / (out - 1). Keeps the dtype;
-  uint8 is rounded to nearest.
+
+def resize_bilinear(image: np.ndarray, size: Size) -> np.ndarray:
+  """Corner-aligned bilinear resize of (h, w, c) to `size`.
+
+  Output pixel i shows input position i * (in - 1) / (out - 1). Keeps the dtype,
+  uint8, uint16, int16 or float32; integers are rounded to nearest.
   """
   return _warp(image, size, (0, 0), size)
 
@@ -96,7 +105,7 @@ def resize_to_range(
   maximum: int = 0,
   factor: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Resizes image (h, w, 3) and label (h, w) to `range_size`; 0 leaves them."""
+  """Resizes image (h, w, c) and label (h, w) to `range_size`; 0 leaves them."""
   if not minimum:
     return image, label
   size = range_size(label.shape, minimum, maximum, factor)
@@ -148,12 +157,12 @@ def take_crop(
   label: np.ndarray,
   crop: Crop,
   crop_size: Size,
-  padding_value: tuple[float, float, float],
+  padding_value: tuple[float, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Scales, pads, crops and mirrors in one pass over the output's pixels.
 
   Args:
-    image: (h, w, 3) uint8.
+    image: (h, w, c), of a dtype that `resize_bilinear` takes.
     label: (h, w) uint8.
     crop: where to cut.
     crop_size: size of the result.
@@ -161,11 +170,11 @@ def take_crop(
       the crop; rounded. Labels are padded with `IGNORE`.
 
   Returns:
-    image (*crop_size, 3) uint8 and label crop_size uint8. Equal to resizing the
-    whole image in float32, padding, cutting and mirroring, but for the rounding
-    to uint8.
+    image (*crop_size, c) of the same dtype and label crop_size uint8. Equal to
+    resizing the whole image in float32, padding, cutting and mirroring, but for
+    the rounding.
   """
-  out_image, out_label = blank(crop_size, padding_value)
+  out_image, out_label = blank(crop_size, padding_value, image.dtype)
   height, width = (
     min(out, scaled - start)
     for out, scaled, start in zip(crop_size, crop.scaled, crop.offset)
@@ -180,45 +189,74 @@ def take_crop(
   )
   out_label[window] = label.take(rows, axis=0).take(columns, axis=1)
   if crop.flip:
-    return cv2.flip(out_image, 1), cv2.flip(out_label, 1)
+    return mirrored(out_image, 1), cv2.flip(out_label, 1)
   return out_image, out_label
+
+
+def mirrored(image: np.ndarray, code: int) -> np.ndarray:
+  """Image (h, w, c) by OpenCV's code of a flip, which drops a single channel's
+  axis."""
+  return cv2.flip(image, code).reshape(image.shape)
 
 
 def jitter_colors(
   rng: np.random.Generator,
   image: np.ndarray,
   strengths: tuple[float, float, float],
+  value_range: ValueRange = (),
 ) -> np.ndarray:
   """Draws brightness, contrast and saturation anew; not in the reference.
 
   Args:
     rng: draws each factor uniformly from 1 - strength to 1 + strength.
-    image: (h, w, 3) uint8.
+    image: (h, w, c), RGB or any other channels.
     strengths: of brightness, contrast, saturation, 0 to 1; 0 = unchanged.
+    value_range: lowest and highest value of each channel, which stand for black
+      and white; () is 0 and 255.
 
   Returns:
-    (h, w, 3) uint8: the image times the brightness, its distance to grey times
-    the saturation, its distance to its mean grey times the contrast.
+    the same shape and dtype: the image times the brightness, its distance to
+    grey times the saturation, its distance to its mean grey times the contrast.
+    Grey is the luma of RGB, the mean of any other channels.
   """
   if not any(strengths):
     return image
   brightness, contrast, saturation = rng.uniform(
     np.subtract(1, strengths), np.add(1, strengths)
   )
-  colors = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))
-  mean = (1 - contrast) * brightness * (_LUMA @ cv2.mean(image)[:3])
-  matrix = np.column_stack([contrast * brightness * colors, [mean] * 3])
-  return cv2.transform(image, matrix)
+  count = image.shape[2]
+  luma = _LUMA if count == 3 else np.full(count, 1 / count)
+  low, high = np.transpose(value_range or ((0.0, 255.0),) * count)
+  unit = (high - low) / 255
+  means = (_channel_means(image) - low) / unit
+  colors = saturation * np.eye(count) + (1 - saturation) * np.tile(
+    luma, (count, 1)
+  )
+  mean = (1 - contrast) * brightness * (luma @ means)
+  factors, added = contrast * brightness * colors, np.full(count, mean)
+  if value_range:  # the same of (image - low) / unit
+    factors = unit[:, None] * factors / unit
+    added = low - factors @ low + unit * added
+  matrix = np.column_stack([factors, added])
+  return cv2.transform(image, matrix).reshape(image.shape)
+
+
+def _channel_means(image: np.ndarray) -> np.ndarray:
+  """Of (h, w, c): (c,); OpenCV's, which is fast, takes four channels."""
+  count = image.shape[2]
+  if count <= 4:
+    return np.array(cv2.mean(image)[:count])
+  return image.mean((0, 1), np.float64)
 
 
 def pad(
   image: np.ndarray,
   label: np.ndarray,
   size: Size,
-  padding_value: tuple[float, float, float],
+  padding_value: tuple[float, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pads (h, w, 3) and (h, w) at the right and the bottom to `size`."""
-  out_image, out_label = blank(size, padding_value)
+  """Pads (h, w, c) and (h, w) at the right and the bottom to `size`."""
+  out_image, out_label = blank(size, padding_value, image.dtype)
   height, width = label.shape
   out_image[:height, :width] = image
   out_label[:height, :width] = label
@@ -226,13 +264,24 @@ def pad(
 
 
 def blank(
-  size: Size, padding_value: tuple[float, float, float]
+  size: Size,
+  padding_value: tuple[float, ...],
+  dtype: np.typing.DTypeLike = np.uint8,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """An image (*size, 3) of padding only, and its label, all `IGNORE`."""
-  row = np.tile(np.rint(padding_value).astype(np.uint8), (size[1], 1))
-  image = np.empty((*size, 3), np.uint8)
+  """An image (*size, c) of padding only, and its label, all `IGNORE`."""
+  row = np.tile(as_color(padding_value, dtype), (size[1], 1))
+  image = np.empty((*size, len(padding_value)), dtype)
   image[:] = row  # whole rows: ten times faster than pixel by pixel
   return image, np.full(size, IGNORE, np.uint8)
+
+
+def as_color(
+  value: tuple[float, ...], dtype: np.typing.DTypeLike
+) -> np.ndarray:
+  """A value (c,) as images of `dtype` have it; rounded for integers."""
+  if np.dtype(dtype).kind != "f":
+    value = np.rint(value)
+  return np.asarray(value).astype(dtype)
 
 
 def _warp(
@@ -242,13 +291,14 @@ def _warp(
   step_y, step_x = (pixel_step(n, out) for n, out in zip(image.shape, scaled))
   top, left = offset
   matrix = np.array([[step_x, 0, step_x * left], [0, step_y, step_y * top]])
-  return cv2.warpAffine(
+  warped = cv2.warpAffine(
     image,
     matrix,
     size[::-1],
     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_REPLICATE,
   )
+  return warped.reshape(*size, *image.shape[2:])  # a single channel's axis
 
 
 def _nearest_indices(n: int, out: int, start: int, count: int) -> np.ndarray:

@@ -13,13 +13,12 @@ import numpy as np
 
 from deeplab_jax.data import augmentation, loading, preprocess
 from deeplab_jax.data.augmentation import Augmentation
+from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.loading import Batch, Example
-from deeplab_jax.data.preprocess import IGNORE, Size
+from deeplab_jax.data.preprocess import IGNORE, Size, ValueRange
 from deeplab_jax.data.source import Dataset, SegmentationSource, Source
 
-Color = tuple[float, float, float]
-
-_BLACK = (0.0, 0.0, 0.0)
+Color = tuple[float, ...]  # of each channel
 
 
 def train_batches(
@@ -48,13 +47,16 @@ def train_batches(
       `models.padding_value`.
 
   Returns:
-    iterator of {"image": uint8 (b, *crop_size, 3), "label": uint8
-    (b, *crop_size), "name": list of b str}, b = batch_size / process_count;
-    "label" is 255 where ignored.
+    iterator of {"image": (b, *crop_size, channels) of the data set's dtype,
+    "label": uint8 (b, *crop_size), "name": list of b str}, b = batch_size /
+    process_count; "label" is 255 where ignored.
   """
   source = _Standard(_with_masks(dataset.train), data_config)
   augment = functools.partial(
-    _augment, config=data_config, padding_value=padding_value
+    _augment,
+    config=data_config,
+    padding_value=padding_value,
+    value_range=dataset.info.value_range,
   )
   if asked := augmentation.from_config(data_config):
     others = _Others(source, asked)
@@ -139,10 +141,10 @@ def eval_batches(
     batches: what they show.
 
   Returns:
-    iterator of {"image": uint8 (b, h, w, 3), "label": uint8 (b, h, w), 255
-    where it does not count, "name": list of b str, "size": int32 (b, 2) height
-    and width of what is shown, (0, 0) in rows that fill up, "crop": int32
-    (b, 2)}.
+    iterator of {"image": (b, h, w, channels) of the data set's dtype, "label":
+    uint8 (b, h, w), 255 where it does not count, "name": list of b str, "size":
+    int32 (b, 2) height and width of what is shown, (0, 0) in rows that fill up,
+    "crop": int32 (b, 2)}.
   """
   source = _Standard(_with_masks(dataset.eval), data_config)
   shown = _Shown(source, batches)
@@ -167,6 +169,10 @@ class _Standard:
   ):
     self._source = source
     self._range = _range(config)
+
+  @property
+  def info(self) -> DatasetInfo:
+    return self._source.info
 
   def __len__(self) -> int:
     return len(self._source)
@@ -204,7 +210,7 @@ def _range(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 class _Shown:
   """The batches of an evaluation, each made when it is asked for."""
 
-  def __init__(self, source: Sequence[Example], batches: Sequence[Views]):
+  def __init__(self, source: _Standard, batches: Sequence[Views]):
     self._source = source
     self._batches = batches
     self._latest: tuple[int, Example | None] = (-1, None)
@@ -216,12 +222,25 @@ class _Shown:
     canvas, views = self._batches[index]
     return loading.stack(
       [
-        _blank(canvas)
+        self._blank(canvas)
         if view is None
         else _part(self._read(view.index), view, canvas)
         for view in views
       ]
     )
+
+  def _blank(self, canvas: Size) -> Example:
+    """What fills up a batch."""
+    info = self._source.info
+    black = (0.0,) * info.channels
+    image, label = preprocess.blank(canvas, black, info.image_dtype)
+    return {
+      "image": image,
+      "label": label,
+      "name": "",
+      "size": np.zeros(2, np.int32),
+      "crop": np.array(canvas, np.int32),
+    }
 
   def _read(self, index: int) -> Example:
     """An example; the latest is kept, as windows of one follow one another."""
@@ -240,7 +259,8 @@ def _part(example: Example, view: View, canvas: Size) -> Example:
   decided = slice(*view.decided_rows), slice(*view.decided_columns)
   label[decided] = whole[decided]
   size = label.shape
-  image, label = preprocess.pad(image, label, canvas, _BLACK)
+  black = (0.0,) * image.shape[2]
+  image, label = preprocess.pad(image, label, canvas, black)
   return {
     "image": image,
     "label": label,
@@ -250,23 +270,13 @@ def _part(example: Example, view: View, canvas: Size) -> Example:
   }
 
 
-def _blank(canvas: Size) -> Example:
-  image, label = preprocess.blank(canvas, _BLACK)
-  return {
-    "image": image,
-    "label": label,
-    "name": "",
-    "size": np.zeros(2, np.int32),
-    "crop": np.array(canvas, np.int32),
-  }
-
-
 def _augment(
   example: Example,
   rng: np.random.Generator,
   *,
   config: ml_collections.ConfigDict,
   padding_value: Color,
+  value_range: ValueRange = (),
   asked: Augmentation | None = None,
 ) -> Example:
   """Draws and takes one crop of `config.crop_size`, changed as is `asked`."""
@@ -279,7 +289,8 @@ def _augment(
     scale_step=config.scale_step,
     flip=config.flip,
   )
-  image = preprocess.jitter_colors(rng, example["image"], config.color_jitter)
+  image = preprocess.filled(example["image"], padding_value)
+  image = preprocess.jitter_colors(rng, image, config.color_jitter, value_range)
   how = drawn, config.crop_size, padding_value
   if asked is None:
     image, label = preprocess.take_crop(image, example["label"], *how)
@@ -321,5 +332,6 @@ def _augment_more(
 
   made = _augment(example, rng, asked=asked, **cut)
   pair = augmentation.mix(rng, made["image"], made["label"], other, asked)
-  image, label = augmentation.disturb(rng, *pair, cut["padding_value"], asked)
+  how = cut["padding_value"], asked, cut["value_range"]
+  image, label = augmentation.disturb(rng, *pair, *how)
   return {"image": image, "label": label, "name": example["name"]}

@@ -8,6 +8,7 @@ that changes meanwhile.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import shlex
@@ -22,7 +23,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_jax.data import build, manifest
+from deeplab_jax.data import bands, build, manifest
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.preprocess import decode_image
@@ -96,7 +97,8 @@ class Source:
 class SegmentationSource(Source):
   """Random access to the examples of one split, decoded.
 
-  `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": uint8 (h, w), "name"}.
+  `source[i]` is {"image": uint8 (h, w, 3) RGB, or (h, w, channels) of the data
+  set's dtype, "label": uint8 (h, w), "name"}.
   """
 
   def __init__(self, *arguments: Any):
@@ -131,8 +133,10 @@ class SegmentationSource(Source):
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
     record = self.encoded(index)
+    encoded = record["image"]
+    decode = bands.stored if bands.is_stored(encoded) else decode_image
     return {
-      "image": decode_image(record["image"]),
+      "image": decode(encoded),
       "label": _label(record),
       "name": record["name"],
     }
@@ -250,13 +254,17 @@ def open_dataset(
   """
   info = _known_info(data_config)
   directory = _prepared(data_config, files)
-  return Dataset(
+  dataset = Dataset(
     directory,
     None if info.name == "folder" else info,
     train_split=data_config.train_split,
     eval_split=data_config.eval_split,
     testing=testing,
   )
+  if asked := tuple(data_config.get("value_range") or ()):
+    value_range = build.value_range(asked, dataset.info.channels)
+    dataset.info = dataclasses.replace(dataset.info, value_range=value_range)
+  return dataset
 
 
 def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
@@ -299,19 +307,33 @@ def _prepared(
 ) -> pathlib.Path:
   """Where the data set is; builds it now if it needs no source of its own."""
   name, path = data_config.name, data_config.path
-  nodata = data_config.get("nodata")  # configs of older runs have none
-  directory = build.directory(name, data_config.data_dir, path, files, nodata)
+  # Configs of older runs have none of these.
+  nodata, channels = data_config.get("nodata"), data_config.get("channels", 0)
+  tiling = build.tiling_of(data_config)
+  directory = build.directory(
+    name, data_config.data_dir, path, files, nodata, channels, tiling
+  )
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
       raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(name, manual_dir=path, folder=directory, nodata=nodata)
+    build.build(
+      name,
+      manual_dir=path,
+      folder=directory,
+      nodata=nodata,
+      channels=channels,
+      tiling=tiling,
+    )
   _say_remarks(directory)
   return directory
 
 
 @functools.cache
 def _say_remarks(directory: pathlib.Path) -> None:
-  """Prints what may be meant of a data set: once, not whenever it is opened."""
+  """Prints what was found, and what may be meant, of a data set: once, not
+  whenever it is opened."""
+  for line in build.notes(directory):
+    print(line, file=sys.stderr, flush=True)
   for line in build.remarks(directory):
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
@@ -320,7 +342,8 @@ def _stored_info(builder: tfds.core.DatasetBuilder) -> DatasetInfo:
   """Facts about a data set as its builder stored them."""
   fields = dict(builder.info.metadata["dataset"])
   fields["class_names"] = tuple(fields["class_names"])
-  fields["colors"] = tuple(tuple(color) for color in fields["colors"])
+  for name in ("colors", "value_range"):
+    fields[name] = tuple(tuple(x) for x in fields.get(name, ()))
   return DatasetInfo(**fields)
 
 

@@ -149,7 +149,13 @@ class _Data:
   @functools.cached_property
   def samples(self) -> Samples:
     if self._files is not None:
-      return FolderSamples(self._files, self._config.get("nodata"))
+      return FolderSamples(
+        self._files,
+        self._config.get("nodata"),
+        self._config.get("channels", 0),
+        tuple(self._config.get("value_range") or ()),
+        build.tiling_of(self._config),
+      )
     return RecordSamples(self.dataset)
 
 
@@ -187,7 +193,9 @@ def _read_batches(dataset: Dataset, config: ConfigDict) -> None:
       config.data,
       batch_size=config.batch_size,
       seed=config.seed,
-      padding_value=padding_value(config.model.backbone),
+      padding_value=padding_value(
+        config.model.backbone, dataset.info.channels, dataset.info.value_range
+      ),
     ),
     segmentation.eval_batches(dataset, config.data, [first]),
   ):

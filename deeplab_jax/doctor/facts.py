@@ -30,8 +30,8 @@ class ImageFacts:
     digest: equal only for equal pixels.
     look: float32 (256,) of length 1, which barely changes when the image is
       resized or saved again; None of an image with hardly any contrast.
-    mean: of the pixels (3,), 0..255.
-    mean_square: of the pixels (3,).
+    mean: of the pixels, 0..255, of each channel.
+    mean_square: the same of their squares.
     is_constant: whether all pixels are equal.
   """
 
@@ -131,21 +131,22 @@ def measure(
 
 
 def _image(image: np.ndarray) -> ImageFacts:
-  pixels = image.reshape(-1, 3)
-  mean, deviation = cv2.meanStdDev(image)
+  pixels = image.reshape(-1, image.shape[2])
+  parts = [cv2.meanStdDev(x) for x in cv2.split(image)]
+  mean, deviation = np.array(parts)[..., 0, 0].T
   return ImageFacts(
     size=image.shape[:2],
     digest=_digest(image),
     look=_look(image),
-    mean=mean[:, 0],
-    mean_square=(mean**2 + deviation**2)[:, 0],
+    mean=mean,
+    mean_square=mean**2 + deviation**2,
     is_constant=bool((pixels == pixels[0]).all()),
   )
 
 
 def _look(image: np.ndarray) -> np.ndarray | None:
   """Brightness of 16 x 16 parts, whatever its mean and contrast are."""
-  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  grey = fitting.grey(image)
   size = _LOOK_SIDE, _LOOK_SIDE
   small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
   small = small.astype(np.float32).ravel()

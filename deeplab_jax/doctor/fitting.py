@@ -37,11 +37,18 @@ CHANGES = ("as they are", *_FLIPS, *_MOVES)
 MIRRORED = slice(1, 1 + len(_FLIPS))  # the changes that say what chance is
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+  """How bright (h, w, channels) of uint8 is: the luma of RGB, else the mean."""
+  if image.shape[2] == 3:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  return np.rint(image.mean(-1, dtype=np.float32)).astype(np.uint8)
+
+
 def edge_contrast(image: np.ndarray, label: np.ndarray) -> np.ndarray | None:
   """How much steeper the image is on the label's boundaries than elsewhere.
 
   Args:
-    image: (h, w, 3) uint8.
+    image: (h, w, channels) uint8.
     label: (h, w) uint8.
 
   Returns:
@@ -50,9 +57,9 @@ def edge_contrast(image: np.ndarray, label: np.ndarray) -> np.ndarray | None:
   """
   scale = min(_SIDE / max(label.shape), 1)
   size = preprocess.scaled_size(label.shape, scale)
-  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  grey = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
-  slope = np.hypot(*(cv2.Sobel(grey, cv2.CV_32F, *d) for d in ((1, 0), (0, 1))))
+  small = cv2.resize(grey(image), size[::-1], interpolation=cv2.INTER_AREA)
+  along = ((1, 0), (0, 1))
+  slope = np.hypot(*(cv2.Sobel(small, cv2.CV_32F, *d) for d in along))
   boundary = _boundary(preprocess.resize_nearest(label, size))
   if not boundary.any() or not slope.any():
     return None

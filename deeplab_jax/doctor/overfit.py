@@ -104,13 +104,15 @@ def run(
   """
   began = time.monotonic()
   config = _settings(config, steps)
-  model = config_lib.make_model(config, dataset.info.num_classes)
+  images = config_lib.image_arguments(dataset.info)
+  model = config_lib.make_model(config, dataset.info.num_classes, **images)
   optimizer = make_optimizer(config)
   mesh = sharding.make_mesh()
   crop_size = tuple(config.data.crop_size)
   state = init_state(model, optimizer, crop_size, config.seed, mesh)
   if config.init_from:
-    state, _ = initialize_from(state, config.init_from, config.init_parts)
+    start = config.init_from, config.init_parts, config.init_channels
+    state, _ = initialize_from(state, *start)
   batch = _batch(config, dataset)
   names = tuple(batch.pop("name"))
   placed = sharding.global_batch(batch, mesh)
@@ -190,7 +192,9 @@ def _batch(config: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
     config.data,
     batch_size=config.batch_size,
     seed=config.seed,
-    padding_value=padding_value(config.model.backbone),
+    padding_value=padding_value(
+      config.model.backbone, dataset.info.channels, dataset.info.value_range
+    ),
   )
   for batch in itertools.islice(batches, _TRIES):
     if (batch["label"] != IGNORE).any():

@@ -104,12 +104,13 @@ def _row(survey: Survey, mention: Mention) -> str:
   sample = survey.samples.read(*mention.example)
   pictures = {}
   if sample.image is not None:
-    pictures["image"] = html.photo(_thumbnail(sample.image))
+    image = visualize.viewable(sample.image)
+    pictures["image"] = html.photo(_thumbnail(image))
   mask = _mask_picture(sample, survey.info)
   if mask is not None:
     pictures["mask"] = html.drawing(_thumbnail(mask))
     if sample.image is not None:
-      pictures["overlay"] = html.photo(_overlay(sample.image, mask))
+      pictures["overlay"] = html.photo(_overlay(image, mask))
   detail = f": {mention.detail}" if mention.detail else ""
   return html.row(f"{mention.file}{detail}", pictures)
 

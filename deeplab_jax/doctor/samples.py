@@ -13,15 +13,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deeplab_jax.data import datasets, preprocess
+from deeplab_jax import visualize
+from deeplab_jax.data import build, datasets, preprocess
+from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders import (
   checks,
+  folder_bands,
   folder_checks,
   folder_classes,
   folder_layout,
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
+from deeplab_jax.data.builders.folder_tiles import Latest, Tiles, Tiling
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DatasetInfo
@@ -40,7 +44,8 @@ class Sample:
     mask_file: where the mask is, for messages.
     faults: what is wrong with its files.
     remarks: what of the files may be meant.
-    image: uint8 (h, w, 3) RGB as training reads it.
+    image: uint8 (h, w, 3) RGB as training reads it; of other channels uint8
+      (h, w, channels), their range of values brought to 0..255.
     mask: numbers (h, w), or colours (h, w, 3), as the file has them;
       `preprocess.IGNORE` where it declares that nothing is known.
     label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
@@ -92,12 +97,22 @@ class FolderSamples:
     listed: whether the user lists the classes.
   """
 
-  def __init__(self, files: Tree, nodata: float | None = None):
+  def __init__(
+    self,
+    files: Tree,
+    nodata: float | None = None,
+    channels: int = 0,
+    value_range: tuple = (),
+    tiling: Tiling | None = None,
+  ):
     """Looks at the user's `files`.
 
     Args:
       files: of the folder.
       nodata: number of masks that means that nothing is known.
+      channels: of the pictures, see `config.data.channels`.
+      value_range: of their values, see `config.data.value_range`.
+      tiling: how rasters are cut.
 
     Raises:
       ValueError: there are no images, or no masks.
@@ -105,7 +120,21 @@ class FolderSamples:
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
     self._tree, self._nodata = files, nodata
-    self.layout = folder_layout.find(self._tree, self.faults.append)
+    self.layout = folder_layout.find(
+      self._tree, self.faults.append, folder_layout.suffixes(channels)
+    )
+    self._bands = None
+    self._tiles: Tiles | None = None
+    self._latest_mask = Latest(self._whole_mask)
+    if channels:
+      if tiling and tiling.side:
+        what = self._tree, self.layout, channels, tiling
+        self._tiles = Tiles(*what, self.faults.append)
+      found = folder_bands.find(self._tree, self.layout, channels, self._tiles)
+      if value_range:
+        value_range = build.value_range(value_range, channels)
+        found = dataclasses.replace(found, value_range=value_range)
+      self._bands = found
     self.listed = any(name in self._tree for name in folder_classes.FILES)
     self._classes = self._find_classes()
     self.info = self._classes and self._info(self._classes)
@@ -115,9 +144,36 @@ class FolderSamples:
     return self._tree.where(path)
 
   def names(self, split: str) -> list[str]:
-    return self.layout.splits[split]
+    return (self._tiles or self.layout).splits[split]
+
+  def _whole_mask(self, name: str) -> Sample:
+    """A sample with the mask, and no image, of the whole image `name`."""
+    sample = Sample(name, self._tree.where(self.layout.images[name]), "")
+    mask_path = sample.attempt(self.layout.mask_of, self._tree, name)
+    if mask_path:
+      sample.mask_file = self._tree.where(mask_path)
+      self._read_mask(sample, mask_path)
+    return sample
+
+  def _read_tile(self, key: str) -> Sample:
+    name, rows, columns = self._tiles.tiles[key]
+    whole = self._latest_mask(name)
+    sample = dataclasses.replace(
+      whole, name=key, faults=list(whole.faults), remarks=list(whole.remarks)
+    )
+    if whole.mask is not None:
+      sample.mask = whole.mask[rows, columns]
+    if whole.label is not None:
+      sample.label = whole.label[rows, columns].copy()
+    picture = sample.attempt(self._tiles.read, key)
+    if picture is not None:
+      picture = sample.attempt(self._bands.check, sample.image_file, picture)
+    self._take_bands(sample, picture)
+    return sample
 
   def read(self, split: str, index: int) -> Sample:
+    if self._tiles:
+      return self._read_tile(self._tiles.splits[split][index])
     name = self.layout.splits[split][index]
     image_path = self.layout.images[name]
     sample = Sample(name, self._tree.where(image_path), "")
@@ -147,6 +203,9 @@ class FolderSamples:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
       return
+    if self._bands and not self._bands.is_plain:
+      self._read_bands(sample, encoded)
+      return
     remarks = list(checks.remarks(sample.image_file, encoded))
     encoded = checks.quiet(encoded)
     if sample.attempt(checks.image_size, sample.image_file, encoded):
@@ -154,6 +213,23 @@ class FolderSamples:
       if sample.mask is not None:
         encoded = checks.upright(encoded, sample.mask.shape[:2])
       sample.image = preprocess.decode_image(encoded)
+
+  def _read_bands(self, sample: Sample, encoded: bytes) -> None:
+    """The picture with its range of values brought to 0..255."""
+    picture = sample.attempt(self._bands.read, sample.image_file, encoded)
+    self._take_bands(sample, picture)
+
+  def _take_bands(self, sample: Sample, picture: Picture | None) -> None:
+    if picture is None:
+      return
+    file = sample.image_file
+    if picture.remark:
+      sample.remarks.append(Remark("place-of-channels", file, picture.remark))
+    sample.image = visualize.to_8_bits(picture.pixels, self._bands.value_range)
+    unknown, label = picture.unknown, sample.label
+    ignores = self.info is not None and self.info.ignore_label is not None
+    if ignores and unknown is not None and np.shape(label) == unknown.shape:
+      label[unknown] = preprocess.IGNORE
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
     used = self.layout.used_masks()
@@ -172,6 +248,7 @@ class FolderSamples:
   def _info(self, classes: folder_classes.FolderClasses) -> DatasetInfo:
     return dataclasses.replace(
       datasets.DATASETS["folder"],
+      channels=self._bands.channels if self._bands else 3,
       class_names=classes.names,
       colors=classes.colors,
       ignore_label=classes.ignore_label,

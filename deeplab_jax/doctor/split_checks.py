@@ -196,6 +196,8 @@ def normalisation(survey: Survey) -> Iterator[Finding]:
   mean, deviation = pixel_statistics(survey)
   if mean is None:
     return
+  if survey.info and not survey.info.is_plain:
+    return  # the range of values was found, or set, for them
   expected = np.array(BACKBONES[survey.config.model.backbone].mean)
   low, high = _DEVIATIONS
   is_usual = low < deviation.min() and deviation.max() < high
@@ -212,7 +214,7 @@ def normalisation(survey: Survey) -> Iterator[Finding]:
 
 
 def pixel_statistics(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation (3,) of the pixels of train, 0..255.
+  """Mean and standard deviation (channels,) of the pixels of train, 0..255.
 
   All images weigh alike. None, None without images.
   """

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import metrics, sharding
+from deeplab_jax import metrics, sharding, visualize
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.segmentation import View, Views
@@ -32,6 +32,7 @@ from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.folding import fold, keeps_digits
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import DeepLab, for_inference
+from deeplab_jax.models.backbones import ValueRange
 from deeplab_jax.models.ops.canvas import NotConfinable
 
 _EXTREMES = 6  # worst and best images kept
@@ -84,6 +85,14 @@ def evaluate(
       f"data.name {info.name!r} has {info.num_classes} classes, the "
       f"model {model.num_classes}: evaluate it on what it was trained on"
     )
+  found, wanted = (
+    f"{x.channels} channels of {x.image_dtype}" for x in (info, model)
+  )
+  if found != wanted:
+    raise ValueError(
+      f"data.name {info.name!r} has images of {found}, the model takes "
+      f"{wanted}: set data.channels, or evaluate it on what it was trained on"
+    )
   model = for_inference(
     model, config.eval.output_stride or None, config.eval.dtype or None
   )
@@ -99,7 +108,9 @@ def evaluate(
     found = groups(sizes, protocol, model.crop_stride, may_share)
     work = _work(found, config.eval.batch_size, mesh)
     pictures = config.eval.pictures
-    tally = _Tally(info.num_classes, sizes, work, pictures, detailed)
+    tally = _Tally(
+      info.num_classes, sizes, work, pictures, detailed, model.value_range
+    )
     batches = _batches(dataset, config, work, show_progress)
     with contextlib.closing(batches):  # so that another bar may be drawn
       for views, shared, batch in batches:
@@ -213,8 +224,11 @@ class _Tally:
     work: list[tuple[Views, bool]],
     pictures: int,
     detailed: bool,
+    value_range: ValueRange,
   ):
-    """For pictures of `sizes`; `pictures` of this process's are kept."""
+    """For pictures of `sizes`; `pictures` of this process's are kept, for the
+    eye, `value_range` being 0..255."""
+    self._value_range = value_range
     self._num_classes = num_classes
     self._sizes = sizes
     self._missing = collections.Counter(
@@ -276,7 +290,8 @@ class _Tally:
       slice(first + part.start, first + part.stop)
       for (first, _), part in zip((view.rows, view.columns), here)
     )
-    whole.image[there] = batch["image"][row][here]
+    shown = batch["image"][row][here]
+    whole.image[there] = visualize.viewable(shown, self._value_range)
     whole.labels[there] = batch["label"][row][here]
     whole.predictions[there] = predicted[here]
 

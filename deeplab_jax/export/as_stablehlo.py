@@ -72,7 +72,9 @@ def _exported(job, outputs, tree, leaves, size) -> jax.export.Exported:
     return run(jax.tree.unflatten(tree, weights), images)[0]
 
   weights = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
-  images = program.abstract_images(size)
+  images = program.abstract_images(
+    size, None, job.model.channels, job.model.image_dtype
+  )
   replacements = operations.ANY_SIZE if size is None else {}
   # Which GPUs and TPUs would multiply in fewer bits.
   exact = jax.default_matmul_precision("float32")

@@ -56,10 +56,17 @@ def _litert(module: str) -> Any:
 
 def make(job: Job) -> bytes:
   """The content of the file."""
+  if job.model.image_dtype != "uint8":
+    raise ValueError(
+      "a file of format tflite takes pictures of 8 bits, got a network for "
+      f"{job.model.image_dtype}; --format onnx and stablehlo take these"
+    )
   tf = needs("tensorflow", "tensorflow-cpu")
   is_integer = job.precision == "int8"
   dtype = tf.float32 if is_integer else tf.uint8
-  images = tf.TensorSpec((1, *job.sizes[0], 3), dtype, name=IMAGE)
+  images = tf.TensorSpec(
+    (1, *job.sizes[0], job.model.channels), dtype, name=IMAGE
+  )
   run = _function(tf, job)
   module = tf.Module()
   module.run = tf.function(
@@ -87,7 +94,7 @@ def _function(tf: Any, job: Job) -> Callable:
   folded = jax.tree.map(np.asarray, fold(job.model, job.variables))
   run = program.program_fn(job.model, job.protocol, (job.output,))
   size = job.sizes[0]
-  images = program.abstract_images(size, 1)
+  images = program.abstract_images(size, 1, job.model.channels)
   tracing = program.tracing(job.model, job.protocol, size)
   with tracing, replaced(operations.MARKED):
     traced = jax.make_jaxpr(run)(folded, images)

@@ -18,7 +18,7 @@ import numpy as np
 
 from deeplab_jax.data.builders import scenes
 from deeplab_jax.export.job import Job, Opened, Size
-from deeplab_jax.models import preprocess, resize_bilinear
+from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 
 TOLERANCE = 1e-4
 """Of a logit, relative to the largest; of the two largest probabilities, below
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
   Attributes:
     kind: "scene" or "noise".
-    images: uint8 (b, h, w, 3).
+    images: (b, h, w, channels) of the network's dtype.
   """
 
   kind: str
@@ -43,11 +43,21 @@ def samples(job: Job) -> Iterator[Sample]:
   sizes = _sizes(job)
   for i, size in enumerate(sizes):
     count = 2 if i == 1 or len(sizes) == 1 else 1
-    yield Sample(
-      "scene", np.stack([_scene(random, size) for _ in range(count)])
-    )
+    scene = np.stack([_scene(random, size) for _ in range(count)])
+    yield Sample("scene", _as_taken(job.model, scene))
     noise = random.integers(0, 256, (count, *size, 3), np.uint8)
-    yield Sample("noise", noise)
+    yield Sample("noise", _as_taken(job.model, noise))
+
+
+def _as_taken(model: DeepLab, images: np.ndarray) -> np.ndarray:
+  """RGB of 8 bits (b, h, w, 3) as pictures that `model` takes."""
+  channels = [i % 3 for i in range(model.channels)]
+  images = images[..., channels]
+  if not model.value_range:
+    return images
+  low, high = np.transpose(model.value_range)
+  values = low + images / 255 * (high - low)
+  return values.astype(model.image_dtype)
 
 
 def _sizes(job: Job) -> tuple[Size, ...]:
@@ -131,8 +141,10 @@ def definition(job: Job, image: np.ndarray) -> np.ndarray:
   """Logits (h, w, classes) of one picture, the plain way."""
   height, width = image.shape[:2]
   crop = job.protocol.crop((height, width), job.model.crop_stride)
-  padded = np.zeros((1, *crop, 3), np.float32)
-  padded[0, :height, :width] = preprocess(image, job.model.backbone)
+  model = job.model
+  padded = np.zeros((1, *crop, model.channels), np.float32)
+  inputs = preprocess(image, model.backbone, model.value_range)
+  padded[0, :height, :width] = inputs
   logits = _network(job.model, job.protocol.scales[0])(job.variables, padded)
   return np.asarray(logits)[0, :height, :width]
 

@@ -93,15 +93,27 @@ class Job:
       "scales": list(self.protocol.scales),
       "flip": self.protocol.flip,
       "least_crop": list(self.protocol.least_crop),
-      "preprocessing": (
-        "none: pictures are uint8 RGB (batch, height, width, 3), as decoded"
-      ),
+      "channels": model.channels,
+      "image_dtype": model.image_dtype,
+      "value_range": [list(pair) for pair in model.value_range],
+      "preprocessing": _preprocessing(model),
       "weights_sha256": self.weights_sha256,
     }
 
 
+def _preprocessing(model: DeepLab) -> str:
+  """What a user has to do to a picture."""
+  kind = model.image_dtype + (" RGB" if _takes_rgb(model) else "")
+  shape = f"(batch, height, width, {model.channels})"
+  return f"none: pictures are {kind} {shape}, as decoded"
+
+
+def _takes_rgb(model: DeepLab) -> bool:
+  return (model.channels, model.image_dtype) == (3, "uint8")
+
+
 class Opened(NamedTuple):
-  """A file, ready to look at pictures, uint8 (b, h, w, 3).
+  """A file, ready to look at pictures, (b, h, w, channels).
 
   Attributes:
     run: gives what the file gives.
@@ -159,6 +171,11 @@ def read_job(
   sizes = tuple(dict.fromkeys(tuple(size) for size in sizes))
   check_sizes(sizes, model, protocol)
   _, variables, facts = load_variables(checkpoint)
+  if calibrate is not None and not _takes_rgb(model):
+    raise ValueError(
+      "--calibrate is for networks that take RGB of 8 bits, got one for "
+      f"{model.channels} channels of {model.image_dtype}"
+    )
   pictures = Pictures() if calibrate is None else read(calibrate, sizes[0])
   return Job(
     model, variables, facts, protocol, output, sizes, precision, pictures

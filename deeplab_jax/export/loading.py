@@ -74,7 +74,8 @@ class Exported:
     """Looks at pictures of one size.
 
     Args:
-      images: uint8 RGB (b, h, w, 3).
+      images: (b, h, w, channels) of the dtype that `facts` name, uint8 RGB of
+        three channels for most.
 
     Returns:
       labels, uint8 or uint16 (b, h, w); or float32 probabilities or logits
@@ -84,9 +85,13 @@ class Exported:
       ValueError: wrong images, or of a size that the file is not for.
     """
     shape, dtype = np.shape(images), getattr(images, "dtype", None)
-    if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape:
+    channels = self.facts.get("channels", 3)
+    wanted = self.facts.get("image_dtype", "uint8")
+    if len(shape) != 4 or shape[3] != channels or dtype != wanted or 0 in shape:
+      kind = "uint8 RGB" if (channels, wanted) == (3, "uint8") else wanted
       raise ValueError(
-        f"images must be uint8 RGB of shape (b, h, w, 3), got {dtype} {shape}"
+        f"images must be {kind} of shape (b, h, w, {channels}), got {dtype} "
+        f"{shape}"
       )
     name = _ANY if not self.sizes else f"{shape[1]}x{shape[2]}"
     if name not in self._calls:

@@ -48,7 +48,9 @@ def graph_of(
   """
   folded = fold(model, variables)
   run = program.program_fn(model, protocol, outputs)
-  images = program.abstract_images(size)
+  images = program.abstract_images(
+    size, None, model.channels, model.image_dtype
+  )
   with program.tracing(model, protocol, size), replaced(operations.MARKED):
     traced = jax.make_jaxpr(run)(folded, images)
   try:
@@ -81,7 +83,9 @@ def model_of(
   helper = onnx.helper
   height, width = size or ("height", "width")
   image = helper.make_tensor_value_info(
-    IMAGE, onnx.TensorProto.UINT8, ["batch", height, width, 3]
+    IMAGE,
+    ONNX_TYPES[np.dtype(model.image_dtype)],
+    ["batch", height, width, model.channels],
   )
   results = []
   for name in outputs:

@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 
 from deeplab_jax.export.operations import at_least
-from deeplab_jax.inference.fusion import fuse_fn
+from deeplab_jax.inference.fusion import fuse_fn, known, padding_of
 from deeplab_jax.inference.protocol import Protocol
-from deeplab_jax.models import DeepLab, padding_value, resize_bilinear
+from deeplab_jax.models import DeepLab, resize_bilinear
 
 OUTPUTS = ("labels", "probabilities", "logits")
 
@@ -36,18 +36,19 @@ def program_fn(
     outputs: some of `OUTPUTS`; logits are of one view alone.
 
   Returns:
-    A function of variables and pictures of one size, uint8 (b, h, w, 3), to a
-    tuple of what `outputs` name: labels, uint8 or uint16 (b, h, w); float32
-    probabilities or logits, (b, h, w, num_classes).
+    A function of variables and pictures of one size, (b, h, w, channels) of
+    the model's `image_dtype`, uint8 RGB for most, to a tuple of what `outputs`
+    name: labels, uint8 or uint16 (b, h, w); float32 probabilities or logits,
+    (b, h, w, num_classes).
   """
   fuse = fuse_fn(model, protocol.scales, protocol.flip)
-  color = np.asarray(padding_value(model.backbone), np.float32)
+  color = np.asarray(padding_of(model), np.float32)
 
   def run(variables, images):
     batch, *size, _ = images.shape
     crop = crop_of(size, protocol, model.crop_stride)
     # Around the padding's colour, so that one number pads all channels.
-    padded = _pad(images.astype(jnp.float32) - color, crop) + color
+    padded = _pad(known(model, images, color) - color, crop) + color
     labels, probabilities, views = fuse(variables, padded)
     found = {"labels": labels, "probabilities": probabilities}
     if "logits" in outputs:
@@ -61,18 +62,23 @@ def program_fn(
 
 
 def abstract_images(
-  size: tuple[int, int] | None, batch: int | None = None
+  size: tuple[int, int] | None,
+  batch: int | None = None,
+  channels: int = 3,
+  dtype: str = "uint8",
 ) -> jax.ShapeDtypeStruct:
-  """Pictures that a program is traced with, uint8 (b, h, w, 3).
+  """Pictures that a program is traced with, (b, h, w, channels).
 
   Args:
     size: height and width, or None for any.
     batch: the number of pictures, or None for any.
+    channels: of the network's images.
+    dtype: of them.
   """
   b, h, w = jax.export.symbolic_shape("b, h, w")
   height, width = size or (h, w)
-  shape = (b if batch is None else batch, height, width, 3)
-  return jax.ShapeDtypeStruct(shape, jnp.uint8)
+  shape = (b if batch is None else batch, height, width, channels)
+  return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
 @contextlib.contextmanager
@@ -85,7 +91,8 @@ def tracing(
     ValueError: the network, which can be computed, asks something about a size
       that is a symbol.
   """
-  crop_of(size or abstract_images(None).shape[1:3], protocol, model.crop_stride)
+  given = size or abstract_images(None).shape[1:3]
+  crop_of(given, protocol, model.crop_stride)
   try:
     yield
   except Exception as error:  # NumPy, Python and jax have many for that

@@ -23,7 +23,10 @@ def compare(job: Job, opened: Opened) -> dict[str, Any]:
     "size", "threads", "file" and "deeplab_jax", as JSON holds it.
   """
   size = job.sizes[0] if job.sizes else _SIZE
-  image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  model = job.model
+  shape = *size, model.channels
+  image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  image = image.astype(model.image_dtype)
   wanted = "labels" if job.output == "labels" else "probabilities"
   runs = {
     "file": lambda: opened.run(image[None]),

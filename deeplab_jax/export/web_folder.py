@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from deeplab_jax import atomic
+from deeplab_jax.checkpoints import read_model
 from deeplab_jax.export import certificate, web_runtime
 from deeplab_jax.export.exporting import export
 
@@ -84,6 +85,12 @@ def export_web(
   """
   out = pathlib.Path(out)
   _check(out, overwrite, options)
+  model = read_model(checkpoint)
+  if (model.channels, model.image_dtype) != (3, "uint8"):
+    raise ValueError(
+      "the page of format web shows RGB of 8 bits, got a network for "
+      f"{model.channels} channels of {model.image_dtype}; give --format onnx"
+    )
   picture = _sample(sample)
   version, engine = web_runtime.read(runtime)
   facts = export(

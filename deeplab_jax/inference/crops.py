@@ -52,7 +52,7 @@ def apply_on(
   images: jax.Array,
   crops: jax.Array | None,
 ) -> jax.Array:
-  """Logits of preprocessed `images` (b, h, w, 3), as if cut to `crops`.
+  """Logits of preprocessed `images` (b, h, w, c), as if cut to `crops`.
 
   Args:
     model: a `DeepLab`.
@@ -91,10 +91,10 @@ def why_not_confinable(model: nn.Module, variables: Any) -> str | None:
     return "it reads pixels at places that follow from the size of its input"
   if not model.crop_stride:
     return "it takes pictures as they are, of any size"
-  stride = model.output_stride
+  stride, channels = model.output_stride, model.channels
+  sizes = ([n * stride + 1 for n in size] for size in _SIZES)
   canvases = (
-    jax.ShapeDtypeStruct((1, a * stride + 1, b * stride + 1, 3), jnp.float32)
-    for a, b in _SIZES
+    jax.ShapeDtypeStruct((1, *size, channels), jnp.float32) for size in sizes
   )
   try:
     first, second = (

@@ -97,7 +97,8 @@ def _convolutions(
       return _blank_result(module, *args, **kwargs)  # tracing takes seconds
     return next_method(*args, **kwargs)
 
-  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  shape = (1, 65, 65, getattr(model, "channels", 3))
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
   with nn.intercept_methods(note):
     jax.eval_shape(model.apply, variables, images)
   return found

@@ -41,6 +41,22 @@ def scaled_size(
   return height, width
 
 
+def padding_of(model: DeepLab) -> tuple[float, ...]:
+  """The value of each channel, in the units of the images, beyond them."""
+  return padding_value(model.backbone, model.channels, model.value_range)
+
+
+def known(model: DeepLab, images: jax.Array, color: jax.Array) -> jax.Array:
+  """`images` (b, h, w, channels) in float32, `color` where they are no number.
+
+  Only images of floats may have such pixels, where nothing is known.
+  """
+  images = images.astype(jnp.float32)
+  if model.image_dtype != "float32":
+    return images
+  return jnp.where(jnp.abs(images) < jnp.inf, images, color)
+
+
 def label_dtype(num_classes: int) -> jnp.dtype:
   """uint8, or uint16 above 256 classes."""
   return jnp.dtype(jnp.uint8 if num_classes <= 256 else jnp.uint16)
@@ -55,7 +71,7 @@ def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
       have at scale 1.
 
   Returns:
-    A function of variables, images (b, h, w, 3) in 0..255 and crops, int32
+    A function of variables, images (b, h, w, channels) and crops, int32
     (b, 2) height and width or None for the whole images, to float32 logits
     (b, h * max(scale, 1) / s, w * max(scale, 1) / s, num_classes), s the
     logits stride.
@@ -65,7 +81,7 @@ def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
     canvas = images.shape[1:3]
     size = scaled_size(canvas, scale, model.half_pixel)
     scaled = resize_bilinear(images, size, model.half_pixel)
-    inputs = preprocess(scaled, model.backbone)
+    inputs = preprocess(scaled, model.backbone, model.value_range)
     if crops is not None:
       crops = _scaled(crops, canvas, size)
     result = apply_on(model, variables, inputs, crops)
@@ -93,19 +109,21 @@ def predict_fn(
   Returns:
     A function, to be jitted, of
       variables: `{"params", "batch_stats"}`;
-      images: uint8 or float 0..255, (b, h, w, 3), each in the top left corner;
+      images: (b, h, w, channels) in the units of the model's images, RGB of
+        0..255 for most, each in the top left corner;
       sizes: int32 (b, 2), true height and width of each;
       crops: int32 (b, 2), the size that each is evaluated at, or None for
         (h, w); see `crops`
     to labels (b, h, w), uint8 or uint16, and float32 probabilities
     (b, h, w, num_classes), to be cut to the true sizes.
   """
-  color = jnp.asarray(padding_value(model.backbone), jnp.float32)
+  color = jnp.asarray(padding_of(model), jnp.float32)
   fuse = fuse_fn(model, scales, flip)
 
   def predict(variables, images, sizes, crops=None):
     canvas = images.shape[1:3]
-    images = jnp.where(inside(sizes, canvas), images.astype(jnp.float32), color)
+    images = known(model, images, color)
+    images = jnp.where(inside(sizes, canvas), images, color)
     return fuse(variables, images, crops)[:2]
 
   return predict
@@ -122,7 +140,7 @@ def fuse_fn(
     flip: whether to look at the mirror images, too.
 
   Returns:
-    A function of variables, float images (b, h, w, 3) in 0..255 and crops as
+    A function of variables, float images (b, h, w, channels) and crops as
     above to labels and probabilities as above, and the list of the views'
     logits, as those of `logits_fn`.
   """

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -29,6 +29,7 @@ from deeplab_jax.models import DeepLab
 from deeplab_jax.models.ops.canvas import NotConfinable
 
 Size = tuple[int, int]
+Place = tuple[slice, slice]  # rows and columns
 
 
 class Segmenter:
@@ -166,7 +167,7 @@ class Segmenter:
     return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
-    """Labels of `image`, uint8 RGB (h, w, 3): uint8 or uint16 (h, w)."""
+    """Labels of `image`, uint8 or uint16 (h, w); see `outputs`."""
     return self.outputs(image, "labels")["labels"]
 
   def probabilities(self, image: np.ndarray) -> np.ndarray:
@@ -179,14 +180,17 @@ class Segmenter:
 
   def overlay(self, image: np.ndarray) -> np.ndarray:
     """The labels' colours over `image`: uint8 (h, w, 3)."""
-    image = _checked(image)
-    return visualize.overlay(image, self(image), self.colors)
+    image = self._checked(image)
+    shown = visualize.viewable(image, self.model.value_range)
+    return visualize.overlay(shown, self(image), self.colors)
 
   def outputs(self, image: np.ndarray, *wanted: str) -> dict[str, np.ndarray]:
     """Several of the above from one pass through the network.
 
     Args:
-      image: uint8 RGB (h, w, 3).
+      image: uint8 RGB (h, w, 3); of a model for other images (h, w, channels),
+        of its `image_dtype`, with the values that files have. NaN is where
+        nothing is known.
       *wanted: "labels", "probabilities", "uncertainty".
 
     Returns:
@@ -196,23 +200,65 @@ class Segmenter:
       ValueError: nothing is wanted or something unknown, or a wrong image.
     """
     _check_wanted("wanted", wanted)
-    image = _checked(image)
-    results = {}
-    for window in self._windows(image.shape[:2]):
+    image = self._checked(image)
+    size, results = image.shape[:2], {}
+    for there, found in self.in_windows(size, image.__getitem__, *wanted):
+      for name, part in found.items():
+        if name not in results:
+          results[name] = np.empty((*size, *part.shape[2:]), part.dtype)
+        results[name][there] = part
+    return results
+
+  def in_windows(
+    self, size: Size, read: Callable[[Place], np.ndarray], *wanted: str
+  ) -> Iterator[tuple[Place, dict[str, np.ndarray]]]:
+    """`outputs` of an image that need not be in memory as a whole.
+
+    Args:
+      size: its height and width.
+      read: gives the pixels at a place, as `outputs` takes them.
+      *wanted: as of `outputs`.
+
+    Yields:
+      a place, and what is wanted there. The places cover the image once, row
+      after row; what is there is what `outputs` gives of the whole image.
+    """
+    _check_wanted("wanted", wanted)
+    for window in self._windows(size):
       rows, columns, crop = window[:3]
       top, left = rows.start, columns.start
-      part = image[top : top + crop[0], left : left + crop[1]]
+      bottom, right = top + crop[0], left + crop[1]
+      part = self._checked(
+        read(
+          (slice(top, min(bottom, size[0])), slice(left, min(right, size[1])))
+        )
+      )
       decided = (
         slice(rows.first - top, rows.end - top),
         slice(columns.first - left, columns.end - left),
       )
       there = slice(rows.first, rows.end), slice(columns.first, columns.end)
-      for name, found in self._run_window(part, window, wanted).items():
-        if name not in results:
-          shape = *image.shape[:2], *found.shape[2:]
-          results[name] = np.empty(shape, found.dtype)
-        results[name][there] = found[decided]
-    return results
+      found = self._run_window(part, window, wanted)
+      yield there, {name: array[decided] for name, array in found.items()}
+
+  def _checked(self, image: Any) -> np.ndarray:
+    """`image`, which may be anything that NumPy turns into such an array."""
+    image = np.asarray(image)
+    channels, dtype = self.model.channels, self.model.image_dtype
+    if image.ndim == 2 and channels == 1:
+      image = image[..., None]
+    is_fine = image.ndim == 3 and image.shape[2] == channels
+    if image.dtype != dtype or not is_fine:
+      is_rgb = (channels, dtype) == (3, "uint8")
+      kind = "uint8 RGB" if is_rgb else dtype
+      reader = "read_image(path)" if is_rgb else "read_for(model, path)"
+      raise ValueError(
+        f"image must be {kind} of shape (h, w, {channels}), got {image.dtype} "
+        f"{image.shape}; deeplab_jax.predict.{reader} reads any file so"
+      )
+    if not image.size:
+      raise ValueError(f"image must have pixels, got shape {image.shape}")
+    return image
 
   def _windows(self, size: Size) -> list[Window]:
     return self.protocol.windows(size, self.model.crop_stride)
@@ -240,7 +286,7 @@ class Segmenter:
     """What is wanted of `part`, each of the size of the canvas."""
     canvas, shared, program = self._program_for(window, wanted)
     height, width = part.shape[:2]
-    padded = np.zeros((*canvas, 3), np.uint8)
+    padded = np.zeros((*canvas, part.shape[2]), part.dtype)
     padded[:height, :width] = part
     size = np.array([height, width], np.int32)
     limits = np.array(window.crop, np.int32) if shared else None
@@ -262,7 +308,8 @@ class Segmenter:
   ) -> Callable:
     key = (canvas, is_confined, wanted)
     if key not in self._programs:
-      image = jax.ShapeDtypeStruct((*canvas, 3), np.uint8)
+      shape, dtype = (*canvas, self.model.channels), self.model.image_dtype
+      image = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
       pair = jax.ShapeDtypeStruct((2,), np.int32)
       limits = pair if is_confined else None
       traced = self._run.lower(self._variables, image, pair, limits, wanted)
@@ -317,16 +364,3 @@ def _check_wanted(argument: str, names: Sequence[str]) -> None:
     raise ValueError(
       f"{argument} must be of {', '.join(_OUTPUTS)}, got {found}"
     )
-
-
-def _checked(image: Any) -> np.ndarray:
-  """`image`, which may be anything that NumPy turns into such an array."""
-  image = np.asarray(image)
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(
-      f"image must be uint8 RGB of shape (h, w, 3), got {image.dtype} "
-      f"{image.shape}; deeplab_jax.predict.read_image(path) reads any file so"
-    )
-  if not image.size:
-    raise ValueError(f"image must have pixels, got shape {image.shape}")
-  return image

@@ -3,6 +3,7 @@
 from deeplab_jax.models.auxiliary import without_auxiliary
 from deeplab_jax.models.backbones import (
   BACKBONES,
+  normalisation,
   padding_value,
   preprocess,
 )
@@ -26,6 +27,7 @@ __all__ = [
   "model_arguments",
   "model_from_dict",
   "model_to_dict",
+  "normalisation",
   "padding_value",
   "preprocess",
   "resize_bilinear",

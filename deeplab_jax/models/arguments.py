@@ -1,5 +1,6 @@
 """What the arguments of `DeepLab` may be."""
 
+import math
 import typing
 from typing import Any
 
@@ -21,6 +22,10 @@ LOW_LEVEL_STRIDES = {
 """Low-level features, from coarse to fine, by the paper's names; `stage...` are
 those that torch's networks take."""
 AUXILIARIES = ("", "conv4", "conv3", "conv2", "features")
+IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
+MOST_CHANNELS = 32
+IMAGE_ARGUMENTS = ("channels", "image_dtype", "value_range")
+"""Those that follow the images, not the config."""
 TRAINING_ARGUMENTS = (
   "dtype",
   "dropout_rate",
@@ -36,9 +41,39 @@ def check_arguments(model: Any) -> None:
   Args:
     model: anything with the attributes of `DeepLab`.
   """
+  _check_images(model)
   _check_backbone(model)
   _check_head(model)
   _check_decoder(model)
+
+
+def _check_images(model):
+  _require(
+    model,
+    "channels",
+    f"from 1 to {MOST_CHANNELS}",
+    lambda v: isinstance(v, int) and 1 <= v <= MOST_CHANNELS,
+  )
+  _require(
+    model, "image_dtype", f"one of {IMAGE_DTYPES}", lambda v: v in IMAGE_DTYPES
+  )
+  rule = f"a (low, high) of each of the {model.channels} channels, low < high"
+  is_rgb = model.image_dtype == "uint8"
+  _require(
+    model,
+    "value_range",
+    f"() or {rule}" if is_rgb else rule,
+    lambda v: (
+      (is_rgb and not v)
+      or (
+        len(v) == model.channels
+        and all(
+          len(pair) == 2 and -math.inf < pair[0] < pair[1] < math.inf
+          for pair in v
+        )
+      )
+    ),
+  )
 
 
 def _check_backbone(model):

@@ -23,6 +23,8 @@ from deeplab_jax.models import (
 from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.layers import Norm
 
+ValueRange = tuple[tuple[float, float], ...]  # low and high of each channel
+
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
@@ -271,25 +273,67 @@ def build_backbone(
   return entry.module(**settings, name="backbone")
 
 
-def padding_value(backbone: str) -> tuple[float, float, float]:
-  """The RGB value (0..255) that `preprocess` maps to 0."""
-  return find_backbone(backbone).mean
+def normalisation(
+  backbone: str, channels: int = 3, value_range: ValueRange = ()
+) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and scale of each channel: the network's input is
+  (image - mean) * scale.
+
+  Args:
+    backbone: a key of `BACKBONES`.
+    channels: of the images. Three have the published figures of red, green and
+      blue; each of any other number has the mean of these.
+    value_range: as `DeepLab` has it.
+
+  Returns:
+    float64 `(channels,)` each, in the units of the images.
+  """
+  entry = find_backbone(backbone)
+  mean, scale = np.array(entry.mean), np.array(entry.scale)
+  if channels != len(mean):
+    mean, scale = (np.repeat(x.mean(), channels) for x in (mean, scale))
+  if not value_range:
+    return mean, scale
+  low, high = np.transpose(value_range)
+  unit = (high - low) / 255
+  return low + mean * unit, scale / unit
 
 
-def preprocess(images: jax.Array, backbone: str) -> jax.Array:
+def padding_value(
+  backbone: str, channels: int = 3, value_range: ValueRange = ()
+) -> tuple[float, ...]:
+  """The value of each channel that `preprocess` maps to 0; see there."""
+  mean, _ = normalisation(backbone, channels, value_range)
+  return tuple(mean.tolist())
+
+
+def preprocess(
+  images: jax.Array, backbone: str, value_range: ValueRange = ()
+) -> jax.Array:
   """Scales images as the backbone's published weights expect.
 
   Args:
-    images: `(..., 3)` RGB, uint8, or float in 0..255.
+    images: `(..., channels)`; of three channels RGB, uint8, or float in 0..255.
     backbone: a key of `BACKBONES`.
+    value_range: lowest and highest value of each channel, which take the place
+      of 0 and 255; values beyond are set to them. () is 0 and 255.
 
   Returns:
     float32 of the same shape: RGB * 2 / 255 - 1, but for the plain ResNets RGB
     less the ImageNet mean, for torchvision's divided by the deviation as well.
+    See `normalisation` for other channels and ranges.
   """
-  if images.shape[-1] != 3:
-    raise ValueError(f"images must be (..., 3) RGB, got shape {images.shape}")
-  entry = find_backbone(backbone)
-  offset = np.multiply(entry.mean, entry.scale).astype(np.float32)
-  scale = np.asarray(entry.scale, np.float32)
-  return jnp.asarray(images, jnp.float32) * scale - offset
+  channels = images.shape[-1]
+  if value_range and len(value_range) != channels:
+    raise ValueError(
+      f"value_range must be of the {channels} channels of images "
+      f"{images.shape}, got {value_range}"
+    )
+  mean, scale = normalisation(backbone, channels, value_range)
+  images = jnp.asarray(images, jnp.float32)
+  if not value_range:
+    offset = (mean * scale).astype(np.float32)
+    return images * scale.astype(np.float32) - offset
+  low, high = np.asarray(value_range, np.float32).T
+  centred = jnp.clip(images, low, high) - mean.astype(np.float32)
+  return centred * scale.astype(np.float32)

@@ -40,6 +40,10 @@ class Classifier(nn.Module):
   drop_path_rate: float = 0.0
   batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
+  # Of the images, as `DeepLab` has them; these are all that there is.
+  channels = 3
+  image_dtype = "uint8"
+  value_range = ()
 
   @nn.compact
   def __call__(

@@ -15,7 +15,7 @@ from deeplab_jax.models.aspp import ASPP, HEAD_NORM, refining_conv
 from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.auxiliary import NAME as AUXILIARY
 from deeplab_jax.models.auxiliary import AuxiliaryHead
-from deeplab_jax.models.backbones import build_backbone
+from deeplab_jax.models.backbones import ValueRange, build_backbone
 from deeplab_jax.models.decoder import Decoder
 from deeplab_jax.models.dpc import DPC
 from deeplab_jax.models.layers import Conv, truncated_normal
@@ -33,6 +33,10 @@ class DeepLab(nn.Module):
 
   Attributes:
     num_classes: channels of the logits.
+    channels: of the images, 1 to 32; three are red, green and blue.
+    image_dtype: of the images as they come, a name of `IMAGE_DTYPES`.
+    value_range: lowest and highest value of each channel, which `preprocess`
+      takes for 0 and 255; `()` for images of 0..255.
     backbone: a key of `BACKBONES`.
     output_stride: image pixels per encoder feature, 8, 16 or 32.
     multi_grid: factors of the atrous rates of the backbone's last three units
@@ -106,6 +110,9 @@ class DeepLab(nn.Module):
   drop_path_rate: float = 0.0
   batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
+  channels: int = 3
+  image_dtype: str = "uint8"
+  value_range: ValueRange = ()
 
   def __post_init__(self):
     check_arguments(self)
@@ -134,7 +141,7 @@ class DeepLab(nn.Module):
     """Computes logits.
 
     Args:
-      images: `(b, h, w, 3)` as `preprocess` gives them, any size.
+      images: `(b, h, w, channels)` as `preprocess` gives them, any size.
       train: whether to drop out and to normalise by batch statistics, which
         updates the collection `batch_stats`.
       frozen_batch_norm: in training, normalise by the stored statistics and
@@ -146,8 +153,10 @@ class DeepLab(nn.Module):
       the image. In training those of the second head, if there is one, are the
       only entry of the collection "intermediates".
     """
-    if images.ndim != 4 or images.shape[-1] != 3:
-      raise ValueError(f"images must be (b, h, w, 3), got {images.shape}")
+    if images.ndim != 4 or images.shape[-1] != self.channels:
+      raise ValueError(
+        f"images must be (b, h, w, {self.channels}), got {images.shape}"
+      )
     use_batch_stats = train and not frozen_batch_norm
     backbone = build_backbone(
       self.backbone,

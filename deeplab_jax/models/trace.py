@@ -60,7 +60,7 @@ def visit(
   """Calls `note` with every module that takes inputs, these and its output.
 
   Args:
-    model: takes images `(b, h, w, 3)`.
+    model: takes images `(b, h, w, c)`, of its `channels` or else of 3.
     size: height and width of the image.
     note: is given abstract arrays; of several outputs the first.
   """
@@ -73,7 +73,8 @@ def visit(
       note(context.module, inputs, y)
     return outputs
 
-  images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  shape = (1, *size, getattr(model, "channels", 3))
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
   with nn.intercept_methods(record):
     jax.eval_shape(model.init, jax.random.key(0), images)
 

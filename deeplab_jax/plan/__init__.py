@@ -149,9 +149,10 @@ def make_plan(
   """
   config_lib.check(config, len(machine.devices))
   config = config_lib.with_crop(config, largest=None)
-  num_classes = dataset_info(config.data).num_classes
-  config_lib.check_classes(config, num_classes)
-  model = config_lib.make_model(config, num_classes)
+  info = dataset_info(config.data)
+  config_lib.check_classes(config, info.num_classes)
+  images = config_lib.image_arguments(info)
+  model = config_lib.make_model(config, info.num_classes, **images)
   program = compile_step(config, model, machine, effort)
   network = multiply_adds(model, config.data.crop_size)
   return Plan(config, model, machine, program, network)

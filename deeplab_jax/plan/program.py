@@ -104,7 +104,8 @@ def compile_step(
     create_state, model, optimizer, crop_size, config.seed, averaged
   )
   task = find_task(config)
-  arguments = jax.eval_shape(create), task.abstract_batch(config)
+  batch = task.abstract_batch(config, model.channels, model.image_dtype)
+  arguments = jax.eval_shape(create), batch
   loss = task.make_loss(config)
   step = make_train_step(model, loss, optimizer, config, mesh)
   step = step.lower(*arguments)

@@ -5,9 +5,11 @@
 DIR/labels/<name>.png holds class numbers, with the classes' colours as palette;
 DIR/overlays/<name>.png shows them over the picture, with their names below it,
 unless --no_overlay is given. --probabilities adds DIR/probabilities/<name>.npy,
---uncertainty adds DIR/uncertainty/<name>.png; see `predict_files`. Exit status
-1 if a picture could not be done; the others are. `--package NAME` also packs
-the labels of a whole test split for its server, see `packages`.
+--uncertainty adds DIR/uncertainty/<name>.png; see `predict_files`. Of a TIFF
+with a place on earth these are TIFFs of that place, and --polygons adds
+DIR/polygons/<name>.geojson or .gpkg; this needs rasterio. Exit status 1 if a
+picture could not be done; the others are. `--package NAME` also packs the
+labels of a whole test split for its server, see `packages`.
 """
 
 import argparse
@@ -18,9 +20,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from deeplab_jax import messages, runtime
+from deeplab_jax.checkpoints import read_model
+from deeplab_jax.data import bands
 from deeplab_jax.inference import load
 from deeplab_jax.inference.protocol import scales_argument
 from deeplab_jax.models import INFERENCE_DTYPES
+from deeplab_jax.predict import geo, polygons
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import (
   LABELS,
@@ -32,7 +37,12 @@ from deeplab_jax.predict.naming import (
   folders_like_pictures,
 )
 from deeplab_jax.predict.packages import SERVERS, pack
-from deeplab_jax.predict.reading import read_image, remarks
+from deeplab_jax.predict.reading import (
+  read_for,
+  read_image,
+  remarks,
+  takes_rgb,
+)
 
 __all__ = [
   "SERVERS",
@@ -42,6 +52,7 @@ __all__ = [
   "main",
   "pack",
   "predict_files",
+  "read_for",
   "read_image",
   "remarks",
 ]
@@ -66,16 +77,29 @@ def _run(flags: argparse.Namespace) -> int:
   for folder in folders_like_pictures(flags.inputs):
     line = f"{folder} is a folder: the pictures in it are taken"
     print(messages.printable(line), file=sys.stderr)
-  jobs = find_jobs(flags.inputs, flags.out)
+  is_rgb = takes_rgb(read_model(flags.checkpoint))
+  jobs = find_jobs(flags.inputs, flags.out, arrays=not is_rgb)
+  rasters = [job for job in jobs if geo.is_raster(job.source)]
+  if flags.polygons:
+    bands.import_rasterio("raster whose polygons are wanted")
+    if without := len(jobs) - len(rasters):
+      line = f"{without} pictures have no place on earth and get no polygons"
+      print(f"warning: {line}", file=sys.stderr)
   kinds = _kinds(flags)
   _make_folders(flags.out, kinds)
   segmenter = load(
     flags.checkpoint, flags.output_stride, flags.dtype, **_protocol(flags)
   )
-  for line in remarks(job.source for job in jobs):
+  others = [job.source for job in jobs if job not in rasters]
+  for line in remarks(others, is_rgb):
     print(f"warning: {line}", file=sys.stderr)
   failures = predict_files(
-    segmenter, jobs, flags.out, kinds, show_progress=True
+    segmenter,
+    jobs,
+    flags.out,
+    kinds,
+    show_progress=True,
+    polygons=flags.polygons,
   )
   seconds = time.monotonic() - began
   done = len(jobs) - len(failures)
@@ -166,6 +190,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--no_overlay", action="store_true", help="write no overlays"
+  )
+  parser.add_argument(
+    "--polygons",
+    choices=polygons.FORMATS,
+    default="",
+    help="also write the regions of a TIFF with a place on earth",
   )
   parser.add_argument(
     "--package", choices=SERVERS, help="also pack the labels for a test server"

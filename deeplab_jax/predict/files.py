@@ -14,15 +14,18 @@ from PIL import Image
 
 from deeplab_jax import atomic, messages, visualize
 from deeplab_jax.inference import Segmenter
+from deeplab_jax.predict import geo
+from deeplab_jax.predict import polygons as polygons_lib
 from deeplab_jax.predict.naming import (
   KINDS,
   LABELS,
   OVERLAYS,
+  POLYGONS,
   PROBABILITIES,
   UNCERTAINTY,
   Job,
 )
-from deeplab_jax.predict.reading import read_image
+from deeplab_jax.predict.reading import read_for
 
 T = TypeVar("T")
 
@@ -48,8 +51,13 @@ def predict_files(
   out: str | os.PathLike,
   kinds: Sequence[str] = (LABELS, OVERLAYS),
   show_progress: bool = False,
+  polygons: str = "",
 ) -> list[Failure]:
   """Writes OUT/<kind>/<name> of every picture.
+
+  Of a TIFF with a place on earth labels, probabilities and uncertainty are
+  rasters of that place, see `geo.label`; the overlay is left out of one that
+  is too large to be seen at once.
 
   - "labels": indexed PNG with the palette of the classes (grey of 16 bits above
     256 classes);
@@ -64,6 +72,8 @@ def predict_files(
     out: created if missing.
     kinds: which of these to write.
     show_progress: whether to draw a progress bar.
+    polygons: of `polygons.FORMATS`, to also write OUT/polygons/<name> of such a
+      TIFF; "" writes none.
 
   Returns:
     the pictures that could not be read or written, with the reason. All others
@@ -77,9 +87,17 @@ def predict_files(
   out = pathlib.Path(out)
   computed = [k for k in (PROBABILITIES, UNCERTAINTY) if k in kinds]
   failures = []
+  rasters = [job for job in jobs if geo.is_raster(job.source)]
+  for job in rich.progress.track(
+    rasters, "rasters", disable=not (show_progress and rasters)
+  ):
+    with _noting(failures, job):
+      _label_raster(segmenter, job, out, kinds, polygons)
+  jobs = [job for job in jobs if job not in rasters]
   with ThreadPoolExecutor(_THREADS) as pool:
     writing = collections.deque()
-    readings = _ahead(pool, lambda job: read_image(job.source), jobs)
+    model = segmenter.model
+    readings = _ahead(pool, lambda job: read_for(model, job.source), jobs)
     for job, reading in rich.progress.track(
       readings, "segmenting", total=len(jobs), disable=not show_progress
     ):
@@ -94,6 +112,29 @@ def predict_files(
     for job, task in writing:
       _finish(job, task, failures)
   return failures
+
+
+def _label_raster(
+  segmenter: Segmenter,
+  job: Job,
+  out: pathlib.Path,
+  kinds: Sequence[str],
+  polygons: str,
+) -> None:
+  """Writes the results of a TIFF with a place on earth."""
+  paths = geo.paths_of(out, job.name, (LABELS, *kinds))
+  geo.label(segmenter, job.source, paths)
+  if OVERLAYS in kinds and geo.fits_whole(segmenter, job.source):
+    image = geo.read_whole(segmenter, job.source)
+    labels = geo.read_labels(paths[LABELS])
+    _write(
+      {OVERLAYS: out / OVERLAYS / job.name}, image, {LABELS: labels}, segmenter
+    )
+  if polygons:
+    path = out / POLYGONS / job.name
+    path = path.with_suffix(polygons_lib.FORMATS[polygons])
+    names = segmenter.class_names
+    polygons_lib.write(paths[LABELS], path, polygons, names)
 
 
 def _ahead(
@@ -137,7 +178,8 @@ def _write(
     if kind == LABELS:
       visualize.write_label_png(path, labels, colors)
     elif kind == OVERLAYS:
-      overlay = visualize.overlay(image, labels, colors)
+      shown = visualize.viewable(image, segmenter.model.value_range)
+      overlay = visualize.overlay(shown, labels, colors)
       names = segmenter.class_names
       _write_png(path, visualize.with_legend(overlay, labels, colors, names))
     elif kind == UNCERTAINTY:

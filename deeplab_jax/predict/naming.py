@@ -11,6 +11,8 @@ LABELS, OVERLAYS = "labels", "overlays"
 PROBABILITIES, UNCERTAINTY = "probabilities", "uncertainty"
 KINDS = (LABELS, OVERLAYS, PROBABILITIES, UNCERTAINTY)
 """What can be had of a picture: folders below that of the results."""
+POLYGONS = "polygons"
+"""The folder of what can be had of a raster with a place on earth beside."""
 
 # HEIC cannot be read; it is tried so that its pictures are named as failed.
 _PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif")
@@ -31,7 +33,10 @@ class Job(NamedTuple):
 
 
 def find_jobs(
-  inputs: Iterable[str | os.PathLike], out: str | os.PathLike
+  inputs: Iterable[str | os.PathLike],
+  out: str | os.PathLike,
+  *,
+  arrays: bool = False,
 ) -> list[Job]:
   """The pictures named by `inputs`, each with a name of its own.
 
@@ -44,6 +49,7 @@ def find_jobs(
     inputs: files, taken whatever their name, and folders, searched to any
       depth for files with the ending of a picture.
     out: folder of the results, which are passed over when searching.
+    arrays: whether .npy files are pictures, too.
 
   Raises:
     ValueError: a folder holds no picture, or a result would replace a picture.
@@ -52,7 +58,9 @@ def find_jobs(
   found = {}  # the same file may be named twice
   for path in map(pathlib.Path, inputs):
     if path.is_dir():
-      named = ((p, p.relative_to(path)) for p in _pictures(path, results))
+      named = (
+        (p, p.relative_to(path)) for p in _pictures(path, results, arrays)
+      )
     else:
       named = [(path, pathlib.Path(path.name))]
     for source, name in named:
@@ -83,7 +91,7 @@ def _refuse_to_replace(jobs: list[Job], results: list[pathlib.Path]) -> None:
 
 
 def _pictures(
-  folder: pathlib.Path, results: list[pathlib.Path]
+  folder: pathlib.Path, results: list[pathlib.Path], arrays: bool
 ) -> list[pathlib.Path]:
   """The pictures below `folder` but not below `results`, in order of name."""
   found = []
@@ -94,7 +102,9 @@ def _pictures(
       for name in folders
       if not name.startswith(".") and (root / name).resolve() not in results
     ]
-    found += [root / name for name in files if _looks_like_picture(name)]
+    found += [
+      root / name for name in files if _looks_like_picture(name, arrays)
+    ]
   if not found:
     raise ValueError(
       f"no pictures in folder {folder}: in folders, names must have the ending "
@@ -103,8 +113,9 @@ def _pictures(
   return sorted(found)
 
 
-def _looks_like_picture(name: str) -> bool:
-  return not name.startswith(".") and name.lower().endswith(_PICTURES)
+def _looks_like_picture(name: str, arrays: bool = False) -> bool:
+  endings = (*_PICTURES, ".npy") if arrays else _PICTURES
+  return not name.startswith(".") and name.lower().endswith(endings)
 
 
 def _distinct_names(paths: list[pathlib.Path]) -> Iterator[str]:

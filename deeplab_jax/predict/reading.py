@@ -1,4 +1,4 @@
-"""Any picture file as the 8-bit RGB array that a network takes."""
+"""Any picture file as the array that a network takes, RGB of 8 bits."""
 
 import collections
 import os
@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from deeplab_jax.data import headers, limits
+from deeplab_jax.data import bands, headers, limits
 from deeplab_jax.data.headers import Header
+from deeplab_jax.models import DeepLab
 
 _WHITE = (255, 255, 255, 255)
 _UNKNOWN = "not a picture of 8 or 16 bits in a known format"
@@ -50,6 +51,39 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return _read_with_opencv(encoded)
 
 
+def read_for(model: DeepLab, path: str | os.PathLike) -> np.ndarray:
+  """Reads a picture as `model` takes it.
+
+  Args:
+    model: of RGB of 8 bits, as `read_image` gives them, or of other channels or
+      numbers, which are then read as the file has them.
+    path: of the file; a TIFF may need the package rasterio.
+
+  Returns:
+    (h, w, channels) of the model's `image_dtype`.
+
+  Raises:
+    OSError: the file is missing.
+    ValueError: it is no such picture, or has other channels or numbers.
+  """
+  if takes_rgb(model):
+    return read_image(path)
+  limits.check_file(path)
+  picture = bands.decode(pathlib.Path(path).read_bytes(), model.channels)
+  found = picture.pixels.dtype.name
+  if found != model.image_dtype:
+    raise ValueError(
+      f"must hold {model.image_dtype}, as what the model was trained on, got "
+      f"{found}"
+    )
+  return picture.pixels
+
+
+def takes_rgb(model: DeepLab) -> bool:
+  """Whether `model` takes pictures as a viewer shows them."""
+  return (model.channels, model.image_dtype) == (3, "uint8")
+
+
 def _check(header: Header) -> None:
   """Refuses what a decoder would read as something else."""
   _check_size(header.size)
@@ -70,8 +104,12 @@ def _check_size(size: tuple[int, int]) -> None:
     raise ValueError(f"{error}; cut it into parts") from error
 
 
-def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
+def remarks(
+  paths: Iterable[str | os.PathLike], as_rgb: bool = True
+) -> list[str]:
   """What of pictures is not read, or not as one might think: a line a kind.
+
+  With `as_rgb` they are read by `read_image`, else with all that they have.
 
   Files that cannot be read are passed over: reading them says why.
   """
@@ -82,7 +120,7 @@ def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
       header = headers.read(pathlib.Path(path).read_bytes())
     except OSError:
       continue
-    for kind in _kinds(header) if header else ():
+    for kind in _kinds(header, as_rgb) if header else ():
       kinds[kind].append(str(path))
   return [
     f"{kind}: {len(files)} pictures, {', '.join(files[:_SHOWN])}"
@@ -91,8 +129,15 @@ def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
   ]
 
 
-def _kinds(header: Header) -> list[str]:
+def _kinds(header: Header, as_rgb: bool) -> list[str]:
   kinds = []
+  if header.is_placed:
+    kinds.append(
+      "a place on earth, which is not kept for want of the package rasterio "
+      "(pip install 'deeplab_jax[geo]')"
+    )
+  if not as_rgb:
+    return kinds
   if header.bits > 8:
     kinds.append(
       f"{header.bits} bits, of which the upper 8 are used (dark if the others "

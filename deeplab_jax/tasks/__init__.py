@@ -23,8 +23,8 @@ class Task(NamedTuple):
     make_loss: config -> what a training step minimises.
     train_batches: (dataset, config, step) -> this process's rows of the global
       batches from `step` on: {"image", "label", "name"}.
-    abstract_batch: config -> the global batch without names, as
-      `jax.ShapeDtypeStruct`s.
+    abstract_batch: (config, channels, dtype), the last two of images -> the
+      global batch without names, as `jax.ShapeDtypeStruct`s.
     evaluation_size: config -> height and width that images are evaluated at,
       at least.
     evaluate: (model, variables, config, dataset=, mesh=, should_stop=,
@@ -38,7 +38,7 @@ class Task(NamedTuple):
   title: str
   make_loss: Callable[[ConfigDict], Loss]
   train_batches: Callable[[Dataset, ConfigDict, int], Iterator[dict[str, Any]]]
-  abstract_batch: Callable[[ConfigDict], dict[str, jax.ShapeDtypeStruct]]
+  abstract_batch: Callable[..., dict[str, jax.ShapeDtypeStruct]]
   evaluation_size: Callable[[ConfigDict], tuple[int, int]]
   evaluate: Callable[..., dict[str, float] | None]
   report: Callable[..., Any]

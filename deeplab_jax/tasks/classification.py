@@ -47,11 +47,13 @@ def train_batches(
   )
 
 
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+  config: ConfigDict, channels: int = 3, dtype: str = "uint8"
+) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of a global batch: images, and one class of each."""
-  shape = (config.batch_size, *config.data.crop_size, 3)
+  shape = (config.batch_size, *config.data.crop_size, channels)
   return {
-    "image": jax.ShapeDtypeStruct(shape, np.uint8),
+    "image": jax.ShapeDtypeStruct(shape, np.dtype(dtype)),
     "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
   }
 

@@ -29,6 +29,7 @@ def train_batches(
   dataset: Dataset, config: ConfigDict, step: int
 ) -> Iterator[dict[str, Any]]:
   """This process's rows of the global batches from `step` on."""
+  info = dataset.info
   return segmentation.train_batches(
     dataset,
     config.data,
@@ -37,15 +38,19 @@ def train_batches(
     start_step=step,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    padding_value=padding_value(config.model.backbone),
+    padding_value=padding_value(
+      config.model.backbone, info.channels, info.value_range
+    ),
   )
 
 
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+  config: ConfigDict, channels: int = 3, dtype: str = "uint8"
+) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of a global batch: crops and their masks."""
-  shape = (config.batch_size, *config.data.crop_size, 3)
+  shape = (config.batch_size, *config.data.crop_size, channels)
   return {
-    "image": jax.ShapeDtypeStruct(shape, np.uint8),
+    "image": jax.ShapeDtypeStruct(shape, np.dtype(dtype)),
     "label": jax.ShapeDtypeStruct(shape[:-1], np.uint8),
   }
 

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -28,9 +28,10 @@ from deeplab_jax.models import (
   model_arguments,
   preprocess,
 )
-from deeplab_jax.models.arguments import TRAINING_ARGUMENTS
+from deeplab_jax.models.arguments import IMAGE_ARGUMENTS, TRAINING_ARGUMENTS
 from deeplab_jax.models.auxiliary import NAME as AUXILIARY
 from deeplab_jax.tasks import Task
+from deeplab_jax.train import stem
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.folded_norms import folded_layers, with_statistics
 from deeplab_jax.train.state import TrainState
@@ -40,6 +41,7 @@ T = TypeVar("T")
 # Arguments of a network that fit any weights.
 _FIT_ALL = (
   *("num_classes", "output_stride", "multi_grid", AUXILIARY),
+  *IMAGE_ARGUMENTS,
   *TRAINING_ARGUMENTS,
 )
 _OF_BACKBONE = ("backbone", "width_multiplier")
@@ -56,7 +58,10 @@ def check_start(config: ConfigDict) -> None:
   folder = find_step(path).parent.parent
   if not (folder / "model.json").is_file():
     return  # The weights themselves will tell.
-  stored, wanted = read_model(folder), make_model(config, num_classes=2)
+  stored = read_model(folder)
+  images = {name: getattr(stored, name) for name in IMAGE_ARGUMENTS}
+  # Other channels than the data has are no fault: see `stem`.
+  wanted = make_model(config, num_classes=2, **images)
   if parts == "all" and isinstance(stored, Classifier) != isinstance(
     wanted, Classifier
   ):
@@ -81,7 +86,8 @@ def _differences(stored: Network, wanted: Network, parts: str) -> list[str]:
 
 
 def _shapes(model: Network) -> dict[str, jax.ShapeDtypeStruct]:
-  images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+  shape = (1, 65, 65, model.channels)
+  images = jax.ShapeDtypeStruct(shape, np.float32)
   return items.flatten(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
@@ -141,7 +147,8 @@ def starting_point(
     return restored, f"continuing from step {restored.step}"
   if not config.init_from:
     return create(), "starting from random weights"
-  state, report = initialize_from(create(), config.init_from, config.init_parts)
+  start = config.init_from, config.init_parts, config.init_channels
+  state, report = initialize_from(create(), *start)
   origin = f"starting from {config.init_from}\n{report}"
   folded = folded_layers(state.variables)
   if folded and config.train_batch_norm:
@@ -162,7 +169,7 @@ def _unfolded(
   """`state` with batch norms that can be trained, see `with_statistics`."""
 
   def update(variables, images):
-    images = preprocess(images, model.backbone)
+    images = preprocess(images, model.backbone, model.value_range)
     return with_statistics(model, variables, folded, images)
 
   images = sharding.global_batch({"image": images}, mesh)["image"]
@@ -171,7 +178,10 @@ def _unfolded(
 
 
 def initialize_from(
-  state: TrainState, path: pathlib.Path | str, parts: str
+  state: TrainState,
+  path: pathlib.Path | str,
+  parts: str,
+  channels: Sequence[int] = (),
 ) -> tuple[TrainState, Report]:
   """Copies weights of another checkpoint into `state`.
 
@@ -181,6 +191,7 @@ def initialize_from(
     parts: "backbone", or "all": the logits may then have another number of
       classes, and keep their fresh values; so does a second head, which may
       be missing on either side, too.
+    channels: as `config.init_channels`.
 
   Returns:
     The state, and a report, printable, of what went where.
@@ -190,6 +201,7 @@ def initialize_from(
   """
   source = items.flatten(items.restore(find_step(path) / "variables"))
   target = items.flatten(state.variables)
+  source, note = stem.adapt(source, target, channels)
   offered, wanted, fresh = _divide(source, target, parts)
   skipped = source.keys() - offered.keys()
   items.require_same_names(offered, wanted, str(path))
@@ -198,7 +210,8 @@ def initialize_from(
     for name, x in wanted.items()
   }
   variables = items.unflatten_like(state.variables, {**target, **loaded})
-  report = Report(*(_below_collection(n) for n in (loaded, skipped, fresh)))
+  names = (_below_collection(n) for n in (loaded, skipped, fresh))
+  report = Report(*names, notes=note)
   return state.starting_from(variables), report
 
 

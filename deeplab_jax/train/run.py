@@ -85,7 +85,8 @@ def train_and_evaluate(
     changed = continuing.settle(workdir, found, allow_changes)
     config_lib.check_classes(config, dataset.info.num_classes)
     given, config = config, config_lib.with_crop(config, dataset.train.largest)
-    model = config_lib.make_model(config, dataset.info.num_classes)
+    images = config_lib.image_arguments(dataset.info)
+    model = config_lib.make_model(config, dataset.info.num_classes, **images)
     optimizer = make_optimizer(config)
     crop_size = config.data.crop_size
     averaged = config.ema_decay > 0

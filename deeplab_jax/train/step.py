@@ -41,9 +41,10 @@ def make_train_step(
   own name, "weight_decay" (not of AdamW, whose decay is of no loss),
   "gradient_norm", before clipping, and "learning_rate".
 
-  The batch holds `image` uint8 (b, h, w, 3) and `label`, uint8 (b, h, w) or, of
-  a classifier, int32 (b,). Random draws follow from the seed and the step's
-  number alone. The state is donated: the one passed in is gone afterwards.
+  The batch holds `image` (b, h, w, channels), of the model's `image_dtype`, and
+  `label`, uint8 (b, h, w) or, of a classifier, int32 (b,). Random draws follow
+  from the seed and the step's number alone. The state is donated: the one
+  passed in is gone afterwards.
 
   With `config.accumulate_steps` the batch goes through the network in so many
   parts. Loss and gradient are those of the whole, normalised by all its
@@ -158,7 +159,7 @@ def _forward_pass(model: Network, config: ConfigDict) -> Callable:
   def apply(variables, images, key):
     logits, changed = model.apply(
       variables,
-      preprocess(images, model.backbone),
+      preprocess(images, model.backbone, model.value_range),
       train=True,
       frozen_batch_norm=not config.train_batch_norm,
       rngs={"dropout": key},

@@ -6,6 +6,8 @@ from deeplab_jax.visualize.colors import (
   label_picture,
   overlay,
   palette,
+  to_8_bits,
+  viewable,
   voc_colormap,
   write_label_png,
 )
@@ -33,7 +35,9 @@ __all__ = [
   "palette",
   "picture_grid",
   "reliability_figure",
+  "to_8_bits",
   "trimap_figure",
+  "viewable",
   "voc_colormap",
   "with_legend",
   "write_figure",

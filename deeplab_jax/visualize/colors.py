@@ -35,6 +35,42 @@ def palette(colors: Colors) -> np.ndarray:
   return table
 
 
+def to_8_bits(
+  image: np.ndarray, value_range: Sequence[Sequence[float]] = ()
+) -> np.ndarray:
+  """`image` (h, w, channels) with its range of values brought to 0..255.
+
+  Args:
+    image: of any numbers; 0 where one is none.
+    value_range: lowest and highest value of each channel; () is 0..255.
+
+  Returns:
+    uint8 of the same shape.
+  """
+  if image.dtype == np.uint8 and not value_range:
+    return image
+  channels = image.shape[2]
+  low, high = np.float32(value_range or ((0, 255),) * channels).T
+  shares = (image.astype(np.float32) - low) / (high - low)
+  shares = np.clip(np.nan_to_num(shares, nan=0.0), 0, 1)
+  return np.rint(255 * shares).astype(np.uint8)
+
+
+def viewable(
+  image: np.ndarray, value_range: Sequence[Sequence[float]] = ()
+) -> np.ndarray:
+  """What there is to see of `image` (h, w, channels): uint8 RGB (h, w, 3).
+
+  The first three channels as red, green and blue, or the first one as grey; see
+  `to_8_bits`.
+  """
+  image = to_8_bits(image, value_range)
+  channels = image.shape[2]
+  if channels == 3:
+    return image
+  return image[..., [0, 1, 2] if channels > 3 else [0, 0, 0]]
+
+
 def colorize(labels: np.ndarray, colors: Colors) -> np.ndarray:
   """Paints `labels`, integers (h, w), as uint8 RGB (h, w, 3)."""
   return palette(colors)[labels]

@@ -51,7 +51,18 @@ FAULTS = {
   ),
   "unsupported-image": Kind(
     "images are of a kind that training does not read",
-    "convert them to PNG or JPEG of 8 bits, scaling the values to 0..255",
+    "have their N channels read as they are with --config.data.channels=N "
+    "(prepare: --channels=N), or convert them to PNG or JPEG of 8 bits, "
+    "scaling the values to 0..255",
+  ),
+  "other-channels": Kind(
+    "pictures are not of the channels, or the kind of numbers, asked for",
+    "set --config.data.channels (prepare: --channels) to what all pictures "
+    "have, or convert these",
+  ),
+  "mixed-depth": Kind(
+    "pictures hold different kinds of numbers",
+    "convert all to one kind: one range of values must hold for all",
   ),
   "jpeg-mask": Kind(
     "masks are in a format whose compression alters labels",
@@ -169,11 +180,17 @@ REMARKS = {
   "deep-image": Kind(
     "images have more than 8 bits, of which training reads the upper 8: where "
     "the upper bits are not used, images go black",
-    "scale the values to the full range and save as 8-bit",
+    "have all bits read with --config.data.channels=N (prepare: --channels=N), "
+    "or scale the values to the full range and save as 8-bit",
   ),
   "extra-bands": Kind(
     "images have more bands than red, green and blue, which are not read",
-    "nothing if the first three bands are what is meant; else save those three",
+    "nothing if the first three bands are what is meant; else have all read "
+    "with --config.data.channels=N (prepare: --channels=N)",
+  ),
+  "place-of-channels": Kind(
+    "channels were not where they are in other files",
+    "nothing if that is what was meant",
   ),
   "odd-colours": Kind(
     "images are not RGB or grey",

@@ -9,13 +9,19 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from deeplab_jax.data import bands
 from deeplab_jax.data.builders import (
   checks,
+  folder_bands,
   folder_checks,
   folder_classes,
   folder_layout,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
+from deeplab_jax.data.builders.folder_bands import FolderBands
+from deeplab_jax.data.builders.folder_tiles import Latest, Tiles, Tiling
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
 
@@ -25,8 +31,19 @@ class Folder(SegmentationBuilder, skip_registration=True):
 
   name = "folder"
 
-  def __init__(self, *, nodata: float | None = None, **kwargs: Any):
-    self._nodata = nodata
+  def __init__(
+    self,
+    *,
+    nodata: float | None = None,
+    channels: int = 0,
+    tiling: Tiling | None = None,
+    **kwargs: Any,
+  ):
+    self._nodata, self._channels = nodata, channels
+    self._tiling = tiling or Tiling()
+    self._bands: FolderBands | None = None
+    self._tiles: Tiles | None = None
+    self._latest_mask = Latest(self._labels)
     self._contents: list[tuple[str, str, bytes]] = []
     super().__init__(**kwargs)
 
@@ -34,7 +51,9 @@ class Folder(SegmentationBuilder, skip_registration=True):
     self._tree = Tree.open(self.manual_dir)
     faults: list[BadExample] = []
     try:
-      self._layout = folder_layout.find(self._tree, faults.append)
+      self._layout = folder_layout.find(
+        self._tree, faults.append, folder_layout.suffixes(self._channels)
+      )
       if faults:
         faults += self._layout.without_masks(self._tree)
       self._classes = folder_classes.find(
@@ -53,9 +72,63 @@ class Folder(SegmentationBuilder, skip_registration=True):
       colors=self._classes.colors,
       ignore_label=self._classes.ignore_label,
     )
-    return self._layout.splits
+    if self._tiling.side:
+      what = self._tree, self._layout, self._channels, self._tiling
+      self._tiles = Tiles(*what, faults.append)
+      if faults and not self.skip_bad:
+        raise together(faults)
+      self.skipped += map(str, faults)
+      faults.clear()
+    self._find_bands()
+    return self._tiles.splits if self._tiles else self._layout.splits
 
-  def read(self, split: str, key: str) -> Example:
+  def _find_bands(self) -> None:
+    """Reads all pictures, where channels are asked for."""
+    if not self._channels:
+      return
+    found = folder_bands.find(
+      self._tree, self._layout, self._channels, self._tiles
+    )
+    self.notes.extend(found.lines())
+    self._bands = found
+    if found.dtype:  # else every picture is bad, and says so
+      self.dataset = dataclasses.replace(
+        self.dataset,
+        channels=found.channels,
+        image_dtype=found.dtype,
+        value_range=found.value_range,
+      )
+
+  def _labels(self, name: str) -> np.ndarray:
+    """The labels of the whole image `name`."""
+    mask = self._layout.mask_of(self._tree, name)
+    file, encoded = self._tree.where(mask), self._tree.read(mask)
+    self.remarks.extend(checks.mask_remarks(file, encoded))
+    return self._classes.labels_of(file, self._classes.decode(file, encoded))
+
+  def _read_tile(self, key: str) -> Example | None:
+    """A tile; None if too much of it is ignored."""
+    name, rows, columns = self._tiles.tiles[key]
+    where = self._tree.where(self._layout.images[name])
+    file = self._tree.where(self._layout.mask_of(self._tree, name))
+    whole = self._latest_mask(name)
+    if whole.shape != self._tiles.sizes[name]:
+      checks.check_pair(file, whole, self._tiles.sizes[name], self.dataset)
+    picture = self._bands.check(where, self._tiles.read(key))
+    labels = whole[rows, columns]
+    ignored = self.dataset.ignore_label
+    if picture.unknown is not None and ignored is not None:
+      labels = np.where(picture.unknown, np.uint8(ignored), labels)
+    if ignored is not None:
+      share = (labels == ignored).mean()
+      if share > self._tiling.most_unknown:
+        return None
+    size = picture.pixels.shape[:2]
+    return Example(where, self._tiles.reference(key), file, labels, size=size)
+
+  def read(self, split: str, key: str) -> Example | None:
+    if self._tiles:
+      return self._read_tile(key)
     image = self._layout.images[key]
     mask = self._layout.mask_of(self._tree, key)
     file = self._tree.where(mask)
@@ -64,8 +137,21 @@ class Folder(SegmentationBuilder, skip_registration=True):
     source = self._tree.read(image)
     self._contents.append((split, key, hashlib.sha256(source).digest()))
     self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
-    encoded = checks.upright(source, labels.shape)
-    return Example(self._tree.where(image), encoded, file, labels, source)
+    where = self._tree.where(image)
+    if self._bands is None:
+      encoded = checks.upright(source, labels.shape)
+      return Example(where, encoded, file, labels, source)
+    picture = self._bands.read(where, source)
+    if picture.remark:
+      self.remarks.append(Remark("place-of-channels", where, picture.remark))
+    if self._bands.is_plain:
+      encoded = checks.upright(source, labels.shape)
+      return Example(where, encoded, file, labels, source)
+    ignored, size = self.dataset.ignore_label, picture.pixels.shape[:2]
+    fits = size == labels.shape  # else it is refused later
+    if fits and picture.unknown is not None and ignored is not None:
+      labels = np.where(picture.unknown, np.uint8(ignored), labels)
+    return Example(where, bands.encode(picture.pixels), file, labels, size=size)
 
   def all_remarks(self) -> list[Remark]:
     return [*self.remarks, *self._repetitions()]

@@ -14,6 +14,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 
+from deeplab_jax.data.bands import NUMPY_SUFFIX
 from deeplab_jax.data.builders.faults import BadExample, Report, refuse
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.builders.voc_layout import MARKER
@@ -92,17 +93,27 @@ class Layout:
     )
 
 
-def find(tree: Tree, report: Report = refuse) -> Layout:
+def suffixes(channels: int) -> tuple[str, ...]:
+  """Of files of images: with channels asked for, arrays of NumPy are some."""
+  return (*_SUFFIXES, NUMPY_SUFFIX) if channels else _SUFFIXES
+
+
+def find(
+  tree: Tree,
+  report: Report = refuse,
+  image_suffixes: tuple[str, ...] = _SUFFIXES,
+) -> Layout:
   """The layout of the folder `tree`.
 
   Args:
     tree: the user's files.
     report: gets each fault; what it concerns is left out if it returns.
+    image_suffixes: of the files that are images, as `suffixes` gives them.
 
   Raises:
     BadExample: there are no images, or no masks.
   """
-  images, masks = _pairs(tree, report)
+  images, masks = _pairs(tree, report, image_suffixes)
   names = list(images)
   lists = {split: _listed(tree, split, names, report) for split in _SPLITS}
   listed = any(lines is not None for lines in lists.values())
@@ -120,10 +131,15 @@ def find(tree: Tree, report: Report = refuse) -> Layout:
   )
 
 
-def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
+def _pairs(
+  tree: Tree, report: Report, image_suffixes: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, str]]:
   """Files of the images and of the masks, by name."""
   for images, masks in _LAYOUTS:
-    found = _by_name(tree, images, report), _by_name(tree, masks, report)
+    found = (
+      _by_name(tree, images, report, image_suffixes),
+      _by_name(tree, masks, report, _SUFFIXES),
+    )
     if all(found):
       break
   else:
@@ -164,12 +180,14 @@ def _contents(tree: Tree) -> str:
   return printable(", ".join(found)) or "no file"
 
 
-def _by_name(tree: Tree, folder: str, report: Report) -> dict[str, str]:
+def _by_name(
+  tree: Tree, folder: str, report: Report, suffixes: tuple[str, ...]
+) -> dict[str, str]:
   files: dict[str, str] = {}
   for path in tree.stems(folder, ""):
     name, suffix = path.rsplit(".", 1) if "." in path else (path, "")
     is_hidden = path.rsplit("/", 1)[-1].startswith(".")  # as macOS leaves
-    if is_hidden or f".{suffix.lower()}" not in _SUFFIXES:
+    if is_hidden or f".{suffix.lower()}" not in suffixes:
       continue
     name = _composed(name)
     if name in files:
@@ -281,7 +299,7 @@ def _listed(
 def _name(line: str) -> str:
   """A line of a list is a name, with or without its suffix."""
   line = _composed(line)
-  for suffix in _SUFFIXES:
+  for suffix in (*_SUFFIXES, NUMPY_SUFFIX):
     if line.lower().endswith(suffix):
       return line[: -len(suffix)]
   return line

@@ -23,6 +23,8 @@ class Example:
     mask_file: where the mask came from, for messages.
     mask: (h, w) train ids, any integer dtype; None = nothing is labelled.
     source: the image as its file has it, where `image` is not that.
+    size: height and width of an image that `data.bands` stores; None of others,
+      which are decoded to be checked.
   """
 
   image_file: str
@@ -30,6 +32,7 @@ class Example:
   mask_file: str = ""
   mask: np.ndarray | None = None
   source: bytes = b""
+  size: tuple[int, int] | None = None
 
 
 class SegmentationBuilder(Builder, skip_registration=True):
@@ -53,14 +56,17 @@ class SegmentationBuilder(Builder, skip_registration=True):
     example = self.read(split, key)
     if example is None:
       return None
-    image = checks.quiet(example.image)
-    size = checks.image_size(example.image_file, image)
+    image, size = example.image, example.size
+    if size is None:
+      image = checks.quiet(image)
+      size = checks.image_size(example.image_file, image)
     mask = example.mask
     if mask is None:
       mask = np.full(size, self.dataset.ignore_label)
     checks.check_pair(example.mask_file, mask, size, self.dataset)
-    source = example.source or example.image
-    self.remarks.extend(checks.remarks(example.image_file, source))
+    if example.size is None:
+      source = example.source or example.image
+      self.remarks.extend(checks.remarks(example.image_file, source))
     label = masks.encode(mask)
     name = printable(key)
     return {"image": image, "label": label, "name": name}, size

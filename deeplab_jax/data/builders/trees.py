@@ -48,10 +48,17 @@ class Tree:
 
   Attributes:
     origin: the folder or archive, for messages.
+    root: the folder; None of an archive, or of a part of files.
   """
 
-  def __init__(self, origin: str, files: dict[str, File]):
+  def __init__(
+    self,
+    origin: str,
+    files: dict[str, File],
+    root: pathlib.Path | None = None,
+  ):
     self.origin = origin
+    self.root = root
     self._files = files
 
   @classmethod
@@ -77,7 +84,8 @@ class Tree:
       name: File(printable(f"{path}/{name}"), reader)
       for name, reader in readers.items()
     }
-    return cls(printable(str(path)), files)
+    root = path.absolute() if path.is_dir() else None
+    return cls(printable(str(path)), files, root)
 
   def __contains__(self, path: str) -> bool:
     return path in self._files

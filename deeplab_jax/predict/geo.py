@@ -1,0 +1,264 @@
+"""Rasters that have a place on earth, to label rasters of the same place.
+
+A raster is read, labelled and written window by window, as `Segmenter` cuts any
+large picture, so that it may be larger than the memory. Needs rasterio, of the
+extra `geo`.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deeplab_jax import atomic, visualize
+from deeplab_jax.data import bands
+from deeplab_jax.inference import Segmenter
+from deeplab_jax.inference.segmenter import Place
+from deeplab_jax.models import DeepLab
+from deeplab_jax.predict.naming import LABELS, PROBABILITIES, UNCERTAINTY
+from deeplab_jax.predict.reading import takes_rgb
+
+SUFFIX = ".tif"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BLOCK = 512  # pixels of a side of the tiles that a result is stored in
+_CACHE = 128 << 20  # bytes of blocks that GDAL keeps
+_RASTER = "georeferenced TIFF"
+
+
+def is_raster(path: str | os.PathLike) -> bool:
+  """Whether the file at `path` is a TIFF with a place on earth.
+
+  False where rasterio is not there to ask.
+  """
+  try:
+    with open(path, "rb") as file:
+      if file.read(4) not in _TIFF:
+        return False
+    rasterio = bands.import_rasterio(_RASTER)
+    with rasterio.open(path) as raster:
+      return raster.crs is not None or not raster.transform.is_identity
+  except Exception:  # of any kind of broken file: who reads it tells
+    return False
+
+
+def label(
+  segmenter: Segmenter,
+  source: pathlib.Path,
+  paths: Mapping[str, pathlib.Path],
+) -> None:
+  """Labels the raster `source` into rasters of its place and size.
+
+  Each has the coordinate system and the transform of `source`, and a number
+  that is declared as no-data, which it has where `source` has no-data in all
+  bands: 255 (65535 of more than 255 classes) in labels, NaN in probabilities
+  and uncertainty, which are float32.
+
+  Args:
+    segmenter: the network.
+    source: of the channels and the numbers that it takes.
+    paths: by kind, of "labels", "probabilities" and "uncertainty".
+
+  Raises:
+    ValueError: `source` is of another kind, or would be replaced.
+  """
+  rasterio = bands.import_rasterio(_RASTER)
+  if source.resolve() in {path.resolve() for path in paths.values()}:
+    raise ValueError("the result would replace it: give another --out")
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
+    raster = stack.enter_context(rasterio.open(source))
+    _check(raster, segmenter.model)
+    writers = {
+      kind: stack.enter_context(_Writer.open(path, kind, raster, segmenter))
+      for kind, path in paths.items()
+    }
+    size = raster.height, raster.width
+
+    def read(place: Place) -> np.ndarray:
+      return read_part(raster, segmenter.model, place)
+
+    for place, found in segmenter.in_windows(size, read, *paths):
+      unknown = _unknown(raster, place)
+      for kind, writer in writers.items():
+        writer.put(place, found[kind], unknown)
+
+
+def fits_whole(segmenter: Segmenter, source: pathlib.Path) -> bool:
+  """Whether the network sees the raster `source` at once, so that it is small
+  enough to be drawn."""
+  rasterio = bands.import_rasterio(_RASTER)
+  with rasterio.open(source) as raster:
+    pixels = raster.height * raster.width
+  return pixels <= segmenter.protocol.max_pixels
+
+
+def read_whole(segmenter: Segmenter, source: pathlib.Path) -> np.ndarray:
+  """The raster `source` as the network takes it."""
+  rasterio = bands.import_rasterio(_RASTER)
+  with rasterio.open(source) as raster:
+    _check(raster, segmenter.model)
+    place = slice(0, raster.height), slice(0, raster.width)
+    return read_part(raster, segmenter.model, place)
+
+
+def read_labels(path: pathlib.Path) -> np.ndarray:
+  """The labels (h, w) of a raster that `label` wrote."""
+  rasterio = bands.import_rasterio(_RASTER)
+  with rasterio.open(path) as raster:
+    return raster.read(1)
+
+
+def read_part(raster: Any, model: DeepLab, place: Place) -> np.ndarray:
+  """The pixels at `place` (h, w, channels), as `model` takes them."""
+  # Of a network for RGB of 8 bits, what `read_image` reads of a picture.
+  count = model.channels
+  if takes_rgb(model):
+    count = 1 if raster.count < 3 else 3
+  window = _window(place)
+  pixels = raster.read(list(range(1, count + 1)), window=window)
+  pixels = np.moveaxis(pixels, 0, 2)
+  if takes_rgb(model):
+    if pixels.dtype == np.uint16:
+      pixels = (pixels >> 8).astype(np.uint8)
+    return np.repeat(pixels, 3, 2) if count == 1 else pixels
+  return np.ascontiguousarray(pixels, model.image_dtype)
+
+
+def _check(raster: Any, model: DeepLab) -> None:
+  """Refuses a raster of other bands or numbers than `model` takes."""
+  found = f"{raster.count} bands of {', '.join(sorted(set(raster.dtypes)))}"
+  dtypes = set(raster.dtypes)
+  if takes_rgb(model):
+    if raster.count == 2 or not dtypes <= {"uint8", "uint16"}:
+      raise ValueError(f"must be grey or RGB of 8 or 16 bits, got {found}")
+    return
+  known = {model.image_dtype}
+  if model.image_dtype == "float32":
+    known |= {"float64", "float16"}
+  opaque = raster.count - _alphas(raster)
+  if model.channels not in (raster.count, opaque) or not dtypes <= known:
+    raise ValueError(
+      f"must have {model.channels} bands of {model.image_dtype}, as what the "
+      f"model was trained on, got {found}"
+    )
+
+
+def _alphas(raster: Any) -> int:
+  return sum(kind.name == "alpha" for kind in raster.colorinterp)
+
+
+def _window(place: Place) -> tuple[tuple[int, int], tuple[int, int]]:
+  rows, columns = place
+  return (rows.start, rows.stop), (columns.start, columns.stop)
+
+
+def _unknown(raster: Any, place: Place) -> np.ndarray:
+  """Bool (h, w), where no band has anything."""
+  unknown = raster.dataset_mask(window=_window(place)) == 0
+  if raster.dtypes[0].startswith("float"):
+    pixels = raster.read(window=_window(place))
+    unknown |= ~np.isfinite(pixels).any(0)
+  return unknown
+
+
+class _Writer:
+  """A raster that is written in whole rows of tiles, each once.
+
+  GDAL would pack a tile anew, at another place in the file, each time that a
+  part of it is written.
+  """
+
+  def __init__(self, raster: Any, nodata: float):
+    self._raster, self._nodata = raster, nodata
+    self._first = 0  # row of the raster that is the first of these
+    shape = raster.count, 0, raster.width
+    self._rows = np.empty(shape, raster.dtypes[0])
+
+  @classmethod
+  @contextlib.contextmanager
+  def open(
+    cls, path: pathlib.Path, kind: str, source: Any, segmenter: Segmenter
+  ) -> Iterator["_Writer"]:
+    """A raster of the place and size of `source`, which `path` becomes."""
+    rasterio = bands.import_rasterio(_RASTER)
+    classes = segmenter.model.num_classes
+    count = classes if kind == PROBABILITIES else 1
+    dtype, nodata = "float32", math.nan
+    if kind == LABELS:
+      dtype, nodata = ("uint8", 255) if classes <= 255 else ("uint16", 65535)
+    profile = {
+      "driver": "GTiff",
+      "height": source.height,
+      "width": source.width,
+      "count": count,
+      "dtype": dtype,
+      "nodata": nodata,
+      "crs": source.crs,
+      "transform": source.transform,
+      "compress": "deflate",
+      "bigtiff": "if_safer",
+    }
+    if min(source.height, source.width) >= _BLOCK:
+      profile |= {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK}
+    names = json.dumps(list(segmenter.class_names))
+    with (
+      atomic.replacing(path) as partial,
+      rasterio.open(partial, "w", **profile) as raster,
+    ):
+      raster.update_tags(class_names=names)
+      if kind == LABELS and dtype == "uint8":
+        palette = visualize.palette(segmenter.colors)[:256].tolist()
+        raster.write_colormap(1, dict(enumerate(map(tuple, palette))))
+      writer = cls(raster, nodata)
+      yield writer
+      writer.finish()
+
+  def put(self, place: Place, found: np.ndarray, unknown: np.ndarray) -> None:
+    """Takes what is at `place`: (h, w) or (h, w, bands)."""
+    rows, columns = place
+    self._reach(rows)
+    part = self._rows[
+      :, rows.start - self._first : rows.stop - self._first, columns
+    ]
+    part[:] = np.moveaxis(found.reshape(*found.shape[:2], -1), 2, 0)
+    part[:, unknown] = self._nodata
+
+  def _reach(self, rows: slice) -> None:
+    """Makes room for these rows; those above them are complete."""
+    held = self._rows.shape[1]
+    if rows.stop <= self._first + held:
+      return
+    complete = (rows.start - self._first) // _BLOCK * _BLOCK
+    self._write(complete)
+    more = rows.stop - self._first - self._rows.shape[1]
+    shape = self._rows.shape[0], more, self._rows.shape[2]
+    new = np.empty(shape, self._rows.dtype)
+    self._rows = np.concatenate([self._rows, new], 1)
+
+  def _write(self, count: int) -> None:
+    """Writes the first `count` rows that are held, and lets them go."""
+    if count:
+      window = (self._first, self._first + count), (0, self._raster.width)
+      self._raster.write(self._rows[:, :count], window=window)
+      self._first += count
+      self._rows = self._rows[:, count:]
+
+  def finish(self) -> None:
+    """Writes what is left."""
+    self._write(self._rows.shape[1])
+
+
+def paths_of(
+  out: pathlib.Path, name: str, kinds: Sequence[str]
+) -> dict[str, pathlib.Path]:
+  """Where the rasters of the results called `name` are, by kind."""
+  return {
+    kind: (out / kind / name).with_suffix(SUFFIX)
+    for kind in (LABELS, PROBABILITIES, UNCERTAINTY)
+    if kind in kinds
+  }

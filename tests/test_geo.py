@@ -1,0 +1,358 @@
+"""Rasters with a place on earth: labels of the same place, polygons, tiles."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from deeplab_jax import checkpoints, doctor, predict, prepare, train
+from deeplab_jax import config as config_lib
+from deeplab_jax.data import bands
+from deeplab_jax.data.source import open_dataset
+from deeplab_jax.inference import Segmenter
+from deeplab_jax.predict import geo
+from tests.random_variables import random_variables
+from tests.tiny_segmenter import COLORS, NAMES, tiny_model
+
+rasterio = pytest.importorskip(
+  "rasterio", reason="SKIPPED FOR LACK OF RASTERIO: pip install '.[geo]'"
+)
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+
+_RANGE = ((0.0, 3000.0),) * 4
+_PLACE = {
+  "crs": rasterio.crs.CRS.from_epsg(32633),
+  "transform": rasterio.Affine(10, 0, 4e5, 0, -10, 5e6),
+}
+
+
+def _write(path, pixels, nodata=None, **options):
+  """A raster of (h, w, channels)."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  height, width, count = pixels.shape
+  profile = {"driver": "GTiff", "height": height, "width": width}
+  profile |= {"count": count, "dtype": pixels.dtype, "nodata": nodata}
+  with rasterio.open(path, "w", **(profile | _PLACE | options)) as raster:
+    raster.write(np.moveaxis(pixels, 2, 0))
+  return path
+
+
+def _pixels(height, width, dtype="uint16", channels=4):
+  rng = np.random.default_rng(0)
+  coarse = rng.uniform(1, 3000, (height // 9 + 1, width // 9 + 1, channels))
+  fine = coarse.repeat(9, 0).repeat(9, 1)[:height, :width]
+  return fine.astype(dtype)
+
+
+def _segmenter(dtype="uint16", **options):
+  model = tiny_model(channels=4, image_dtype=dtype, value_range=_RANGE)
+  variables = random_variables(model, np.zeros((1, 33, 33, 4), np.float32))
+  facts = {"class_names": NAMES, "colors": COLORS}
+  return Segmenter(model, variables, **(facts | options))
+
+
+_TIFFS = {
+  "strips": {},
+  "tiles": {"tiled": True, "blockxsize": 16, "blockysize": 16},
+  "planes": {"interleave": "band", "compress": "lzw"},
+  "deflate": {"interleave": "pixel", "compress": "deflate", "predictor": 2},
+  "big": {"bigtiff": "yes", "photometric": "rgb"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("kind", _TIFFS)
+def test_tiffs_of_any_kind_are_read_as_they_are(tmp_path, dtype, kind):
+  for channels in (1, 3, 4, 13):
+    pixels = _pixels(40, 56, dtype, channels)
+    options = dict(_TIFFS[kind])
+    if channels < 3:
+      options.pop("photometric", None)
+    if dtype == "float32":
+      options.pop("predictor", None)
+    file = _write(tmp_path / "a.tif", pixels, nodata=0, **options)
+    found = bands.decode(file.read_bytes(), channels)
+    assert found.pixels.dtype == dtype
+    np.testing.assert_array_equal(found.pixels, pixels)
+    unknown = (pixels == 0).all(-1)
+    assert (found.unknown is None) == (not unknown.any())
+
+
+def test_pages_are_channels_where_asked_for(tmp_path):
+  file = tmp_path / "pages.tif"
+  pixels = _pixels(20, 30, "uint16", 12)
+  pages = [PIL.Image.fromarray(pixels[..., i]) for i in range(12)]
+  pages[0].save(file, save_all=True, append_images=pages[1:])
+  found = bands.decode(file.read_bytes(), 12)
+  assert found.remark == "12 pages, read as 12 channels"
+  np.testing.assert_array_equal(found.pixels, pixels)
+  first = bands.decode(file.read_bytes(), 1)
+  np.testing.assert_array_equal(first.pixels, pixels[..., :1])
+  with pytest.raises(ValueError, match="got 1 in each of 12 pages"):
+    bands.decode(file.read_bytes(), 5)
+
+
+def test_labels_keep_the_place_and_windows_change_nothing(tmp_path):
+  pixels = _pixels(1100, 300)
+  pixels[40:60, 30:90] = 0
+  pixels[700, 200, 1] = 0  # of one band alone
+  source = _write(tmp_path / "scene.tif", pixels, nodata=0)
+  segmenter = _segmenter(max_pixels=129 * 129, tile=129)
+  out = tmp_path / "out"
+  (job,) = predict.find_jobs([source], out)
+  kinds = ("labels", "overlays", "probabilities", "uncertainty")
+  assert not predict.predict_files(segmenter, [job], out, kinds)
+  wanted = segmenter.outputs(pixels, "labels", "probabilities")
+  unknown = (pixels == 0).all(-1)
+  assert unknown.sum() == 20 * 60
+  with rasterio.open(out / "labels/scene.tif") as labels:
+    assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+    assert labels.shape == (1100, 300) and labels.nodata == 255
+    found = labels.read(1)
+    assert labels.colormap(1)[1] == (*COLORS[1], 255)
+    assert json.loads(labels.tags()["class_names"]) == list(NAMES)
+  assert len(np.unique(found)) > 2
+  np.testing.assert_array_equal(found, np.where(unknown, 255, wanted["labels"]))
+  with rasterio.open(out / "probabilities/scene.tif") as raster:
+    assert raster.count == 3 and np.isnan(raster.nodata)
+    shares = np.moveaxis(raster.read(), 0, 2)
+  np.testing.assert_allclose(
+    shares[~unknown], wanted["probabilities"][~unknown], atol=1e-6
+  )
+  assert np.isnan(shares[unknown]).all()
+  assert not (out / "overlays").exists()  # it is larger than a window
+
+  whole = _segmenter()
+  assert not predict.predict_files(whole, [job], out, polygons="gpkg")
+  assert (out / "overlays/scene.png").exists()
+  with rasterio.open(out / "labels/scene.tif") as labels:
+    one = labels.read(1)
+  np.testing.assert_array_equal(one, np.where(unknown, 255, whole(pixels)))
+  _check_polygons(tmp_path, out, one)
+  again = predict.predict_files(whole, [job], out, polygons="geojson")
+  assert not again
+  content = json.loads((out / "polygons/scene.geojson").read_text())
+  lon, lat = np.array(content["features"][0]["geometry"]["coordinates"][0]).T
+  assert (np.abs(lon - 13.73) < 0.1).all() and (np.abs(lat - 45.15) < 0.1).all()
+
+
+def _check_polygons(tmp_path, out, labels):
+  """Every region once: drawn again, the polygons are the labels."""
+  from rasterio import features
+
+  database = sqlite3.connect(out / "polygons/scene.gpkg")
+  rows = database.execute("SELECT geom, label, class FROM labels").fetchall()
+  system = database.execute("SELECT srs_id FROM gpkg_contents").fetchall()
+  database.close()
+  assert system == [(32633,)]
+  assert {(label, name) for _, label, name in rows} == {
+    (int(v), NAMES[v]) for v in np.unique(labels) if v != 255
+  }
+  shapes = [(_geometry(blob), label) for blob, label, _ in rows]
+  drawn = features.rasterize(
+    shapes,
+    labels.shape,
+    fill=255,
+    transform=_PLACE["transform"],
+    dtype="uint8",
+  )
+  np.testing.assert_array_equal(drawn, labels)
+
+
+def _geometry(blob):
+  assert blob[:4] == b"GP\0\x01"
+  at, rings = 8 + 9, []
+  for _ in range(int.from_bytes(blob[13:17], "little")):
+    count = int.from_bytes(blob[at : at + 4], "little")
+    points = np.frombuffer(blob, "<f8", 2 * count, at + 4).reshape(-1, 2)
+    rings.append(points.tolist())
+    at += 4 + 16 * count
+  return {"type": "Polygon", "coordinates": rings}
+
+
+def test_rasters_of_another_kind_are_refused_by_name(tmp_path):
+  segmenter = _segmenter()
+  out = tmp_path / "out"
+  three = _write(tmp_path / "three.tif", _pixels(30, 40, channels=3))
+  signed = _write(tmp_path / "signed.tif", _pixels(30, 40, "int16"))
+  jobs = predict.find_jobs([three, signed], out)
+  failures = predict.predict_files(segmenter, jobs, out)
+  assert [f.source for f in failures] == [three, signed]
+  for failure, found in zip(
+    failures, ("3 bands of uint16", "4 bands of int16")
+  ):
+    assert failure.reason == (
+      "must have 4 bands of uint16, as what the model was trained on, got "
+      + found
+    )
+  assert not list(out.rglob("*.tif"))
+
+
+def test_the_command_labels_rasters(tmp_path, capsys):
+  segmenter = _segmenter()
+  model = tmp_path / "model"
+  facts = {"class_names": NAMES, "colors": COLORS}
+  variables = random_variables(
+    segmenter.model, np.zeros((1, 33, 33, 4), np.float32)
+  )
+  checkpoints.save_model(model, segmenter.model, variables, dataset=facts)
+  _write(tmp_path / "in/a.tif", _pixels(50, 60))
+  (tmp_path / "in/b.npy").write_bytes(bands.encode(_pixels(50, 60)))
+  command = [str(model), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+  assert predict.main([*command, "--polygons", "gpkg"]) == 0
+  assert "1 pictures have no place on earth" in capsys.readouterr().err
+  found = {
+    p.relative_to(tmp_path / "out").as_posix()
+    for p in (tmp_path / "out").rglob("*.*")
+  }
+  assert found == {
+    "labels/a.tif",
+    "labels/b.png",
+    "overlays/a.png",
+    "overlays/b.png",
+    "polygons/a.gpkg",
+  }
+  with rasterio.open(tmp_path / "out/labels/a.tif") as labels:
+    np.testing.assert_array_equal(labels.read(1), segmenter(_pixels(50, 60)))
+
+
+def test_a_float_raster_has_no_data_where_it_is_no_number(tmp_path):
+  pixels = _pixels(30, 40, "float32")
+  pixels[2:5, 3:9] = np.nan
+  source = _write(tmp_path / "a.tif", pixels)
+  segmenter = _segmenter("float32")
+  out = tmp_path / "labels.tif"
+  geo.label(segmenter, source, {"labels": out})
+  with rasterio.open(out) as labels:
+    unknown = labels.read(1) == 255
+  np.testing.assert_array_equal(unknown, np.isnan(pixels).all(-1))
+
+
+def _config(root, **fields):
+  config = config_lib.base_config()
+  config.update(batch_size=2, steps=3)
+  config.model.update(backbone="tiny", atrous_rates=(), decoder=())
+  config.data.update(name="folder", path=str(root), crop_size=(33, 33))
+  config.data.update(data_dir=str(root.parent / "built"), **fields)
+  return config
+
+
+def _scene(seed, height, width):
+  """Four bands, of which the last alone tells the labels 0 and 1."""
+  rng = np.random.default_rng(seed)
+  coarse = rng.integers(0, 2, (height // 16 + 1, width // 16 + 1))
+  labels = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+  pixels = rng.integers(200, 3000, (height, width, 4))
+  pixels[..., 3] = 400 + 1500 * labels + rng.integers(0, 400, labels.shape)
+  return pixels.astype(np.uint16), labels.astype(np.uint8)
+
+
+def _scenes(root, count, height, width):
+  """GeoTIFFs and their masks; the first 20 rows of each have no data."""
+  for i in range(count):
+    pixels, labels = _scene(i, height, width)
+    pixels[:20] = 0
+    _write(root / f"images/s{i}.tif", pixels, nodata=0)
+    mask = labels[..., None].copy()
+    mask[-5:] = 9
+    _write(root / f"masks/s{i}.tif", mask, nodata=9)
+  return root
+
+
+def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
+  root = _scenes(tmp_path / "mine", 3, 150, 100)
+  config = _config(root, channels=4, tile=64, tile_overlap=16, tile_nodata=0.25)
+  dataset = open_dataset(config.data)
+  assert dataset.info.image_dtype == "uint16"
+  (low, high) = dataset.info.value_range[3]
+  assert 400 <= low < 450 and 2250 < high < 2300, "no-data would be 0"
+  assert len(dataset.train.encoded(0)["image"]) < 400, "not its pixels"
+  # Rows 0 (20 of 64 unknown: left out), 48, 86; columns 0, 36.
+  places = {"48,0", "48,36", "86,0", "86,36"}
+  seen = {}
+  for source in (dataset.train, dataset.eval):
+    for i in range(len(source)):
+      example = source[i]
+      name, _, place = example["name"].partition("@")
+      seen.setdefault(name, set()).add(place)
+      pixels, labels = _scene(int(name[1:]), 150, 100)
+      top, left = map(int, place.split(","))
+      part = slice(top, top + 64), slice(left, left + 64)
+      np.testing.assert_array_equal(example["image"], pixels[part])
+      labels[-5:] = 255
+      np.testing.assert_array_equal(example["label"], labels[part])
+  assert seen == {f"s{i}": places for i in range(3)}
+  checkup = doctor.examine(config, overfit_steps=0)
+  assert not checkup.errors and checkup.survey.size_of("val") == 6
+  with pytest.raises(ValueError, match=r"set data\.channels"):
+    open_dataset(_config(root, tile=64).data)
+  with pytest.raises(ValueError, match="must have 3 channels, got 4 bands of"):
+    open_dataset(_config(root, channels=3, tile=64).data)
+  arguments = ["folder", "--manual_dir", str(root), "--channels=4"]
+  arguments += ["--tile=70", "--data_dir", str(tmp_path / "other")]
+  assert prepare.main(arguments) == 0
+  (root / "images/s0.tif").unlink()
+  with pytest.raises(ValueError, match=r"s0.tif, of which the data set has"):
+    for source in (dataset.train, dataset.eval):
+      for i in range(len(source)):
+        source[i]
+
+
+@pytest.mark.slow
+def test_what_the_fourth_band_alone_tells_is_learnt(tmp_path):
+  """Build, doctor, training and prediction of GeoTIFFs of four bands."""
+  root = tmp_path / "mine"
+  for i in range(10):
+    pixels, labels = _scene(i, 96, 96)
+    _write(root / f"images/s{i}.tif", pixels)
+    _write(root / f"masks/s{i}.tif", labels[..., None])
+  config = _config(root, channels=4, min_scale=1.0, max_scale=1.0)
+  config.update(batch_size=4, steps=200, lr=0.05, slow_start_steps=0)
+  config.update(checkpoint_every=200, weight_decay=0.0)
+  config.model.update(decoder=("conv2",), batch_norm_momentum=0.9)
+  config.data.crop_size = (65, 65)
+  checkup = doctor.examine(config, overfit_steps=30, overfit_seconds=60)
+  assert not checkup.errors and checkup.overfit.fell
+  workdir = tmp_path / "run"
+  miou = train.train_and_evaluate(config, workdir)
+  print(f"mIoU {miou:.3f}; of one class alone at most 0.3")
+  assert miou > 0.7
+  pixels, truth = _scene(99, 200, 150)
+  pixels[:10] = 0
+  source = _write(tmp_path / "new.tif", pixels, nodata=0)
+  command = [str(workdir), str(source), "--out", str(tmp_path / "out")]
+  assert predict.main([*command, "--polygons=geojson"]) == 0
+  with rasterio.open(tmp_path / "out/labels/new.tif") as labels:
+    assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+    found = labels.read(1)
+  assert (found[:10] == 255).all()
+  assert (found[10:] == truth[10:]).mean() > 0.85
+  assert (tmp_path / "out/polygons/new.geojson").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_raster(tmp_path):
+  """Of 20 000 x 20 000 pixels of four bands of 16 bits, 3.2 GB."""
+  peaks = {}
+  for side in (2500, 20_000):
+    source = tmp_path / f"{side}.tif"
+    profile = {"driver": "GTiff", "height": side, "width": side, "count": 4}
+    profile |= {"dtype": "uint16", "tiled": True, "compress": "lzw"}
+    with rasterio.open(source, "w", **profile, **_PLACE) as raster:
+      rows = _pixels(1000, side)
+      for top in range(0, side, 1000):
+        window = (top, min(top + 1000, side)), (0, side)
+        part = np.moveaxis(rows[: window[0][1] - top], 2, 0)
+        raster.write(part, window=window)
+    command = [sys.executable, "-m", "tests.programs.label_raster", source]
+    done = subprocess.run(
+      [*command, tmp_path / "labels.tif"], check=True, capture_output=True
+    )
+    peaks[side] = int(done.stdout)
+    source.unlink()
+  print({side: f"{peak / 1e9:.2f} GB" for side, peak in peaks.items()})
+  assert peaks[20_000] < peaks[2500] + 400e6
