@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
       options.data_dir,
       options.manual_dir,
       nodata=options.nodata,
+      multilabel=options.multilabel,
     )
     skipped = build.build(
       options.name,
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
       partial=options.partial,
       folder=folder,
       nodata=options.nodata,
+      multilabel=options.multilabel,
     )
   except Exception as error:
     return messages.tell(error)
@@ -66,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     "--nodata",
     type=float,
     help="number of a folder's masks that means that nothing is known",
+  )
+  parser.add_argument(
+    "--multilabel",
+    action="store_true",
+    help="the classes of a folder overlap: masks are channels, or files a class",
   )
   parser.add_argument(
     "--skip_bad",

@@ -23,8 +23,10 @@ from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 
-# Raise it when the files of a user's folder become other labels than before.
+# Raise them when the files of a user's folder become other labels than before.
 _FOLDER_RULES = 3
+_MULTILABEL_RULES = 1
+_MULTILABEL = "folder_multilabel"  # the module of its builder
 
 
 def directory(
@@ -33,6 +35,7 @@ def directory(
   path: str = "",
   files: Tree | None = None,
   nodata: float | None = None,
+  multilabel: bool = False,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -44,6 +47,7 @@ def directory(
       change.
     files: those at `path`, where the caller has walked the folder already.
     nodata: number of masks that means that nothing is known, for "folder".
+    multilabel: whether classes overlap, for "folder".
 
   Raises:
     ValueError: `path` is no folder, or `nodata` is given for another data set.
@@ -53,10 +57,16 @@ def directory(
       "data.nodata (--nodata of prepare) is for masks of the data set folder, "
       f"got {nodata:g} for {name}; leave it out"
     )
+  if multilabel and name != "folder":
+    raise ValueError(
+      "overlapping classes (task multilabel, --multilabel of prepare) are of "
+      f"the data set folder, got {name}"
+    )
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]
   if name == "folder":
-    parts.append(_config(path, files or user_files(path), nodata))
+    files = files or user_files(path)
+    parts.append(_config(path, files, nodata, multilabel))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -75,12 +85,16 @@ def user_files(path: str) -> Tree:
   return Tree.open(folder)
 
 
-def _config(path: str, files: Tree, nodata: float | None) -> str:
+def _config(
+  path: str, files: Tree, nodata: float | None, multilabel: bool
+) -> str:
   """Names the state of the files at `path`, and how masks are read."""
   folder = pathlib.Path(path).expanduser().resolve()
   readable = re.sub(r"\W+", "_", folder.name)
   digest = hashlib.sha256(os.fsencode(folder))
   digest.update(f"rules {_FOLDER_RULES}, nodata {nodata}\n".encode())
+  if multilabel:
+    digest.update(f"overlapping, rules {_MULTILABEL_RULES}\n".encode())
   for name in files.stems("", ""):
     digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
@@ -109,6 +123,7 @@ def build(
   partial: bool = False,
   folder: pathlib.Path | None = None,
   nodata: float | None = None,
+  multilabel: bool = False,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -121,6 +136,7 @@ def build(
     partial: accept a sample: any number of examples, any checksum.
     folder: its `directory`, where the caller knows it already.
     nodata: number of masks that means that nothing is known, for "folder".
+    multilabel: whether classes overlap, for "folder".
 
   Returns:
     what was wrong with each example left out.
@@ -136,14 +152,17 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = folder or directory(name, data_dir, manual_dir, nodata=nodata)
+  folder = folder or directory(
+    name, data_dir, manual_dir, nodata=nodata, multilabel=multilabel
+  )
   options = {"nodata": nodata} if name == "folder" else {}
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
       return []
     options |= {"skip_bad": skip_bad, "partial": partial}
-    builder = _builder(name, folder, manual_dir=manual, **options)
+    kind = _MULTILABEL if multilabel else name
+    builder = _builder(name, kind, folder, manual_dir=manual, **options)
     with warnings.catch_warnings():
       # Remarks on harmless metadata, and pycocotools on NumPy 2.
       warnings.filterwarnings("ignore", module="PIL")
@@ -152,7 +171,7 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      _check_unchanged(folder, manual_dir, nodata)
+      _check_unchanged(folder, manual_dir, nodata, multilabel)
   return builder.skipped
 
 
@@ -170,14 +189,15 @@ def remarks(folder: pathlib.Path) -> list[str]:
 
 
 def _check_unchanged(
-  folder: pathlib.Path, path: str, nodata: float | None
+  folder: pathlib.Path, path: str, nodata: float | None, multilabel: bool
 ) -> None:
   """Refuses what was built of files that changed while they were read.
 
   `folder` is named after the state of the files before, which the builder
   found by a walk of its own; only a third walk tells whether that state held.
   """
-  if _config(path, user_files(path), nodata) != folder.parent.name:
+  found = _config(path, user_files(path), nodata, multilabel)
+  if found != folder.parent.name:
     shutil.rmtree(folder)
     raise ValueError(
       f"the files of data.path {path} changed while they were read; wait until "
@@ -195,20 +215,22 @@ def _check_complete(folder: pathlib.Path, partial: bool) -> None:
     )
 
 
-def _builder(name: str, folder: pathlib.Path, **options: Any) -> Builder:
+def _builder(
+  name: str, module: str, folder: pathlib.Path, **options: Any
+) -> Builder:
   """The builder whose result will be `folder`."""
   config = None
   if name == "folder":
     config = tfds.core.BuilderConfig(name=folder.parent.name)
     folder = folder.parent
-  return _builder_class(name)(
+  return _builder_class(name, module)(
     data_dir=str(folder.parent.parent), config=config, **options
   )
 
 
-def _builder_class(name: str) -> type[Builder]:
-  """The class of that name in the module of that name in data/builders."""
-  module = importlib.import_module(f"deeplab_jax.data.builders.{name}")
+def _builder_class(name: str, module: str) -> type[Builder]:
+  """The class of that name in the module of data/builders."""
+  module = importlib.import_module(f"deeplab_jax.data.builders.{module}")
   for value in vars(module).values():
     if isinstance(value, type) and vars(value).get("name") == name:
       return value

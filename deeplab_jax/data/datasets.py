@@ -31,6 +31,8 @@ class DatasetInfo:
       a test split are public; "" is `eval_split`.
     builds_itself: whether it is built on first use, as it takes seconds, or no
       more than a copy of the user's files.
+    multilabel: whether classes overlap: labels then have a plane a class, of 0,
+      1 and `ignore_label`.
   """
 
   name: str
@@ -45,6 +47,7 @@ class DatasetInfo:
   unions: dict[str, str] = dataclasses.field(default_factory=dict)
   test_split: str = ""
   builds_itself: bool = False
+  multilabel: bool = False
 
   @property
   def num_classes(self) -> int:

@@ -59,7 +59,10 @@ def resize_bilinear(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize_nearest(label: np.ndarray, size: Size) -> np.ndarray:
-  """Corner-aligned nearest resize of (h, w) to `size`; no new value appears."""
+  """Corner-aligned nearest resize of (h, w) or (h, w, classes) to `size`.
+
+  No new value appears.
+  """
   rows, columns = (
     _nearest_indices(n, out, 0, out) for n, out in zip(label.shape, size)
   )
@@ -99,7 +102,7 @@ def resize_to_range(
   """Resizes image (h, w, 3) and label (h, w) to `range_size`; 0 leaves them."""
   if not minimum:
     return image, label
-  size = range_size(label.shape, minimum, maximum, factor)
+  size = range_size(label.shape[:2], minimum, maximum, factor)
   return resize_bilinear(image, size), resize_nearest(label, size)
 
 
@@ -154,18 +157,18 @@ def take_crop(
 
   Args:
     image: (h, w, 3) uint8.
-    label: (h, w) uint8.
+    label: uint8 (h, w), or (h, w, classes) of overlapping ones.
     crop: where to cut.
     crop_size: size of the result.
     padding_value: colour right of and below a scaled image that is smaller than
       the crop; rounded. Labels are padded with `IGNORE`.
 
   Returns:
-    image (*crop_size, 3) uint8 and label crop_size uint8. Equal to resizing the
-    whole image in float32, padding, cutting and mirroring, but for the rounding
-    to uint8.
+    image (*crop_size, 3) uint8 and label uint8, crop_size or with classes
+    behind. Equal to resizing the whole image in float32, padding, cutting and
+    mirroring, but for the rounding to uint8.
   """
-  out_image, out_label = blank(crop_size, padding_value)
+  out_image, out_label = blank(crop_size, padding_value, label.shape[2:])
   height, width = (
     min(out, scaled - start)
     for out, scaled, start in zip(crop_size, crop.scaled, crop.offset)
@@ -180,8 +183,16 @@ def take_crop(
   )
   out_label[window] = label.take(rows, axis=0).take(columns, axis=1)
   if crop.flip:
-    return cv2.flip(out_image, 1), cv2.flip(out_label, 1)
+    return mirror(out_image, 1), mirror(out_label, 1)
   return out_image, out_label
+
+
+def mirror(array: np.ndarray, code: int) -> np.ndarray:
+  """An image or label mirrored left to right (`code` 1) or upside down (0).
+
+  OpenCV would drop the last axis of (h, w, 1).
+  """
+  return cv2.flip(array, code).reshape(array.shape)
 
 
 def jitter_colors(
@@ -217,22 +228,27 @@ def pad(
   size: Size,
   padding_value: tuple[float, float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pads (h, w, 3) and (h, w) at the right and the bottom to `size`."""
-  out_image, out_label = blank(size, padding_value)
-  height, width = label.shape
+  """Pads (h, w, 3) and (h, w, ...) at the right and the bottom to `size`."""
+  out_image, out_label = blank(size, padding_value, label.shape[2:])
+  height, width = label.shape[:2]
   out_image[:height, :width] = image
   out_label[:height, :width] = label
   return out_image, out_label
 
 
 def blank(
-  size: Size, padding_value: tuple[float, float, float]
+  size: Size,
+  padding_value: tuple[float, float, float],
+  classes: tuple[int, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-  """An image (*size, 3) of padding only, and its label, all `IGNORE`."""
+  """An image (*size, 3) of padding only, and its label, all `IGNORE`.
+
+  The label has a last axis of as many planes as `classes` says, if it does.
+  """
   row = np.tile(np.rint(padding_value).astype(np.uint8), (size[1], 1))
   image = np.empty((*size, 3), np.uint8)
   image[:] = row  # whole rows: ten times faster than pixel by pixel
-  return image, np.full(size, IGNORE, np.uint8)
+  return image, np.full((*size, *classes), IGNORE, np.uint8)
 
 
 def _warp(

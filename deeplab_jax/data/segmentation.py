@@ -50,7 +50,8 @@ def train_batches(
   Returns:
     iterator of {"image": uint8 (b, *crop_size, 3), "label": uint8
     (b, *crop_size), "name": list of b str}, b = batch_size / process_count;
-    "label" is 255 where ignored.
+    "label" is 255 where ignored. Where classes overlap, "label" is
+    (b, *crop_size, classes) of 0, 1 and 255.
   """
   source = _Standard(_with_masks(dataset.train), data_config)
   augment = functools.partial(
@@ -140,7 +141,8 @@ def eval_batches(
 
   Returns:
     iterator of {"image": uint8 (b, h, w, 3), "label": uint8 (b, h, w), 255
-    where it does not count, "name": list of b str, "size": int32 (b, 2) height
+    where it does not count, with classes behind where they overlap, "name":
+    list of b str, "size": int32 (b, 2) height
     and width of what is shown, (0, 0) in rows that fill up, "crop": int32
     (b, 2)}.
   """
@@ -167,6 +169,8 @@ class _Standard:
   ):
     self._source = source
     self._range = _range(config)
+    info = source.info
+    self.planes = (info.num_classes,) if info.multilabel else ()
 
   def __len__(self) -> int:
     return len(self._source)
@@ -204,7 +208,7 @@ def _range(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 class _Shown:
   """The batches of an evaluation, each made when it is asked for."""
 
-  def __init__(self, source: Sequence[Example], batches: Sequence[Views]):
+  def __init__(self, source: "_Standard", batches: Sequence[Views]):
     self._source = source
     self._batches = batches
     self._latest: tuple[int, Example | None] = (-1, None)
@@ -216,7 +220,7 @@ class _Shown:
     canvas, views = self._batches[index]
     return loading.stack(
       [
-        _blank(canvas)
+        _blank(canvas, self._source.planes)
         if view is None
         else _part(self._read(view.index), view, canvas)
         for view in views
@@ -239,7 +243,7 @@ def _part(example: Example, view: View, canvas: Size) -> Example:
   label = np.full_like(whole, IGNORE)
   decided = slice(*view.decided_rows), slice(*view.decided_columns)
   label[decided] = whole[decided]
-  size = label.shape
+  size = label.shape[:2]
   image, label = preprocess.pad(image, label, canvas, _BLACK)
   return {
     "image": image,
@@ -250,8 +254,8 @@ def _part(example: Example, view: View, canvas: Size) -> Example:
   }
 
 
-def _blank(canvas: Size) -> Example:
-  image, label = preprocess.blank(canvas, _BLACK)
+def _blank(canvas: Size, planes: tuple[int, ...]) -> Example:
+  image, label = preprocess.blank(canvas, _BLACK, planes)
   return {
     "image": image,
     "label": label,
@@ -272,7 +276,7 @@ def _augment(
   """Draws and takes one crop of `config.crop_size`, changed as is `asked`."""
   drawn = preprocess.draw_crop(
     rng,
-    example["label"].shape,
+    example["label"].shape[:2],
     config.crop_size,
     min_scale=config.min_scale,
     max_scale=config.max_scale,

@@ -118,13 +118,13 @@ class SegmentationSource(Source):
     return height, width
 
   def with_labels(self, wanted: Collection[int]) -> list[int]:
-    """Indices of the examples that have one of these values in their masks.
+    """Indices of the examples that have one of these classes in their masks.
 
     Reads every mask of the split.
     """
 
     def found(index: int) -> bool:
-      return bool(np.isin(_label(self.encoded(index)), list(wanted)).any())
+      return self._has(self._label(self.encoded(index)), wanted)
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
       return [i for i, x in enumerate(pool.map(found, range(len(self)))) if x]
@@ -133,9 +133,34 @@ class SegmentationSource(Source):
     record = self.encoded(index)
     return {
       "image": decode_image(record["image"]),
-      "label": _label(record),
+      "label": self._label(record),
       "name": record["name"],
     }
+
+  def _label(self, record: dict[str, Any]) -> np.ndarray:
+    return _label(record)
+
+  def _has(self, label: np.ndarray, wanted: Collection[int]) -> bool:
+    return bool(np.isin(label, list(wanted)).any())
+
+
+class MultilabelSource(SegmentationSource):
+  """The same where classes overlap: "label" is uint8 (h, w, classes).
+
+  A record holds the planes of all classes, one below the other, as one PNG.
+  """
+
+  def _size(self, index: int) -> tuple[int, int]:
+    height, width = super()._size(index)
+    return height // self.info.num_classes, width
+
+  def _label(self, record: dict[str, Any]) -> np.ndarray:
+    stacked = super()._label(record)
+    planes = stacked.reshape(self.info.num_classes, -1, stacked.shape[1])
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+
+  def _has(self, label: np.ndarray, wanted: Collection[int]) -> bool:
+    return bool((label[..., list(wanted)] == 1).any())
 
 
 def _label(record: dict[str, Any]) -> np.ndarray:
@@ -201,6 +226,7 @@ class Dataset:
     """
     if split not in self._sources:
       kind = SegmentationSource if self.info.colors else Source
+      kind = MultilabelSource if self.info.multilabel else kind
       self._sources[split] = kind(self._builder, split, self.info)
     return self._sources[split]
 
@@ -232,6 +258,7 @@ def open_dataset(
   *,
   testing: bool = False,
   files: Tree | None = None,
+  multilabel: bool = False,
 ) -> Dataset:
   """Opens the data set that `data_config` describes.
 
@@ -243,13 +270,15 @@ def open_dataset(
     testing: evaluate on the data set's `test_split`, if it has one and
       `data_config.eval_split` names no other.
     files: the user's folder, where the caller has walked it already.
+    multilabel: whether the classes of the user's folder overlap, as
+      `config.task` says.
 
   Raises:
     ValueError: there is no such data set, or it is not prepared; names those
       there are, or the command that prepares it. A user's folder is unusable.
   """
   info = _known_info(data_config)
-  directory = _prepared(data_config, files)
+  directory = _prepared(data_config, files, multilabel)
   return Dataset(
     directory,
     None if info.name == "folder" else info,
@@ -259,16 +288,21 @@ def open_dataset(
   )
 
 
-def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
+def dataset_info(
+  data_config: ml_collections.ConfigDict, multilabel: bool = False
+) -> DatasetInfo:
   """Facts about a data set whose examples are not needed.
 
   Only a user's folder has to be there, as these facts are in its files.
+  `multilabel` is as in `open_dataset`.
 
   Raises:
     ValueError: there is no such data set, or the folder is unusable.
   """
   info = _known_info(data_config)
-  return open_dataset(data_config).info if info.name == "folder" else info
+  if info.name != "folder":
+    return info
+  return open_dataset(data_config, multilabel=multilabel).info
 
 
 def _known_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
@@ -295,16 +329,26 @@ def _names(expression: str) -> list[str]:
 
 
 def _prepared(
-  data_config: ml_collections.ConfigDict, files: Tree | None
+  data_config: ml_collections.ConfigDict,
+  files: Tree | None,
+  multilabel: bool,
 ) -> pathlib.Path:
   """Where the data set is; builds it now if it needs no source of its own."""
   name, path = data_config.name, data_config.path
   nodata = data_config.get("nodata")  # configs of older runs have none
-  directory = build.directory(name, data_config.data_dir, path, files, nodata)
+  directory = build.directory(
+    name, data_config.data_dir, path, files, nodata, multilabel
+  )
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
       raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(name, manual_dir=path, folder=directory, nodata=nodata)
+    build.build(
+      name,
+      manual_dir=path,
+      folder=directory,
+      nodata=nodata,
+      multilabel=multilabel,
+    )
   _say_remarks(directory)
   return directory
 
