@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--multilabel",
     action="store_true",
-    help="the classes of a folder overlap: masks are channels, or files a class",
+    help="classes of a folder overlap: masks are channels, or files a class",
   )
   parser.add_argument(
     "--skip_bad",

@@ -1,4 +1,4 @@
-"""Folders of overlapping classes, in all the ways that files may be laid out."""
+"""Folders of overlapping classes, in all ways that files may be laid out."""
 
 import pathlib
 
@@ -15,8 +15,6 @@ def scene(
 ) -> tuple[np.ndarray, np.ndarray]:
   """A picture (h, w, 3) whose three kinds of shapes show through each other,
   and uint8 (h, w, 3): where each kind is, 255 where nobody knows."""
-  height, width = size
-  label = np.zeros((*size, 3), np.uint8)
   planes = [np.zeros(size, np.uint8) for _ in NAMES]
   for plane, draw in zip(planes, (_disc, _box, _band)):
     if rng.random() < 0.85:

@@ -147,10 +147,10 @@ def test_bad_masks_are_refused_with_file_and_remedy(said, tmp_path):
 def test_a_file_of_other_channels_and_pixels_between_are_refused(tmp_path):
   root = multilabel_scenes.write(tmp_path / "mine", "array", _SCENES)
   np.save(root / "masks/s_0.npy", _SCENES["s_0"][1][..., :2])
-  with pytest.raises(ValueError, match="must have 3 channels.*got 2"):
+  with pytest.raises(ValueError, match=r"must have 3 channels.*got 2"):
     _open(root)
   np.save(root / "masks/s_0.npy", _SCENES["s_0"][1] * 0.3)
-  with pytest.raises(ValueError, match="must be 0 and 1, got 0.3"):
+  with pytest.raises(ValueError, match=r"must be 0 and 1, got 0\.3"):
     _open(root)
   with pytest.raises(ValueError, match="of the data set folder, got shapes"):
     build.directory("shapes", multilabel=True)

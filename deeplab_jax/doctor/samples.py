@@ -43,7 +43,8 @@ class Sample:
     image: uint8 (h, w, 3) RGB as training reads it.
     mask: numbers (h, w), or colours (h, w, 3), as the file has them;
       `preprocess.IGNORE` where it declares that nothing is known.
-    label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
+    label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored; where
+      classes overlap (h, w, classes) of 0, 1 and `preprocess.IGNORE`.
   """
 
   name: str

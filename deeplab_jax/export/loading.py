@@ -77,8 +77,8 @@ class Exported:
       images: uint8 RGB (b, h, w, 3).
 
     Returns:
-      labels, uint8 or uint16 (b, h, w); or float32 probabilities or logits
-      (b, h, w, classes).
+      labels, uint8 or uint16 (b, h, w), or where classes overlap uint8
+      (b, h, w, classes); or float32 probabilities or logits (b, h, w, classes).
 
     Raises:
       ValueError: wrong images, or of a size that the file is not for.

@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 
 from deeplab_jax import atomic
+from deeplab_jax.checkpoints.model_directory import read_description
 from deeplab_jax.export import certificate, web_runtime
 from deeplab_jax.export.exporting import export
+from deeplab_jax.inference.protocol import stored_thresholds
 
 PAGE = (
   "network.js",
@@ -84,6 +86,11 @@ def export_web(
   """
   out = pathlib.Path(out)
   _check(out, overwrite, options)
+  if stored_thresholds(read_description(checkpoint)[1]) is not None:
+    raise ValueError(
+      f"the page of format web shows one class a pixel, but those of "
+      f"{checkpoint} overlap; --format onnx gives a mask of each"
+    )
   picture = _sample(sample)
   version, engine = web_runtime.read(runtime)
   facts = export(

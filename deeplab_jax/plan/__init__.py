@@ -149,7 +149,8 @@ def make_plan(
   """
   config_lib.check(config, len(machine.devices))
   config = config_lib.with_crop(config, largest=None)
-  num_classes = dataset_info(config.data).num_classes
+  multilabel = config.task == "multilabel"
+  num_classes = dataset_info(config.data, multilabel).num_classes
   config_lib.check_classes(config, num_classes)
   model = config_lib.make_model(config, num_classes)
   program = compile_step(config, model, machine, effort)

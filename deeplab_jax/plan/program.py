@@ -104,7 +104,10 @@ def compile_step(
     create_state, model, optimizer, crop_size, config.seed, averaged
   )
   task = find_task(config)
-  arguments = jax.eval_shape(create), task.abstract_batch(config)
+  arguments = (
+    jax.eval_shape(create),
+    task.abstract_batch(config, model.num_classes),
+  )
   loss = task.make_loss(config)
   step = make_train_step(model, loss, optimizer, config, mesh)
   step = step.lower(*arguments)

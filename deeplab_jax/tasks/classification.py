@@ -47,8 +47,11 @@ def train_batches(
   )
 
 
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+  config: ConfigDict, num_classes: int = 1
+) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of a global batch: images, and one class of each."""
+  del num_classes  # of no effect on these
   shape = (config.batch_size, *config.data.crop_size, 3)
   return {
     "image": jax.ShapeDtypeStruct(shape, np.uint8),
