@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
       nodata=options.nodata,
       channels=options.channels,
       tiling=tiling,
+      multilabel=options.multilabel,
     )
     skipped = build.build(
       options.name,
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
       nodata=options.nodata,
       channels=options.channels,
       tiling=tiling,
+      multilabel=options.multilabel,
     )
   except Exception as error:
     return messages.tell(error)
@@ -98,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     type=float,
     default=0.5,
     help="share of a tile that may be ignored; others are left out",
+  )
+  parser.add_argument(
+    "--multilabel",
+    action="store_true",
+    help="classes of a folder overlap: masks are channels, or files a class",
   )
   parser.add_argument(
     "--skip_bad",

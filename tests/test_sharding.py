@@ -112,6 +112,8 @@ _RECIPE = ";".join(
     *("clip_norm=0.5", "freeze=('aspp',)", "thaw_step=5", "ema_decay=0.9"),
   )
 )
+_SUM = "task='multilabel';loss='cross_entropy+dice';train_batch_norm=False"
+_SUM_OF_PARTS = f"accumulate_steps=2;{_SUM}"
 _CASES = (
   "batch_norm_groups=1",  # of all devices
   "batch_norm_groups=4",  # of two devices each
@@ -120,6 +122,8 @@ _CASES = (
   "train_batch_norm=False",
   "accumulate_steps=2;train_batch_norm=False",
   _RECIPE,
+  _SUM,
+  _SUM_OF_PARTS,
 )
 
 
@@ -160,6 +164,7 @@ def test_parts_on_eight_devices_are_the_whole_batch_on_one(divided):
   whole, _ = divided["train_batch_norm=False"]
   _, parts = divided["accumulate_steps=2;train_batch_norm=False"]
   _assert_same_training(parts, whole)
+  _assert_same_training(divided[_SUM_OF_PARTS][1], divided[_SUM][0])
 
 
 def test_groups_within_devices_exchange_no_batch_statistics(divided):

@@ -134,10 +134,11 @@ def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
   """Writes `model.json`: format, kind, model, preprocessing and `fields`.
 
   The kind is a key of `KINDS`. `fields` are `dataset` {name, class_names,
-  colors, ignore_label}, `source`, `license`, `evaluation`. As `preprocessing`
-  says, the network's input is (image - mean) * scale, for RGB images of 0..255
-  or for images of the model's channels, dtype and range, which values beyond
-  are brought to before.
+  colors, ignore_label}, `source`, `license`, `evaluation`, and of a model whose
+  classes overlap `thresholds`, one per class, and by step of the checkpoints
+  evaluated, `thresholds_by_step`. As `preprocessing` says, the network's input
+  is (image - mean) * scale, for RGB images of 0..255 or for images of the
+  model's channels, dtype and range, which values beyond are brought to before.
   """
   images = model.backbone, model.channels, model.value_range
   mean, scale = (x.tolist() for x in normalisation(*images))
@@ -190,6 +191,9 @@ def load_variables(
   wanted = jax.eval_shape(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   variables = items.restore(step / "variables", wanted, place)
+  of_step = content.get("thresholds_by_step") or {}
+  if step.name in of_step:  # another evaluation than the latest chose these
+    content["thresholds"] = of_step[step.name]
   return *without_auxiliary(model, variables), content
 
 

@@ -13,14 +13,14 @@ from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.config.following import follows_images
 from deeplab_jax.data import augmentation
 from deeplab_jax.data.datasets import DATASETS
-from deeplab_jax.losses import JOINED, LOSSES, settings
+from deeplab_jax.losses import JOINED, LOSSES, MULTILABEL_LOSSES, settings
 from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
 from deeplab_jax.models.arguments import MOST_CHANNELS
 from deeplab_jax.optimizer import check_freezing
 from deeplab_jax.optimizer.rules import OPTIMIZERS
 from deeplab_jax.optimizer.schedules import LR_POLICIES
 
-TASKS = ("segmentation", "classification")
+TASKS = ("segmentation", "multilabel", "classification")
 INIT_PARTS = ("all", "backbone")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -110,8 +110,18 @@ def _check_loss(config: ConfigDict) -> None:
 def _check_names(config: ConfigDict) -> set[str]:
   """Refuses losses that are not there; gives the settings of those that are."""
   names = config.loss.name.split(JOINED)
+  overlap = config.task == "multilabel"
+  known, other = LOSSES, MULTILABEL_LOSSES
+  if overlap:
+    known, other = other, known
   for name in names:
-    _require_one_of("loss.name", name, LOSSES)
+    if name in other and name not in known:
+      head = "sigmoids" if overlap else "a softmax"
+      raise ValueError(
+        f"config.loss.name must be of {', '.join(known)} with config.task "
+        f"{config.task!r}, whose head is of {head}, got {name!r}"
+      )
+    _require_one_of("loss.name", name, known)
   unlike = len(set(names)) == len(names)
   _require("loss.name", unlike, "losses that differ", config.loss.name)
   weights = config.loss.weights
@@ -121,7 +131,15 @@ def _check_names(config: ConfigDict) -> set[str]:
   count = len(names) if len(names) > 1 else 0
   fine = len(weights) in (0, count) and all(_number(w) > 0 for w in weights)
   _require("loss.weights", fine, wanted, weights)
-  taken = set.union(*(settings(LOSSES[name]) for name in names))
+  if len(names) > 1 and config.accumulate_steps > 1:
+    _require(
+      "loss.hard_pixel_fraction",
+      config.loss.hard_pixel_fraction == 1,
+      "1.0 in a sum of losses with accumulate_steps above 1, as the number of "
+      "hard pixels of the batch is not known by its parts",
+      config.loss.hard_pixel_fraction,
+    )
+  taken = set.union(*(settings(known[name]) for name in names))
   if config.model.auxiliary:
     taken.add("auxiliary_weight")
   return taken | {"weights"}
@@ -134,15 +152,16 @@ def check_classes(config: ConfigDict, num_classes: int) -> None:
     config: checked.
     num_classes: of the data set that is open.
   """
-  weights = config.loss.class_weights
-  fine = len(weights) in (0, num_classes) and all(
-    _number(w) >= 0 for w in weights
-  )
-  fine = fine and (not len(weights) or max(weights) > 0)
-  wanted = (
-    f"() or {num_classes} numbers, one per class, none negative, not all 0"
-  )
-  _require("loss.class_weights", fine, wanted, tuple(weights))
+  for name in ("class_weights", "positive_weights"):
+    weights = config.loss[name]
+    fine = len(weights) in (0, num_classes) and all(
+      _number(w) >= 0 for w in weights
+    )
+    fine = fine and (not len(weights) or max(weights) > 0)
+    wanted = (
+      f"() or {num_classes} numbers, one per class, none negative, not all 0"
+    )
+    _require(f"loss.{name}", fine, wanted, tuple(weights))
   pasted = config.data.copy_paste_classes
   wanted = f"indices from 0 to {num_classes - 1}"
   fine = all(c in range(num_classes) for c in pasted)
@@ -186,6 +205,11 @@ def _check_ranges(config: ConfigDict) -> None:
   _require("loss.label_smoothing", 0 <= smoothing < 1, "in [0, 1)", smoothing)
   fraction = config.loss.hard_pixel_fraction
   _require("loss.hard_pixel_fraction", 0 < fraction <= 1, "in (0, 1]", fraction)
+  threshold = config.eval.threshold
+  fine = 0 <= _number(threshold) < 1
+  fine = fine and (config.task == "multilabel" or not threshold)
+  wanted = "from 0 to less than 1, and 0 but with task 'multilabel'"
+  _require("eval.threshold", fine, wanted, threshold)
   low, high = config.data.min_scale, config.data.max_scale
   _require("data.max_scale", high >= low, f"min_scale ({low}) or more", high)
   jitter = config.data.color_jitter

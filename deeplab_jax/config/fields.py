@@ -16,7 +16,8 @@ def base_config() -> ConfigDict:
   """A locked config with the VOC 2012 training settings of the paper."""
   config = ConfigDict(
     {
-      # "segmentation", or "classification" to pretrain a backbone.
+      # "segmentation"; "multilabel", into classes that overlap, of the data set
+      # "folder"; or "classification", to pretrain a backbone.
       "task": "segmentation",
       # Every random draw of a run follows from this number.
       "seed": 0,
@@ -221,14 +222,18 @@ def _as_field(default: Any, kind: Any) -> Any:
 def loss_fields() -> dict[str, Any]:
   """Which loss, and its settings."""
   return {
-    # A name of `deeplab_jax.losses.LOSSES`, or several to be added, as
-    # "cross_entropy+dice"; the loss is logged by this name.
+    # A name of `deeplab_jax.losses.LOSSES`, of the task "multilabel" one of
+    # `MULTILABEL_LOSSES`, or several to be added, as "cross_entropy+dice"; the
+    # loss is logged by this name, and each of several by its own.
     "name": "cross_entropy",
     # Of several losses, one factor each; () adds them as they are.
     "weights": (),
     # One factor per class, of the losses of pixels; () weighs all classes
     # alike.
     "class_weights": (),
+    # Of the task "multilabel" and the losses of its pixels: one factor per
+    # class where that class is; () is 1.
+    "positive_weights": (),
     # Keep only this fraction of the pixels, the hardest, reached over
     # hard_pixel_steps steps.
     "hard_pixel_fraction": 1.0,
@@ -265,6 +270,10 @@ def eval_fields() -> dict[str, Any]:
     # Scales whose probabilities are averaged, each also flipped or not.
     "scales": (1.0,),
     "flip": False,
+    # Of the task "multilabel": the probability from which on a class is there;
+    # 0 takes those of the stored model, and while training chooses one per
+    # class, of the best IoU on the held-out split, to be stored.
+    "threshold": 0.0,
     # Crops of more pixels are cut into windows of `tile` pixels a side; 0 is
     # what prediction takes, 2049 x 2049 and 1025.
     "max_pixels": 0,
@@ -287,7 +296,7 @@ def make_model(
   arguments = config.model.to_dict() | images
   dtype = jnp.dtype(arguments.pop("dtype"))
   model = DeepLab(num_classes, dtype=dtype, **arguments)
-  if config.task == "segmentation":
+  if config.task != "classification":
     return model
   names = model_arguments(Classifier())
   return Classifier(**{name: getattr(model, name) for name in names})

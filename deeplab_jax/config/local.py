@@ -33,7 +33,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   split = _SAMPLE_SPLITS.get(config.data.name)
   if split:
     config.data.update(train_split=split, eval_split=split)
-  config.loss.class_weights = ()
+  config.loss.update(class_weights=(), positive_weights=())
   config.eval.update(scales=(1.0,), flip=False, batch_size=1, pictures=2)
   return config
 

@@ -7,6 +7,7 @@ batch stays a function of the seed and the step. NumPy and OpenCV only.
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -17,7 +18,9 @@ from deeplab_jax.data import preprocess
 from deeplab_jax.data.preprocess import IGNORE, Crop, Size, ValueRange
 
 Color = tuple[float, ...]  # of each channel
-Pair = tuple[np.ndarray, np.ndarray]  # an image (h, w, c) and its label (h, w)
+# An image (h, w, c) and its label: (h, w), or (h, w, classes) where classes
+# overlap, whose planes all move together.
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,18 @@ class Augmentation:
   copy_paste_classes: tuple[int, ...] = ()
 
 
+def _gaussian() -> np.ndarray:
+  """The middles (256,) of equally likely parts of a Gaussian, of deviation 1.
+
+  The largest is 2.9.
+  """
+  normal = statistics.NormalDist()
+  middles = np.array([normal.inv_cdf((i + 0.5) / 256) for i in range(256)])
+  return middles / middles.std()
+
+
+_GAUSSIAN = _gaussian()
+
 FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
 
 
@@ -73,7 +88,7 @@ def crop(
   else:
     image, label = preprocess.take_crop(*arguments)
   if asked.vertical_flip and rng.random() < 0.5:
-    return preprocess.mirrored(image, 0), cv2.flip(label, 0)
+    return preprocess.mirror(image, 0), preprocess.mirror(label, 0)
   return image, label
 
 
@@ -89,7 +104,7 @@ def mix(
   Args:
     rng: draws whether, and which part.
     image: (h, w, c).
-    label: (h, w) uint8.
+    label: uint8 (h, w), or (h, w, classes).
     other: draws another crop; of an example with `copy_paste_classes` if asked
       for one.
     asked: how likely each kind is.
@@ -106,10 +121,11 @@ def mix(
       continue
     image_there, label_there = other(choose is None)
     if choose is None:
-      part = np.isin(label_there, asked.copy_paste_classes)
+      part = _where(label_there, asked.copy_paste_classes)
     else:
       part = choose(rng, label_there)
     image = np.where(part[..., None], image_there, image)
+    part = part.reshape(part.shape + (1,) * (label.ndim - 2))
     label = np.where(part, label_there, label)
   return image, label
 
@@ -127,31 +143,41 @@ def disturb(
     blurred = cv2.GaussianBlur(image, (0, 0), deviation)
     image = blurred.reshape(image.shape)
   if asked.noise:
-    deviation = np.float32(rng.uniform(0, asked.noise))
-    noise = deviation * rng.standard_normal(image.shape, np.float32)
-    image = _plus(image, noise, value_range)
+    deviation = rng.uniform(0, asked.noise)
+    image = _noisy(rng, image, deviation, value_range)
   if asked.cutout:
     shares = rng.uniform(0, asked.cutout, 2)
-    hole = _box_of_sides(rng, label.shape, shares)
+    hole = _box_of_sides(rng, label.shape[:2], shares)
     image, label = image.copy(), label.copy()
     image[hole] = preprocess.as_color(padding_value, image.dtype)
     label[hole] = IGNORE
   return image, label
 
 
-def _plus(
-  image: np.ndarray, noise: np.ndarray, value_range: ValueRange
+def _noisy(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  deviation: float,
+  value_range: ValueRange,
 ) -> np.ndarray:
-  """`image` and noise of 0..255, brought to the range of each channel."""
+  """`image` with Gaussian noise of so much of each channel's 0..255.
+
+  A byte is drawn for each value, and looked up among 256 equally likely ones,
+  which takes a sixth of the time of numbers drawn from a Gaussian.
+  """
+  drawn = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
+  if image.dtype == np.uint8 and not value_range:
+    steps = np.rint(deviation * _GAUSSIAN).astype(np.int16)
+    return cv2.add(image, cv2.LUT(drawn, steps), dtype=cv2.CV_8U)
+  noise = (deviation * _GAUSSIAN).astype(np.float32)[drawn]
   if value_range:
     low, high = np.float32(value_range).T
     noise *= (high - low) / 255
   if image.dtype.kind == "f":
     return image + noise
   limits = np.iinfo(image.dtype)
-  return np.clip(np.rint(image + noise), limits.min, limits.max).astype(
-    image.dtype
-  )
+  noisy = np.clip(np.rint(image + noise), limits.min, limits.max)
+  return noisy.astype(image.dtype)
 
 
 def _turned_crop(
@@ -178,6 +204,9 @@ def _turned_crop(
   matrix = np.diag(steps) @ np.column_stack([turn, start])
 
   def warp(array: np.ndarray, how: int, border: Sequence[float]) -> np.ndarray:
+    if array.ndim == 3 and len(border) == 1:  # OpenCV knows borders of four
+      planes = [warp(x, how, border) for x in np.moveaxis(array, -1, 0)]
+      return np.stack(planes, -1)
     return cv2.warpAffine(
       array,
       matrix,
@@ -196,24 +225,35 @@ def _turned_crop(
   image = image.reshape(height, width, -1)
   label = warp(label, cv2.INTER_NEAREST, [IGNORE])
   if drawn.flip:
-    return preprocess.mirrored(image, 1), cv2.flip(label, 1)
+    return preprocess.mirror(image, 1), preprocess.mirror(label, 1)
   return image, label
 
 
 def _box(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
   """True in a box of any area and of the crop's shape (Yun et al., CutMix)."""
-  part = np.zeros(label.shape, bool)
+  size = label.shape[:2]
+  part = np.zeros(size, bool)
   side = rng.random() ** 0.5
-  part[_box_of_sides(rng, label.shape, (side, side))] = True
+  part[_box_of_sides(rng, size, (side, side))] = True
   return part
 
 
 def _half_of_classes(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
   """True where half of the classes are (Olsson et al., ClassMix)."""
-  there = np.unique(label)
-  there = there[there != IGNORE]
+  if label.ndim == 3:
+    there = np.flatnonzero((label == 1).any((0, 1)))
+  else:
+    there = np.unique(label)
+    there = there[there != IGNORE]
   chosen = rng.permutation(there)[: -(-len(there) // 2)]
-  return np.isin(label, chosen)
+  return _where(label, chosen)
+
+
+def _where(label: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+  """True (h, w) where a pixel is of one of `classes`."""
+  if label.ndim == 3:
+    return (label[..., list(classes)] == 1).any(-1)
+  return np.isin(label, classes)
 
 
 def _box_of_sides(

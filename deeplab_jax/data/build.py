@@ -30,8 +30,10 @@ ValueRange = tuple[tuple[float, float], ...]
 
 MOST_CHANNELS = 32
 _WHOLE = Tiling()
-# Raise it when the files of a user's folder become other labels than before.
+# Raise them when the files of a user's folder become other labels than before.
 _FOLDER_RULES = 3
+_MULTILABEL_RULES = 1
+_MULTILABEL = "folder_multilabel"  # the module of its builder
 
 
 def directory(
@@ -42,6 +44,7 @@ def directory(
   nodata: float | None = None,
   channels: int = 0,
   tiling: Tiling = _WHOLE,
+  multilabel: bool = False,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -55,6 +58,7 @@ def directory(
     nodata: number of masks that means that nothing is known, for "folder".
     channels: of the pictures of "folder", see `config.data.channels`.
     tiling: how its rasters are cut.
+    multilabel: whether classes overlap, for "folder".
 
   Raises:
     ValueError: `path` is no folder, or `nodata`, `channels` or `tiling` are
@@ -76,11 +80,22 @@ def directory(
       f"data.channels (--channels of prepare) must be 0 or from 1 to "
       f"{MOST_CHANNELS}, got {channels}"
     )
+  if multilabel and name != "folder":
+    raise ValueError(
+      "overlapping classes (task multilabel, --multilabel of prepare) are of "
+      f"the data set folder, got {name}"
+    )
+  if multilabel and channels:
+    raise ValueError(
+      "data.channels (--channels of prepare) is for masks of one class a pixel, "
+      f"got {channels} for overlapping classes; leave it out"
+    )
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]
   if name == "folder":
     files = files or user_files(path)
-    parts.append(_config(path, files, _reading(nodata, channels, tiling)))
+    reading = _reading(nodata, channels, tiling, multilabel)
+    parts.append(_config(path, files, reading))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -128,12 +143,18 @@ def tiling_of(data_config: ml_collections.ConfigDict) -> Tiling:
   return Tiling(*(x if y is None else y for x, y in zip(_WHOLE, given)))
 
 
-def _reading(nodata: float | None, channels: int, tiling: Tiling) -> str:
+def _reading(
+  nodata: float | None, channels: int, tiling: Tiling, multilabel: bool
+) -> str:
   """How files are read, in words that tell it from other ways."""
   reading = f"nodata {nodata}"
   if channels:
     reading += f", channels {channels}"
-  return f"{reading}, {tuple(tiling)}" if tiling.side else reading
+  if tiling.side:
+    reading += f", {tuple(tiling)}"
+  if multilabel:
+    reading += f", overlapping, rules {_MULTILABEL_RULES}"
+  return reading
 
 
 def _config(path: str, files: Tree, reading: str) -> str:
@@ -172,6 +193,7 @@ def build(
   nodata: float | None = None,
   channels: int = 0,
   tiling: Tiling = _WHOLE,
+  multilabel: bool = False,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -186,6 +208,7 @@ def build(
     nodata: number of masks that means that nothing is known, for "folder".
     channels: of the pictures of "folder", see `config.data.channels`.
     tiling: how its rasters are cut.
+    multilabel: whether classes overlap, for "folder".
 
   Returns:
     what was wrong with each example left out.
@@ -208,6 +231,7 @@ def build(
     nodata=nodata,
     channels=channels,
     tiling=tiling,
+    multilabel=multilabel,
   )
   options = {}
   if name == "folder":
@@ -217,7 +241,8 @@ def build(
       _check_complete(folder, partial)
       return []
     options |= {"skip_bad": skip_bad, "partial": partial}
-    builder = _builder(name, folder, manual_dir=manual, **options)
+    kind = _MULTILABEL if multilabel else name
+    builder = _builder(name, kind, folder, manual_dir=manual, **options)
     with warnings.catch_warnings():
       # Remarks on harmless metadata, and pycocotools on NumPy 2.
       warnings.filterwarnings("ignore", module="PIL")
@@ -226,7 +251,7 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      reading = _reading(nodata, channels, tiling)
+      reading = _reading(nodata, channels, tiling, multilabel)
       _check_unchanged(folder, manual_dir, reading)
   return builder.skipped
 
@@ -277,20 +302,22 @@ def _check_complete(folder: pathlib.Path, partial: bool) -> None:
     )
 
 
-def _builder(name: str, folder: pathlib.Path, **options: Any) -> Builder:
+def _builder(
+  name: str, module: str, folder: pathlib.Path, **options: Any
+) -> Builder:
   """The builder whose result will be `folder`."""
   config = None
   if name == "folder":
     config = tfds.core.BuilderConfig(name=folder.parent.name)
     folder = folder.parent
-  return _builder_class(name)(
+  return _builder_class(name, module)(
     data_dir=str(folder.parent.parent), config=config, **options
   )
 
 
-def _builder_class(name: str) -> type[Builder]:
-  """The class of that name in the module of that name in data/builders."""
-  module = importlib.import_module(f"deeplab_jax.data.builders.{name}")
+def _builder_class(name: str, module: str) -> type[Builder]:
+  """The class of that name in the module of data/builders."""
+  module = importlib.import_module(f"deeplab_jax.data.builders.{module}")
   for value in vars(module).values():
     if isinstance(value, type) and vars(value).get("name") == name:
       return value

@@ -35,6 +35,8 @@ class DatasetInfo:
     value_range: lowest and highest value of each channel; () is 0..255.
     builds_itself: whether it is built on first use, as it takes seconds, or no
       more than a copy of the user's files.
+    multilabel: whether classes overlap: labels then have a plane a class, of 0,
+      1 and `ignore_label`.
   """
 
   name: str
@@ -52,6 +54,7 @@ class DatasetInfo:
   channels: int = 3
   image_dtype: str = "uint8"
   value_range: tuple[tuple[float, float], ...] = ()
+  multilabel: bool = False
 
   @property
   def num_classes(self) -> int:

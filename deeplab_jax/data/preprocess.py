@@ -68,7 +68,10 @@ def resize_bilinear(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize_nearest(label: np.ndarray, size: Size) -> np.ndarray:
-  """Corner-aligned nearest resize of (h, w) to `size`; no new value appears."""
+  """Corner-aligned nearest resize of (h, w) or (h, w, classes) to `size`.
+
+  No new value appears.
+  """
   rows, columns = (
     _nearest_indices(n, out, 0, out) for n, out in zip(label.shape, size)
   )
@@ -108,7 +111,7 @@ def resize_to_range(
   """Resizes image (h, w, c) and label (h, w) to `range_size`; 0 leaves them."""
   if not minimum:
     return image, label
-  size = range_size(label.shape, minimum, maximum, factor)
+  size = range_size(label.shape[:2], minimum, maximum, factor)
   return resize_bilinear(image, size), resize_nearest(label, size)
 
 
@@ -163,18 +166,20 @@ def take_crop(
 
   Args:
     image: (h, w, c), of a dtype that `resize_bilinear` takes.
-    label: (h, w) uint8.
+    label: uint8 (h, w), or (h, w, classes) of overlapping ones.
     crop: where to cut.
     crop_size: size of the result.
     padding_value: colour right of and below a scaled image that is smaller than
       the crop; rounded. Labels are padded with `IGNORE`.
 
   Returns:
-    image (*crop_size, c) of the same dtype and label crop_size uint8. Equal to
-    resizing the whole image in float32, padding, cutting and mirroring, but for
-    the rounding.
+    image (*crop_size, c) of the same dtype and label uint8, crop_size or with
+    classes behind. Equal to resizing the whole image in float32, padding,
+    cutting and mirroring, but for the rounding.
   """
-  out_image, out_label = blank(crop_size, padding_value, image.dtype)
+  out_image, out_label = blank(
+    crop_size, padding_value, image.dtype, label.shape[2:]
+  )
   height, width = (
     min(out, scaled - start)
     for out, scaled, start in zip(crop_size, crop.scaled, crop.offset)
@@ -189,14 +194,16 @@ def take_crop(
   )
   out_label[window] = label.take(rows, axis=0).take(columns, axis=1)
   if crop.flip:
-    return mirrored(out_image, 1), cv2.flip(out_label, 1)
+    return mirror(out_image, 1), mirror(out_label, 1)
   return out_image, out_label
 
 
-def mirrored(image: np.ndarray, code: int) -> np.ndarray:
-  """Image (h, w, c) by OpenCV's code of a flip, which drops a single channel's
-  axis."""
-  return cv2.flip(image, code).reshape(image.shape)
+def mirror(array: np.ndarray, code: int) -> np.ndarray:
+  """An image or label mirrored left to right (`code` 1) or upside down (0).
+
+  OpenCV would drop the last axis of (h, w, 1).
+  """
+  return cv2.flip(array, code).reshape(array.shape)
 
 
 def jitter_colors(
@@ -255,9 +262,11 @@ def pad(
   size: Size,
   padding_value: tuple[float, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pads (h, w, c) and (h, w) at the right and the bottom to `size`."""
-  out_image, out_label = blank(size, padding_value, image.dtype)
-  height, width = label.shape
+  """Pads (h, w, c) and (h, w, ...) at the right and the bottom to `size`."""
+  out_image, out_label = blank(
+    size, padding_value, image.dtype, label.shape[2:]
+  )
+  height, width = label.shape[:2]
   out_image[:height, :width] = image
   out_label[:height, :width] = label
   return out_image, out_label
@@ -267,12 +276,16 @@ def blank(
   size: Size,
   padding_value: tuple[float, ...],
   dtype: np.typing.DTypeLike = np.uint8,
+  classes: tuple[int, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-  """An image (*size, c) of padding only, and its label, all `IGNORE`."""
+  """An image (*size, c) of padding only, and its label, all `IGNORE`.
+
+  The label has a last axis of as many planes as `classes` says, if it does.
+  """
   row = np.tile(as_color(padding_value, dtype), (size[1], 1))
   image = np.empty((*size, len(padding_value)), dtype)
   image[:] = row  # whole rows: ten times faster than pixel by pixel
-  return image, np.full(size, IGNORE, np.uint8)
+  return image, np.full((*size, *classes), IGNORE, np.uint8)
 
 
 def as_color(

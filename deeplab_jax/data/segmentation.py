@@ -49,7 +49,8 @@ def train_batches(
   Returns:
     iterator of {"image": (b, *crop_size, channels) of the data set's dtype,
     "label": uint8 (b, *crop_size), "name": list of b str}, b = batch_size /
-    process_count; "label" is 255 where ignored.
+    process_count; "label" is 255 where ignored. Where classes overlap, "label"
+    is (b, *crop_size, classes) of 0, 1 and 255.
   """
   source = _Standard(_with_masks(dataset.train), data_config)
   augment = functools.partial(
@@ -142,9 +143,9 @@ def eval_batches(
 
   Returns:
     iterator of {"image": (b, h, w, channels) of the data set's dtype, "label":
-    uint8 (b, h, w), 255 where it does not count, "name": list of b str, "size":
-    int32 (b, 2) height and width of what is shown, (0, 0) in rows that fill up,
-    "crop": int32 (b, 2)}.
+    uint8 (b, h, w), 255 where it does not count, with classes behind where they
+    overlap, "name": list of b str, "size": int32 (b, 2) height and width of
+    what is shown, (0, 0) in rows that fill up, "crop": int32 (b, 2)}.
   """
   source = _Standard(_with_masks(dataset.eval), data_config)
   shown = _Shown(source, batches)
@@ -169,6 +170,8 @@ class _Standard:
   ):
     self._source = source
     self._range = _range(config)
+    info = source.info
+    self.planes = (info.num_classes,) if info.multilabel else ()
 
   @property
   def info(self) -> DatasetInfo:
@@ -210,7 +213,7 @@ def _range(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 class _Shown:
   """The batches of an evaluation, each made when it is asked for."""
 
-  def __init__(self, source: _Standard, batches: Sequence[Views]):
+  def __init__(self, source: "_Standard", batches: Sequence[Views]):
     self._source = source
     self._batches = batches
     self._latest: tuple[int, Example | None] = (-1, None)
@@ -233,7 +236,8 @@ class _Shown:
     """What fills up a batch."""
     info = self._source.info
     black = (0.0,) * info.channels
-    image, label = preprocess.blank(canvas, black, info.image_dtype)
+    planes = self._source.planes
+    image, label = preprocess.blank(canvas, black, info.image_dtype, planes)
     return {
       "image": image,
       "label": label,
@@ -258,7 +262,7 @@ def _part(example: Example, view: View, canvas: Size) -> Example:
   label = np.full_like(whole, IGNORE)
   decided = slice(*view.decided_rows), slice(*view.decided_columns)
   label[decided] = whole[decided]
-  size = label.shape
+  size = label.shape[:2]
   black = (0.0,) * image.shape[2]
   image, label = preprocess.pad(image, label, canvas, black)
   return {
@@ -282,7 +286,7 @@ def _augment(
   """Draws and takes one crop of `config.crop_size`, changed as is `asked`."""
   drawn = preprocess.draw_crop(
     rng,
-    example["label"].shape,
+    example["label"].shape[:2],
     config.crop_size,
     min_scale=config.min_scale,
     max_scale=config.max_scale,

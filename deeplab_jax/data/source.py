@@ -120,13 +120,13 @@ class SegmentationSource(Source):
     return height, width
 
   def with_labels(self, wanted: Collection[int]) -> list[int]:
-    """Indices of the examples that have one of these values in their masks.
+    """Indices of the examples that have one of these classes in their masks.
 
     Reads every mask of the split.
     """
 
     def found(index: int) -> bool:
-      return bool(np.isin(_label(self.encoded(index)), list(wanted)).any())
+      return self._has(self._label(self.encoded(index)), wanted)
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
       return [i for i, x in enumerate(pool.map(found, range(len(self)))) if x]
@@ -137,9 +137,34 @@ class SegmentationSource(Source):
     decode = bands.stored if bands.is_stored(encoded) else decode_image
     return {
       "image": decode(encoded),
-      "label": _label(record),
+      "label": self._label(record),
       "name": record["name"],
     }
+
+  def _label(self, record: dict[str, Any]) -> np.ndarray:
+    return _label(record)
+
+  def _has(self, label: np.ndarray, wanted: Collection[int]) -> bool:
+    return bool(np.isin(label, list(wanted)).any())
+
+
+class MultilabelSource(SegmentationSource):
+  """The same where classes overlap: "label" is uint8 (h, w, classes).
+
+  A record holds the planes of all classes, one below the other, as one PNG.
+  """
+
+  def _size(self, index: int) -> tuple[int, int]:
+    height, width = super()._size(index)
+    return height // self.info.num_classes, width
+
+  def _label(self, record: dict[str, Any]) -> np.ndarray:
+    stacked = super()._label(record)
+    planes = stacked.reshape(self.info.num_classes, -1, stacked.shape[1])
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+
+  def _has(self, label: np.ndarray, wanted: Collection[int]) -> bool:
+    return bool((label[..., list(wanted)] == 1).any())
 
 
 def _label(record: dict[str, Any]) -> np.ndarray:
@@ -205,6 +230,7 @@ class Dataset:
     """
     if split not in self._sources:
       kind = SegmentationSource if self.info.colors else Source
+      kind = MultilabelSource if self.info.multilabel else kind
       self._sources[split] = kind(self._builder, split, self.info)
     return self._sources[split]
 
@@ -236,6 +262,7 @@ def open_dataset(
   *,
   testing: bool = False,
   files: Tree | None = None,
+  multilabel: bool = False,
 ) -> Dataset:
   """Opens the data set that `data_config` describes.
 
@@ -247,6 +274,8 @@ def open_dataset(
     testing: evaluate on the data set's `test_split`, if it has one and
       `data_config.eval_split` names no other.
     files: the user's folder, where the caller has walked it already.
+    multilabel: whether the classes of the user's folder overlap, as
+      `config.task` says.
 
   Raises:
     ValueError: there is no such data set, or it is not prepared; names those
@@ -267,16 +296,21 @@ def open_dataset(
   return dataset
 
 
-def dataset_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
+def dataset_info(
+  data_config: ml_collections.ConfigDict, multilabel: bool = False
+) -> DatasetInfo:
   """Facts about a data set whose examples are not needed.
 
   Only a user's folder has to be there, as these facts are in its files.
+  `multilabel` is as in `open_dataset`.
 
   Raises:
     ValueError: there is no such data set, or the folder is unusable.
   """
   info = _known_info(data_config)
-  return open_dataset(data_config).info if info.name == "folder" else info
+  if info.name != "folder":
+    return info
+  return open_dataset(data_config, multilabel=multilabel).info
 
 
 def _known_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
@@ -303,7 +337,9 @@ def _names(expression: str) -> list[str]:
 
 
 def _prepared(
-  data_config: ml_collections.ConfigDict, files: Tree | None
+  data_config: ml_collections.ConfigDict,
+  files: Tree | None,
+  multilabel: bool,
 ) -> pathlib.Path:
   """Where the data set is; builds it now if it needs no source of its own."""
   name, path = data_config.name, data_config.path
@@ -311,7 +347,14 @@ def _prepared(
   nodata, channels = data_config.get("nodata"), data_config.get("channels", 0)
   tiling = build.tiling_of(data_config)
   directory = build.directory(
-    name, data_config.data_dir, path, files, nodata, channels, tiling
+    name,
+    data_config.data_dir,
+    path,
+    files,
+    nodata,
+    channels,
+    tiling,
+    multilabel,
   )
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
@@ -323,6 +366,7 @@ def _prepared(
       nodata=nodata,
       channels=channels,
       tiling=tiling,
+      multilabel=multilabel,
     )
   _say_remarks(directory)
   return directory

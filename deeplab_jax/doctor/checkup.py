@@ -19,11 +19,13 @@ from deeplab_jax.doctor import (
   file_checks,
   label_checks,
   overfit,
+  overlapping,
   split_checks,
 )
 from deeplab_jax.doctor import survey as survey_lib
 from deeplab_jax.doctor.findings import Finding, Mention, Severity, error
 from deeplab_jax.doctor.overfit import Overfit
+from deeplab_jax.doctor.overlapping import MultilabelSamples
 from deeplab_jax.doctor.samples import FolderSamples, RecordSamples, Samples
 from deeplab_jax.doctor.survey import Survey
 from deeplab_jax.models import padding_value
@@ -47,6 +49,7 @@ CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
   label_checks.alignment,
   label_checks.imbalance,
   label_checks.vanishing,
+  overlapping.classes,
 )
 
 # Every check of how a config without fault of its own suits its data set.
@@ -107,7 +110,7 @@ def examine(
   survey, result = None, None
   try:
     if config_checks.has_masks(config):
-      data = _Data(config.data)
+      data = _Data(config.data, config.task == "multilabel")
       survey = _survey(config, data.samples, limit)
       config = survey.config
       checks = CHECKS if _has_errors(findings) else CHECKS + FIT_CHECKS
@@ -137,17 +140,21 @@ class _Data:
   for, after its files have been found sound.
   """
 
-  def __init__(self, data_config: ConfigDict):
-    self._config = data_config
+  def __init__(self, data_config: ConfigDict, multilabel: bool = False):
+    self._config, self._multilabel = data_config, multilabel
     is_folder = data_config.name == "folder"
     self._files = build.user_files(data_config.path) if is_folder else None
 
   @functools.cached_property
   def dataset(self) -> Dataset:
-    return open_dataset(self._config, files=self._files)
+    return open_dataset(
+      self._config, files=self._files, multilabel=self._multilabel
+    )
 
   @functools.cached_property
   def samples(self) -> Samples:
+    if self._files is not None and self._multilabel:
+      return MultilabelSamples(self._files, self._config.get("nodata"))
     if self._files is not None:
       return FolderSamples(
         self._files,

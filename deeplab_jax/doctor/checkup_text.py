@@ -8,7 +8,12 @@ from deeplab_jax.doctor.checkup import Checkup
 from deeplab_jax.doctor.findings import Finding
 from deeplab_jax.doctor.samples import SPLITS
 from deeplab_jax.doctor.split_checks import pixel_statistics
-from deeplab_jax.doctor.survey import Survey, class_weights, majority_miou
+from deeplab_jax.doctor.survey import (
+  Survey,
+  class_weights,
+  majority_miou,
+  positive_weights,
+)
 
 _SHOWN = 5  # files of a finding; JSON has all
 
@@ -85,10 +90,16 @@ def _describe(survey: Survey) -> list[str]:
     lines.append(f"pixels of train: mean ({mean}), deviation ({deviation})")
   if "classes" not in summary:
     return lines
-  lines.append(
-    f"predicting only {summary['majority_class']}: mIoU "
-    f"{summary['majority_miou']:.1%}; ignored: {summary['ignored']:.1%}"
-  )
+  if "majority_class" in summary:
+    lines.append(
+      f"predicting only {summary['majority_class']}: mIoU "
+      f"{summary['majority_miou']:.1%}; ignored: {summary['ignored']:.1%}"
+    )
+  else:
+    lines.append(
+      "overlapping classes: shares are of the labelled pixels, weights for "
+      f"config.loss.positive_weights; ignored: {summary['ignored']:.1%}"
+    )
   return [*lines, "", *_table(summary["classes"])]
 
 
@@ -122,6 +133,13 @@ def summarise(survey: Survey) -> dict[str, Any]:
   mean, deviation = pixel_statistics(survey)
   if mean is not None:
     summary.update(mean=mean.tolist(), deviation=deviation.tolist())
+  if survey.info is not None and survey.info.multilabel:
+    planes = sum(survey.planes.values())
+    ignored = planes[:, 2].sum() / max(planes.sum(), 1)
+    return summary | {
+      "ignored": float(ignored),
+      "classes": _overlapping(survey),
+    }
   if survey.info is None or not survey.labelled.any():
     return summary
   majority, miou = majority_miou(survey.labelled)
@@ -152,6 +170,23 @@ def _classes(survey: Survey) -> list[dict[str, Any]]:
       "weight": round(float(weights[label]), 3),
     }
     for label, name in enumerate(survey.info.class_names)
+  ]
+
+
+def _overlapping(survey: Survey) -> list[dict[str, Any]]:
+  """The same of overlapping classes; weights are those where a class is."""
+  weights = positive_weights(survey.planes["train"])
+  shares = {split: survey.plane_shares(split) for split in SPLITS}
+  known = [f.planes[:, 1] > 0 for f in survey.facts if f.planes is not None]
+  images = np.sum([np.zeros_like(weights), *known], axis=0)
+  return [
+    {
+      "name": name,
+      **{split: float(found[i]) for split, found in shares.items()},
+      "images": int(images[i]),
+      "weight": round(float(weights[i]), 3),
+    }
+    for i, name in enumerate(survey.info.class_names)
   ]
 
 

@@ -78,6 +78,8 @@ class Facts:
     counts: pixels (256,) of each label.
     kept: (256,) whether each label is still there at the logits' resolution.
     contrast: see `fitting.edge_contrast`.
+    planes: of overlapping classes, which have no `counts`: int64 (classes, 3),
+      pixels where each is not, where it is, and where nobody knows.
   """
 
   split: str
@@ -92,6 +94,7 @@ class Facts:
   counts: np.ndarray | None
   kept: np.ndarray | None
   contrast: np.ndarray | None
+  planes: np.ndarray | None = None
 
   @property
   def fits(self) -> bool:
@@ -111,7 +114,10 @@ def measure(
   logits_stride: int,
 ) -> Facts:
   """The facts of one example."""
-  label, image = sample.label, sample.image
+  label, image, planes = sample.label, sample.image, None
+  overlap = label is not None and label.ndim == 3
+  if overlap:
+    planes, label = _planes(label), _together(label)
   fits = label is not None and image is not None
   fits = fits and label.shape == image.shape[:2]
   return Facts(
@@ -124,10 +130,27 @@ def measure(
     remarks=tuple(sample.remarks),
     image=None if image is None else _image(image),
     mask=None if sample.mask is None else _mask(sample.mask),
-    counts=None if label is None else _counts(label),
-    kept=None if label is None else _kept(label, data_config, logits_stride),
+    counts=None if label is None or overlap else _counts(label),
+    kept=None
+    if label is None or overlap
+    else _kept(label, data_config, logits_stride),
     contrast=fitting.edge_contrast(image, label) if fits else None,
+    planes=planes,
   )
+
+
+def _planes(label: np.ndarray) -> np.ndarray:
+  """Pixels (classes, 3) of 0, 1 and others."""
+  absent, present = ((label == x).sum((0, 1)) for x in (0, 1))
+  ignored = label.shape[0] * label.shape[1] - absent - present
+  return np.stack([absent, present, ignored], -1).astype(np.int64)
+
+
+def _together(label: np.ndarray) -> np.ndarray:
+  """One number (h, w) for the classes that are at a pixel: borders of any are
+  borders of these."""
+  factors = np.arange(1, label.shape[-1] + 1, dtype=np.int64) * 37
+  return ((label == 1) @ factors % 251).astype(np.uint8)
 
 
 def _image(image: np.ndarray) -> ImageFacts:

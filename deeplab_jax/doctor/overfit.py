@@ -19,7 +19,7 @@ from deeplab_jax.doctor import config_checks
 from deeplab_jax.doctor.findings import Finding, error, warning
 from deeplab_jax.models import padding_value
 from deeplab_jax.optimizer import make_optimizer
-from deeplab_jax.tasks.segmentation import make_loss
+from deeplab_jax.tasks import find_task
 from deeplab_jax.train.initialize import initialize_from
 from deeplab_jax.train.state import init_state
 from deeplab_jax.train.step import make_train_step
@@ -28,7 +28,8 @@ _CPU_PIXELS = 4 * 129 * 129  # of a batch there; a step then takes a second
 _FEWEST_STEPS = 15  # fewer tell nothing
 _FALL = 0.6  # of the first loss: what the last must be below
 _TRIES = 20  # batches, to find one with labels
-_JUDGED = "cross_entropy"  # the loss whose values are known to mean something
+# The losses whose values are known to mean something.
+_JUDGED = ("cross_entropy", "binary_cross_entropy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Overfit:
   batch: tuple[int, int, int]
   names: tuple[str, ...]
   seconds: float
-  loss: str = _JUDGED
+  loss: str = _JUDGED[0]
 
   @property
   def fell(self) -> bool | None:
@@ -59,7 +60,7 @@ class Overfit:
     None if there were too few steps to tell, or nobody knows how far this loss
     should fall.
     """
-    if len(self.losses) < _FEWEST_STEPS or self.loss != _JUDGED:
+    if len(self.losses) < _FEWEST_STEPS or self.loss not in _JUDGED:
       return None
     return float(np.median(self.losses[-5:])) < _FALL * self.losses[0]
 
@@ -72,7 +73,7 @@ class Overfit:
     )
 
   def _verdict(self) -> str:
-    if self.loss != _JUDGED:
+    if self.loss not in _JUDGED:
       return f"how far {self.loss} should fall is not known"
     verdict = {
       True: "as it should",
@@ -116,7 +117,7 @@ def run(
   batch = _batch(config, dataset)
   names = tuple(batch.pop("name"))
   placed = sharding.global_batch(batch, mesh)
-  loss = make_loss(config)
+  loss = find_task(config).make_loss(config)
   train_step = make_train_step(model, loss, optimizer, config, mesh)
   losses = []
   deadline = math.inf
@@ -129,8 +130,8 @@ def run(
       break
   return Overfit(
     losses=tuple(losses),
-    chance=_chance(batch["label"], config) if loss.name == _JUDGED else None,
-    batch=batch["label"].shape,
+    chance=_chance(batch["label"], config) if loss.name in _JUDGED else None,
+    batch=batch["label"].shape[:3],
     names=names,
     seconds=time.monotonic() - began,
     loss=loss.name,
@@ -207,8 +208,25 @@ def _batch(config: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
 
 def _chance(labels: np.ndarray, config: ConfigDict) -> float:
   """Entropy of the classes of the labelled pixels, in nats, each weighed."""
+  if labels.ndim == 4:
+    return _chance_of_planes(labels, config)
   counts = np.bincount(labels[labels != IGNORE])
   shares = counts[counts > 0] / counts.sum()
   weights = np.array(config.loss.class_weights or [1.0] * len(counts))
   weights = weights[: len(counts)][counts > 0]
   return float(-(weights * shares * np.log(shares)).sum())
+
+
+def _chance_of_planes(labels: np.ndarray, config: ConfigDict) -> float:
+  """The same of yes and no, over all labelled pixels of overlapping classes."""
+  yes, no = ((labels == x).sum((0, 1, 2)).astype(float) for x in (1, 0))
+  shares = yes / np.maximum(yes + no, 1)
+  ones = np.ones(len(yes))
+  positive = np.array(config.loss.positive_weights or ones)
+  weights = np.array(config.loss.class_weights or ones)
+  # What is best to answer everywhere, if yes weighs so much.
+  best = positive * shares / np.maximum(positive * shares + 1 - shares, 1e-12)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    entropy = np.nan_to_num(-positive * shares * np.log(best))
+    entropy += np.nan_to_num(-(1 - shares) * np.log1p(-best))
+  return float((weights * entropy * (yes + no)).sum() / (yes + no).sum())

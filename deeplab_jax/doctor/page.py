@@ -51,8 +51,9 @@ def _cards(checkup: Checkup) -> str:
       figures[f"images in {split}"] = str(summary[split]["images"])
     if "classes" in summary:
       figures["classes"] = str(len(summary["classes"]))
-      only = f"mIoU of predicting only {summary['majority_class']}"
-      figures[only] = f"{summary['majority_miou']:.1%}"
+      if "majority_class" in summary:
+        only = f"mIoU of predicting only {summary['majority_class']}"
+        figures[only] = f"{summary['majority_miou']:.1%}"
       figures["ignored pixels"] = f"{summary['ignored']:.1%}"
   if checkup.overfit:
     first, last = checkup.overfit.losses[0], checkup.overfit.losses[-1]

@@ -48,7 +48,8 @@ class Sample:
       (h, w, channels), their range of values brought to 0..255.
     mask: numbers (h, w), or colours (h, w, 3), as the file has them;
       `preprocess.IGNORE` where it declares that nothing is known.
-    label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored.
+    label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored; where
+      classes overlap (h, w, classes) of 0, 1 and `preprocess.IGNORE`.
   """
 
   name: str

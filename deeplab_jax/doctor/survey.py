@@ -72,6 +72,23 @@ class Survey:
     }
 
   @functools.cached_property
+  def planes(self) -> dict[str, np.ndarray]:
+    """Of overlapping classes, int64 (classes, 3) by split: pixels where each
+    is not, where it is, and where nobody knows."""
+    return {
+      split: sum(
+        (facts.planes for facts in self.of(split) if facts.planes is not None),
+        np.zeros((self.info.num_classes, 3), np.int64),
+      )
+      for split in SPLITS
+    }
+
+  def plane_shares(self, split: str) -> np.ndarray:
+    """Share of labelled pixels (classes,) where each overlapping class is."""
+    known = self.planes[split][:, :2]
+    return known[:, 1] / np.maximum(known.sum(1), 1)
+
+  @functools.cached_property
   def labelled(self) -> np.ndarray:
     """Pixels of each class (num_classes,), over both splits."""
     return sum(self.counts.values())[: self.info.num_classes]
@@ -136,6 +153,19 @@ def class_weights(counts: np.ndarray) -> np.ndarray:
   median = np.median(counts[present]) if present.any() else 1
   weights = median / np.where(present, counts, median)
   return np.minimum(weights, _MOST_WEIGHT)
+
+
+def positive_weights(planes: np.ndarray) -> np.ndarray:
+  """Weights of yes that balance it with no, at most `_MOST_WEIGHT`.
+
+  1 for classes that are nowhere, or in more than half of the pixels.
+
+  Args:
+    planes: see `Survey.planes`.
+  """
+  absent, present = planes[:, 0], planes[:, 1]
+  weights = np.where(present, absent / np.maximum(present, 1), 1.0)
+  return np.clip(weights, 1.0, _MOST_WEIGHT)
 
 
 def majority_miou(counts: np.ndarray) -> tuple[int, float]:

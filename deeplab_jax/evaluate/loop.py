@@ -10,7 +10,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,73 @@ def evaluate(
   mesh = mesh or sharding.make_mesh()
   dataset = dataset or open_dataset(config.data)
   info = dataset.info
+  protocol = make_protocol(config, least_crop)
+  how = protocol.scales, protocol.flip, mesh, detailed
+  tallied = tally_split(
+    model,
+    variables,
+    config,
+    dataset=dataset,
+    protocol=protocol,
+    mesh=mesh,
+    make_step=lambda model: _make_step(model, *how),
+    make_tally=lambda sizes, work: Tally(
+      info.num_classes,
+      sizes,
+      work,
+      config.eval.pictures,
+      detailed,
+      model.value_range,
+    ),
+    should_stop=should_stop,
+    show_progress=show_progress,
+  )
+  if tallied is None:
+    return None
+  tally, settings = tallied
+  return tally.result(info, settings, began)
+
+
+T = TypeVar("T", bound="Tally")
+
+
+def tally_split(
+  model: DeepLab,
+  variables: Any,
+  config: ConfigDict,
+  *,
+  dataset: Dataset,
+  protocol: Protocol,
+  mesh: Mesh,
+  make_step: Callable[[DeepLab], Callable],
+  make_tally: Callable[[list, list], T],
+  should_stop: Callable[[], bool],
+  show_progress: bool,
+) -> tuple[T, dict[str, Any]] | None:
+  """Sends all pictures of the evaluation split through the network.
+
+  Args:
+    model: the network.
+    variables: its `{"params", "batch_stats"}`, replicated over `mesh`.
+    config: `data` and `eval` are read.
+    dataset: what has the split.
+    protocol: how pictures are brought before the network.
+    mesh: all devices of all processes.
+    make_step: gives the compiled function of variables, image, label, size and
+      perhaps crop to counts and a map of each picture, for the network as it is
+      evaluated.
+    make_tally: gives what adds these up, for the sizes of all pictures and what
+      the batches show.
+    should_stop: asked before each batch.
+    show_progress: whether to draw a progress bar.
+
+  Returns:
+    the tally, and what a reader of the figures must know; None if told to stop.
+
+  Raises:
+    ValueError: the model has not the data set's classes.
+  """
+  info = dataset.info
   if model.num_classes != info.num_classes:
     raise ValueError(
       f"data.name {info.name!r} has {info.num_classes} classes, the "
@@ -100,17 +167,13 @@ def evaluate(
     variables = jax.device_put(
       fold(model, variables), sharding.replicated(mesh)
     )
-  protocol = make_protocol(config, least_crop)
-  step = _make_step(model, protocol.scales, protocol.flip, mesh, detailed)
+  step = make_step(model)
   sizes = segmentation.eval_sizes(dataset, config.data)
 
-  def evaluate_groups(may_share: Callable[[], bool]) -> Evaluation | None:
+  def tally_groups(may_share: Callable[[], bool]):
     found = groups(sizes, protocol, model.crop_stride, may_share)
     work = _work(found, config.eval.batch_size, mesh)
-    pictures = config.eval.pictures
-    tally = _Tally(
-      info.num_classes, sizes, work, pictures, detailed, model.value_range
-    )
+    tally = make_tally(sizes, work)
     batches = _batches(dataset, config, work, show_progress)
     with contextlib.closing(batches):  # so that another bar may be drawn
       for views, shared, batch in batches:
@@ -120,13 +183,12 @@ def evaluate(
         arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
         # The step runs on while the host counts the batch before.
         tally.add(views, batch, *step(variables, **arrays))
-    settings = _settings(dataset, model, protocol, found)
-    return tally.result(info, settings, began)
+    return tally, _settings(dataset, model, protocol, found)
 
   try:
-    return evaluate_groups(lambda: why_not_confinable(model, variables) is None)
+    return tally_groups(lambda: why_not_confinable(model, variables) is None)
   except NotConfinable:  # The network does something else at a canvas's size.
-    return evaluate_groups(lambda: False)
+    return tally_groups(lambda: False)
 
 
 def make_protocol(
@@ -214,7 +276,7 @@ def _make_step(
   return jax.jit(step, out_shardings=placements)
 
 
-class _Tally:
+class Tally:
   """Adds up the counts of the batches, one behind the device."""
 
   def __init__(
@@ -281,8 +343,8 @@ class _Tally:
       self._parts[view.index] = _Whole(
         name=batch["name"][row],
         image=np.empty((*size, 3), np.uint8),
-        labels=np.empty(size, np.uint8),
-        predictions=np.empty(size, predicted.dtype),
+        labels=np.empty((*size, *batch["label"].shape[3:]), np.uint8),
+        predictions=np.empty((*size, *predicted.shape[2:]), predicted.dtype),
       )
     whole = self._parts[view.index]
     here = slice(*view.decided_rows), slice(*view.decided_columns)
@@ -325,9 +387,9 @@ class _Tally:
     detail = None
     if self._detailed:
       detail = Detail(
-        trimap=_sum_over_processes(self._totals["trimap"]),
-        borders=_sum_over_processes(self._totals["borders"]),
-        boundary=_sum_over_processes(self._totals["boundary"]),
+        trimap=sum_over_processes(self._totals["trimap"]),
+        borders=sum_over_processes(self._totals["borders"]),
+        boundary=sum_over_processes(self._totals["boundary"]),
         calibration=self._totals["calibration"],
         image_mious=dict(v for _, v in sorted(self._mious.items())),
         worst=self._scored[:_EXTREMES],
@@ -337,7 +399,7 @@ class _Tally:
       dataset=info,
       settings=settings,
       confusion=self._totals["confusion"],
-      num_images=int(_sum_over_processes(np.array(self._num_images))),
+      num_images=int(sum_over_processes(np.array(self._num_images))),
       seconds=time.monotonic() - began,
       examples=[v for _, v in sorted(self._examples.items())],
       detail=detail,
@@ -366,7 +428,7 @@ def _any_process(flag: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
   """Sum of int64 counts; sent in halves, as devices have 32-bit integers."""
   if jax.process_count() == 1:
     return counts

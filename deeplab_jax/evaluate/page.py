@@ -34,7 +34,7 @@ def draw_plots(
     other: content of the `results.json` of an evaluation to compare with.
   """
   content = evaluation.to_dict()
-  name = _name(other) if other else ""
+  name = name_of(other) if other else ""
   plots = {
     "iou": visualize.iou_figure(
       content["iou"], other and other["iou"], ("this", name)
@@ -72,52 +72,59 @@ def render(
   curves = [tags[name] for name in ("trimap", "reliability") if name in tags]
   title = f"{evaluation.dataset.name}, {content['settings']['split']}"
   return html.page(
-    f"{title}: mIoU {_percent(content['miou'])}",
-    _subtitle(content) + (f"; compared with {_name(other)}" if other else ""),
+    f"{title}: mIoU {percent(content['miou'])}",
+    subtitle(content) + (f"; compared with {name_of(other)}" if other else ""),
     {
-      "": _cards(content, other),
+      "": cards(content, other, _SHARES),
       "Classes": html.columns(tags["iou"], tags["confusion"]),
       "Boundaries and confidence": html.columns(*curves),
-      "Worst images": _rows(evaluation, evaluation.detail.worst),
-      "Best images": _rows(evaluation, evaluation.detail.best),
+      "Worst images": rows(evaluation, evaluation.detail.worst),
+      "Best images": rows(evaluation, evaluation.detail.best),
     },
   )
 
 
-def _subtitle(content: Mapping[str, Any]) -> str:
+def subtitle(content: Mapping[str, Any]) -> str:
+  """What was evaluated, how and where."""
   settings = content["settings"]
   scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
   flip = " and mirrored" if settings["flip"] else ""
   absent = content["absent_classes"]
   missing = f" (absent: {', '.join(absent)})" if absent else ""
   return (
-    f"{_name(content)}, scales {scales}{flip}; {content['images']} images; "
+    f"{name_of(content)}, scales {scales}{flip}; {content['images']} images; "
     f"means over {content['classes_in_mean']} of {len(content['class_names'])} "
     f"classes{missing}; {settings['devices']} x {settings['device']}"
   )
 
 
-def _name(content: Mapping[str, Any]) -> str:
+def name_of(content: Mapping[str, Any]) -> str:
+  """What an evaluation is called beside another."""
   settings = content["settings"]
   return f"{settings['backbone']}, output stride {settings['output_stride']}"
 
 
-def _cards(content, other) -> str:
-  """The figures of the split, the other's below them."""
+def cards(
+  content: Mapping[str, Any],
+  other: Mapping[str, Any] | None,
+  shares: Mapping[str, str],
+) -> str:
+  """The figures of the split by title, the other's beside them."""
   figures = {}
-  for title, name in _SHARES.items():
-    beside = f" (other {_percent(other[name])})" if other else ""
-    figures[title + beside] = _percent(content[name])
+  for title, name in shares.items():
+    there = other and name in other
+    beside = f" (other {percent(other[name])})" if there else ""
+    figures[title + beside] = percent(content[name])
   speed = content["images"] / content["seconds"]
   figures["images a second"] = f"{speed:.1f}"
   figures["peak memory"] = f"{content['peak_memory_bytes'] / 1e9:.2f} GB"
   return html.cards(figures)
 
 
-def _rows(evaluation: Evaluation, examples: list[ScoredPicture]) -> str:
+def rows(evaluation: Any, examples: list[ScoredPicture]) -> str:
   """Image, truth, prediction and errors of each example."""
   colors = evaluation.dataset.colors
-  rows = []
+  parts = []
   for example in examples:
     labels, predictions = example.labels, example.predictions
     cells = {
@@ -128,13 +135,14 @@ def _rows(evaluation: Evaluation, examples: list[ScoredPicture]) -> str:
         visualize.error_map(labels, predictions)
       ),
     }
-    heading = f"{example.name}: mIoU {_percent(example.miou)}"
-    rows.append(html.row(heading, cells))
+    heading = f"{example.name}: mIoU {percent(example.miou)}"
+    parts.append(html.row(heading, cells))
   legend = html.legend(dict(zip(evaluation.class_names, colors)))
-  return legend + "".join(rows)
+  return legend + "".join(parts)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+  """A share of 0..1 as text."""
   return "none" if value is None else f"{100 * value:.2f}\N{NO-BREAK SPACE}%"
 
 

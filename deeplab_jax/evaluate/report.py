@@ -18,7 +18,7 @@ from deeplab_jax.data.source import open_dataset
 from deeplab_jax.evaluate import page
 from deeplab_jax.evaluate.loop import evaluate
 from deeplab_jax.evaluate.results import Evaluation
-from deeplab_jax.inference.protocol import stored_least_crop
+from deeplab_jax.inference.protocol import stored_least_crop, stored_thresholds
 
 
 def report(
@@ -50,12 +50,17 @@ def report(
       model's classes in another order.
   """
   model, variables, facts = load_variables(checkpoint)
+  if stored_thresholds(facts) is not None:
+    raise ValueError(
+      f"{checkpoint} holds a model whose classes overlap: evaluate it with "
+      "--config.task=multilabel, got 'segmentation'"
+    )
   least_crop = stored_least_crop(facts)
   dataset = open_dataset(config.data, testing=True)
   described = json.dumps(describe(dataset, ["eval"]))
   sharding.require_same(described, f"the data in {dataset.directory}")
-  _check_order(facts, dataset.info)
-  other = compare and _read_other(pathlib.Path(compare), dataset.info)
+  check_order(facts, dataset.info)
+  other = compare and read_other(pathlib.Path(compare), dataset.info)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0
@@ -71,7 +76,7 @@ def report(
   )
   if first:
     rich.print(evaluation.table())
-    _say_least_crop(least_crop, config, checkpoint)
+    say_least_crop(least_crop, config, checkpoint)
   if first and workdir is not None:
     folder = pathlib.Path(workdir) / "evaluation"
     write(evaluation, folder, other)
@@ -79,7 +84,7 @@ def report(
   return evaluation
 
 
-def _check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
+def check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
   """Refuses the classes that a model knows in another order.
 
   Other names are no fault: those of a folder without a list are made up.
@@ -93,7 +98,7 @@ def _check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
     )
 
 
-def _say_least_crop(
+def say_least_crop(
   least_crop: tuple[int, int], config: ConfigDict, checkpoint: str | os.PathLike
 ) -> None:
   """Where the config asks for another padding than the model is served with."""
@@ -109,7 +114,7 @@ def write(
   evaluation: Evaluation, folder: pathlib.Path, other: dict[str, Any] | None
 ) -> None:
   """Writes the folder of a detailed evaluation, see `report`."""
-  content = evaluation.to_dict() | {"peak_memory_bytes": _peak_memory()}
+  content = evaluation.to_dict() | {"peak_memory_bytes": peak_memory()}
   atomic.write_json(folder / "results.json", content)
   evaluation.write_picture(folder / "examples.png")
   plots = page.draw_plots(evaluation, other)
@@ -119,7 +124,7 @@ def write(
   atomic.write_text(folder / "report.html", text)
 
 
-def _read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:
+def read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:
   """The `results.json` to compare with, checked."""
   if path.is_dir():
     path = path / "evaluation" / "results.json"
@@ -129,6 +134,10 @@ def _read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:
       "--mode eval, or its evaluation/results.json"
     )
   content = json.loads(path.read_text())
+  wanted = "multilabel" if info.multilabel else "segmentation"
+  found = content.get("task", "segmentation")
+  if found != wanted:
+    raise ValueError(f"{path} must be of the task {wanted}, got {found}")
   if content["class_names"] != list(info.class_names):
     raise ValueError(
       f"{path} is of {content['dataset']!r}, whose classes are not those of "
@@ -137,7 +146,7 @@ def _read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:
   return content
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
   """Of the first device, or of this process where devices do not tell."""
   stats = jax.local_devices()[0].memory_stats() or {}
   kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -26,7 +26,8 @@ def onnx(
 
   Its input `image` is uint8 RGB (batch, height, width, 3); its output `labels`,
   uint8 or uint16 (batch, height, width), or with `output` `probabilities` or
-  `logits`, float32 (batch, height, width, classes).
+  `logits`, float32 (batch, height, width, classes). Where classes overlap,
+  `labels` are uint8 (batch, height, width, classes), 1 where a class is.
 
   Args:
     checkpoint: as `deeplab_jax.load` takes it.

@@ -26,14 +26,15 @@ def measure(job: Job, opened: Opened) -> dict[str, Any]:
     "pixels", "mean_iou_with_segmenter", whose labels are then the truth, and
     with masks "mean_iou", "mean_iou_of_segmenter" and "mean_iou_lost".
   """
-  size = job.model.num_classes
+  # Of classes that overlap, labels are yes and no, of all classes together.
+  size = 2 if job.thresholds is not None else job.model.num_classes
   agreed, found_right, wanted_right = np.zeros((3, size, size), np.int64)
   pictures, masks = job.pictures
   if not pictures:
     pictures = [image for s in certificate.samples(job) for image in s.images]
     masks = [None] * len(pictures)
   for image, mask in zip(pictures, masks, strict=True):
-    found = _labels(job, opened.run(image[None])[0])
+    found = certificate.labels_of(job, opened.run(image[None])[0])
     wanted = job.segmenter(image)
     agreed += confusion_matrix_numpy(wanted, found, size)
     if mask is not None:
@@ -53,10 +54,6 @@ def measure(job: Job, opened: Opened) -> dict[str, Any]:
     lost = facts["mean_iou_of_segmenter"] - facts["mean_iou"]
     facts["mean_iou_lost"] = lost
   return {"passed": True, **facts}
-
-
-def _labels(job: Job, found: np.ndarray) -> np.ndarray:
-  return found if job.output == "labels" else found.argmax(-1)
 
 
 def line(facts: dict[str, Any]) -> str:

@@ -59,13 +59,14 @@ def open_file(content: bytes, job: Job) -> Opened:
 def _graph(job: Job, outputs: tuple[str, ...]) -> Any:
   size = job.sizes[0] if job.sizes else None
   return onnx_file.graph_of(
-    job.model, job.variables, job.protocol, outputs, size
+    job.model, job.variables, job.protocol, outputs, size, job.thresholds
   )
 
 
 def _model(job, graph, outputs, metadata) -> "onnx.ModelProto":
   size = job.sizes[0] if job.sizes else None
-  return onnx_file.model_of(graph, job.model, outputs, metadata, size)
+  overlap = job.thresholds is not None
+  return onnx_file.model_of(graph, job.model, outputs, metadata, size, overlap)
 
 
 def _with_behind(content: bytes, job: Job) -> bytes:

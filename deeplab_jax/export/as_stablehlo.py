@@ -66,7 +66,7 @@ def _without_source_files() -> Iterator[None]:
 
 
 def _exported(job, outputs, tree, leaves, size) -> jax.export.Exported:
-  run = program.program_fn(job.model, job.protocol, outputs)
+  run = program.program_fn(job.model, job.protocol, outputs, job.thresholds)
 
   def function(weights, images):
     return run(jax.tree.unflatten(tree, weights), images)[0]

@@ -31,6 +31,7 @@ IMAGE = "image"
 _METADATA = "deeplab_jax"
 _IDENTIFIER = b"TFL3"
 _IS_LARGEST_OF = ("ARG_MAX", "SOFTMAX")
+_IS_LOGITS_OF, _IS_ABOVE = ("LOGISTIC",), ("GREATER_EQUAL",)
 
 
 def check(sizes: tuple) -> None:
@@ -92,7 +93,9 @@ def make(job: Job) -> bytes:
 def _function(tf: Any, job: Job) -> Callable:
   """From images to what is asked for, in TensorFlow."""
   folded = jax.tree.map(np.asarray, fold(job.model, job.variables))
-  run = program.program_fn(job.model, job.protocol, (job.output,))
+  run = program.program_fn(
+    job.model, job.protocol, (job.output,), job.thresholds
+  )
   size = job.sizes[0]
   images = program.abstract_images(size, 1, job.model.channels)
   tracing = program.tracing(job.model, job.protocol, size)
@@ -156,7 +159,7 @@ def open_file(content: bytes, job: Job) -> Opened:
     if job.behind == job.output:
       return run(images)
     if not wider:
-      wider.append(_runner(_with_behind(content, interpreter))[0])
+      wider.append(_runner(_with_behind(content, interpreter, job))[0])
     height, width = images.shape[1:3]
     return wider[0](images)[:, :height, :width]
 
@@ -185,10 +188,13 @@ def _runner(content: bytes) -> tuple[Callable, Any]:
   return run, interpreter
 
 
-def _with_behind(content: bytes, interpreter: Any) -> bytes:
-  """The file with one more output: what its labels are the largest of."""
+def _with_behind(content: bytes, interpreter: Any, job: Job) -> bytes:
+  """The file with one more output: what its labels are made of."""
   steps = interpreter._get_ops_details()
-  found = [s["inputs"][0] for s in steps if s["op_name"] in _IS_LARGEST_OF]
+  names = _IS_LARGEST_OF
+  if job.thresholds is not None:
+    names = _IS_LOGITS_OF if job.behind == "logits" else _IS_ABOVE
+  found = [s["inputs"][0] for s in steps if s["op_name"] in names]
   model = read(content)
   (graph,) = model.subgraphs
   graph.outputs = [*graph.outputs, *found[-1:]]

@@ -101,11 +101,7 @@ def _compare(
 ) -> dict[str, Any]:
   """Differences of one picture, and what there is to compare."""
   wanted = job.segmenter.outputs(image, "labels", "probabilities")
-  labels = found if job.output == "labels" else found.argmax(-1)
-  top = np.sort(wanted["probabilities"], axis=-1)
-  clear = np.ones(top.shape[:2], bool)
-  if top.shape[-1] > 1:
-    clear = top[..., -1] - top[..., -2] > TOLERANCE
+  labels, clear = labels_of(job, found), _clear(job, wanted["probabilities"])
   if labels.shape != clear.shape:
     raise ValueError(f"a picture of {clear.shape} has labels {labels.shape}")
   differs = labels != wanted["labels"]
@@ -129,6 +125,28 @@ def _compare(
     largest = max(_distance(array, logits) for array in compared["logits"])
     facts["logit_difference"] = largest / max(facts["largest_logit"], 1e-30)
   return facts
+
+
+def labels_of(job: Job, found: np.ndarray) -> np.ndarray:
+  """The labels that follow from what a file gives, whatever that is."""
+  if job.output == "labels":
+    return found
+  if job.thresholds is None:
+    return found.argmax(-1)
+  if job.output == "logits":
+    found = 1 / (1 + np.exp(-found.astype(np.float64)))
+  least = np.asarray(job.thresholds, np.float32)
+  return (found >= least).astype(np.uint8)
+
+
+def _clear(job: Job, probabilities: np.ndarray) -> np.ndarray:
+  """Where no difference within the tolerance can make another label."""
+  if job.thresholds is not None:
+    return np.abs(probabilities - np.float32(job.thresholds)) > TOLERANCE
+  if probabilities.shape[-1] == 1:
+    return np.ones(probabilities.shape[:2], bool)
+  top = np.sort(probabilities, axis=-1)
+  return top[..., -1] - top[..., -2] > TOLERANCE
 
 
 def _distance(found: np.ndarray, wanted: np.ndarray) -> float:

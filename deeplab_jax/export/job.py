@@ -15,7 +15,11 @@ from deeplab_jax.checkpoints.model_directory import read_description
 from deeplab_jax.export.calibration import Pictures, read
 from deeplab_jax.export.program import OUTPUTS, crop_of
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.inference.protocol import Protocol, stored_least_crop
+from deeplab_jax.inference.protocol import (
+  Protocol,
+  stored_least_crop,
+  stored_thresholds,
+)
 from deeplab_jax.models import DeepLab, for_inference
 
 Size = tuple[int, int]
@@ -54,6 +58,11 @@ class Job:
     is_one_view = len(self.protocol.scales) == 1 and not self.protocol.flip
     return "logits" if is_one_view else "probabilities"
 
+  @property
+  def thresholds(self) -> tuple[float, ...] | None:
+    """Of a model whose classes overlap: see `Segmenter`."""
+    return stored_thresholds(self.facts)
+
   @functools.cached_property
   def segmenter(self) -> Segmenter:
     """What the file is held against."""
@@ -80,6 +89,7 @@ class Job:
   def metadata(self) -> dict[str, Any]:
     """What a file says about itself, as JSON holds it."""
     model, segmenter = self.model, self.segmenter
+    overlap = self.thresholds is not None
     return {
       "class_names": list(segmenter.class_names),
       "colors": [list(map(int, color)) for color in segmenter.colors],
@@ -98,6 +108,7 @@ class Job:
       "value_range": [list(pair) for pair in model.value_range],
       "preprocessing": _preprocessing(model),
       "weights_sha256": self.weights_sha256,
+      **({"thresholds": list(self.thresholds)} if overlap else {}),
     }
 
 
@@ -177,6 +188,10 @@ def read_job(
       f"{model.channels} channels of {model.image_dtype}"
     )
   pictures = Pictures() if calibrate is None else read(calibrate, sizes[0])
+  if (
+    stored_thresholds(facts) is not None
+  ):  # masks/ would have one class a pixel
+    pictures = pictures._replace(masks=(None,) * len(pictures.images))
   return Job(
     model, variables, facts, protocol, output, sizes, precision, pictures
   )

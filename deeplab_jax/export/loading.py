@@ -78,8 +78,8 @@ class Exported:
         three channels for most.
 
     Returns:
-      labels, uint8 or uint16 (b, h, w); or float32 probabilities or logits
-      (b, h, w, classes).
+      labels, uint8 or uint16 (b, h, w), or where classes overlap uint8
+      (b, h, w, classes); or float32 probabilities or logits (b, h, w, classes).
 
     Raises:
       ValueError: wrong images, or of a size that the file is not for.

@@ -32,6 +32,7 @@ def graph_of(
   protocol: Protocol,
   outputs: Sequence[str],
   size: tuple[int, int] | None = None,
+  thresholds: Sequence[float] | None = None,
 ) -> Builder:
   """The graph of a network.
 
@@ -41,13 +42,14 @@ def graph_of(
     protocol: how pictures are brought before it.
     outputs: of `program.OUTPUTS`.
     size: height and width of the pictures; None for any.
+    thresholds: of a model whose classes overlap.
 
   Raises:
     ValueError: the network does something that ONNX files are not made of here,
       or that depends on the size.
   """
   folded = fold(model, variables)
-  run = program.program_fn(model, protocol, outputs)
+  run = program.program_fn(model, protocol, outputs, thresholds)
   images = program.abstract_images(
     size, None, model.channels, model.image_dtype
   )
@@ -69,6 +71,7 @@ def model_of(
   outputs: Sequence[str],
   metadata: Mapping[str, str],
   size: tuple[int, int] | None = None,
+  overlap: bool = False,
 ) -> "onnx.ModelProto":
   """A graph as ONNX has it, checked.
 
@@ -78,6 +81,7 @@ def model_of(
     outputs: those of the graph's that the file has.
     metadata: what else is to stand in the file.
     size: of the pictures.
+    overlap: whether its classes do: labels are then of each.
   """
   onnx = needs("onnx")
   helper = onnx.helper
@@ -90,9 +94,11 @@ def model_of(
   results = []
   for name in outputs:
     shape = ["batch", height, width]
-    dtype = label_dtype(model.num_classes)
+    dtype = np.uint8 if overlap else label_dtype(model.num_classes)
     if name != "labels":
-      shape, dtype = [*shape, model.num_classes], np.dtype(np.float32)
+      dtype = np.float32
+    if name != "labels" or overlap:
+      shape = [*shape, model.num_classes]
     results.append(
       helper.make_tensor_value_info(name, ONNX_TYPES[np.dtype(dtype)], shape)
     )

@@ -25,7 +25,10 @@ Side = Any  # an int, or a symbol
 
 
 def program_fn(
-  model: DeepLab, protocol: Protocol, outputs: Sequence[str]
+  model: DeepLab,
+  protocol: Protocol,
+  outputs: Sequence[str],
+  thresholds: Sequence[float] | None = None,
 ) -> Callable:
   """Makes the function that is exported.
 
@@ -34,14 +37,16 @@ def program_fn(
     protocol: how pictures are brought before it. A picture is seen whole,
       however many pixels it has.
     outputs: some of `OUTPUTS`; logits are of one view alone.
+    thresholds: of a model whose classes overlap, see `fuse_fn`.
 
   Returns:
     A function of variables and pictures of one size, (b, h, w, channels) of
     the model's `image_dtype`, uint8 RGB for most, to a tuple of what `outputs`
     name: labels, uint8 or uint16 (b, h, w); float32 probabilities or logits,
-    (b, h, w, num_classes).
+    (b, h, w, num_classes). With thresholds, labels are uint8
+    (b, h, w, num_classes), too.
   """
-  fuse = fuse_fn(model, protocol.scales, protocol.flip)
+  fuse = fuse_fn(model, protocol.scales, protocol.flip, thresholds)
   color = np.asarray(padding_of(model), np.float32)
 
   def run(variables, images):

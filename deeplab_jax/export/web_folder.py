@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from deeplab_jax import atomic
-from deeplab_jax.checkpoints import read_model
+from deeplab_jax.checkpoints.model_directory import read_description
 from deeplab_jax.export import certificate, web_runtime
 from deeplab_jax.export.exporting import export
+from deeplab_jax.inference.protocol import stored_thresholds
 
 PAGE = (
   "network.js",
@@ -85,11 +86,16 @@ def export_web(
   """
   out = pathlib.Path(out)
   _check(out, overwrite, options)
-  model = read_model(checkpoint)
+  model, description = read_description(checkpoint)
   if (model.channels, model.image_dtype) != (3, "uint8"):
     raise ValueError(
       "the page of format web shows RGB of 8 bits, got a network for "
       f"{model.channels} channels of {model.image_dtype}; give --format onnx"
+    )
+  if stored_thresholds(description) is not None:
+    raise ValueError(
+      f"the page of format web shows one class a pixel, but those of "
+      f"{checkpoint} overlap; --format onnx gives a mask of each"
     )
   picture = _sample(sample)
   version, engine = web_runtime.read(runtime)

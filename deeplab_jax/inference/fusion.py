@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deeplab_jax.inference.crops import apply_on, flip_within
 from deeplab_jax.models import (
@@ -94,7 +95,10 @@ def logits_fn(model: DeepLab, scale: float = 1.0) -> Callable:
 
 
 def predict_fn(
-  model: DeepLab, scales: Sequence[float] = (1.0,), flip: bool = False
+  model: DeepLab,
+  scales: Sequence[float] = (1.0,),
+  flip: bool = False,
+  thresholds: Sequence[float] | None = None,
 ) -> Callable:
   """Makes the function from images to labels and probabilities.
 
@@ -105,6 +109,8 @@ def predict_fn(
     model: the network.
     scales: of the images.
     flip: whether to look at the mirror images, too.
+    thresholds: where classes overlap, the probability of each from which on it
+      is there; None where a pixel is of one class.
 
   Returns:
     A function, to be jitted, of
@@ -115,10 +121,12 @@ def predict_fn(
       crops: int32 (b, 2), the size that each is evaluated at, or None for
         (h, w); see `crops`
     to labels (b, h, w), uint8 or uint16, and float32 probabilities
-    (b, h, w, num_classes), to be cut to the true sizes.
+    (b, h, w, num_classes), to be cut to the true sizes. With thresholds,
+    probabilities are of each class alone, by the sigmoid of its logits, and
+    labels uint8 (b, h, w, num_classes), 1 where a class is.
   """
   color = jnp.asarray(padding_of(model), jnp.float32)
-  fuse = fuse_fn(model, scales, flip)
+  fuse = fuse_fn(model, scales, flip, thresholds)
 
   def predict(variables, images, sizes, crops=None):
     canvas = images.shape[1:3]
@@ -130,7 +138,10 @@ def predict_fn(
 
 
 def fuse_fn(
-  model: DeepLab, scales: Sequence[float] = (1.0,), flip: bool = False
+  model: DeepLab,
+  scales: Sequence[float] = (1.0,),
+  flip: bool = False,
+  thresholds: Sequence[float] | None = None,
 ) -> Callable:
   """Makes what `predict_fn` does once the padding has its colour.
 
@@ -138,6 +149,7 @@ def fuse_fn(
     model: the network.
     scales: of the images.
     flip: whether to look at the mirror images, too.
+    thresholds: as above.
 
   Returns:
     A function of variables, float images (b, h, w, channels) and crops as
@@ -156,6 +168,10 @@ def fuse_fn(
     ]
     half_pixel = model.half_pixel
     resized = (resize_bilinear(logits, canvas, half_pixel) for logits in views)
+    if thresholds is not None:
+      probabilities = sum(map(jax.nn.sigmoid, resized)) / len(views)
+      is_there = probabilities >= np.asarray(thresholds, np.float32)
+      return is_there.astype(jnp.uint8), probabilities, views
     probabilities = sum(map(jax.nn.softmax, resized)) / len(views)
     if len(views) > 1:
       labels = probabilities.argmax(-1)

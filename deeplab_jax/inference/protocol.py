@@ -7,7 +7,7 @@ alone. Prediction and evaluation lay pictures out here, and nowhere else.
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deeplab_jax.inference.tiles import Span, windows
@@ -140,6 +140,37 @@ def stored_least_crop(facts: Mapping[str, Any]) -> Size:
   """The least crop that a `model.json` of content `facts` holds."""
   size = (facts.get("evaluation") or {}).get("crop_size") or (1, 1)
   return tuple(size)
+
+
+def stored_thresholds(facts: Mapping[str, Any]) -> tuple[float, ...] | None:
+  """The thresholds that a `model.json` of content `facts` holds.
+
+  None of a model whose classes exclude each other.
+  """
+  found = facts.get("thresholds")
+  return None if found is None else tuple(found)
+
+
+def checked_thresholds(
+  thresholds: Sequence[float] | None, num_classes: int
+) -> tuple[float, ...] | None:
+  """`thresholds` as numbers, or None.
+
+  Raises:
+    ValueError: they are not one for each class, between 0 and 1.
+  """
+  if thresholds is None:
+    return None
+  found = tuple(thresholds)
+  are_numbers = all(isinstance(t, int | float) for t in found)
+  if len(found) != num_classes or not (
+    are_numbers and all(0 < t <= 1 for t in found)
+  ):
+    raise ValueError(
+      f"thresholds must be {num_classes} numbers above 0, at most 1, one per "
+      f"class, got {found}"
+    )
+  return tuple(map(float, found))
 
 
 def scales_argument(text: str) -> tuple[float, ...]:

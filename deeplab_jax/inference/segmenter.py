@@ -23,7 +23,9 @@ from deeplab_jax.inference.fusion import predict_fn
 from deeplab_jax.inference.protocol import (
   Protocol,
   Window,
+  checked_thresholds,
   stored_least_crop,
+  stored_thresholds,
 )
 from deeplab_jax.models import DeepLab
 from deeplab_jax.models.ops.canvas import NotConfinable
@@ -45,6 +47,8 @@ class Segmenter:
     class_names: one per class.
     colors: (r, g, b) of 0..255 per class.
     protocol: how pictures are brought before the network.
+    thresholds: where classes overlap, the probability of each from which on it
+      is there; None where a pixel is of one class.
   """
 
   def __init__(
@@ -60,6 +64,7 @@ class Segmenter:
     fold_batch_norm: bool | None = None,
     max_pixels: int = 2049 * 2049,
     tile: int = 1025,
+    thresholds: Sequence[float] | None = None,
   ):
     """Prepares; an image, or `compile`, has a program compiled if need be.
 
@@ -77,8 +82,10 @@ class Segmenter:
         float32, and in bfloat16, whose digits it keeps.
       max_pixels: larger crops are cut into windows.
       tile: side of a window, see `Protocol`.
+      thresholds: see above.
     """
     _check(model, class_names, colors)
+    self.thresholds = checked_thresholds(thresholds, model.num_classes)
     self.model = model
     self.class_names = tuple(class_names)
     self.colors = tuple(map(tuple, colors))
@@ -96,8 +103,9 @@ class Segmenter:
       variables = fold(model, variables)
     self._variables = jax.device_put(variables)
     self._in_onednn = fold_batch_norm and is_in_reach
-    predict = predict_fn(model, self.protocol.scales, flip)
-    self._run = _jitted(predict, self._in_onednn)
+    predict = predict_fn(model, self.protocol.scales, flip, self.thresholds)
+    overlap = self.thresholds is not None
+    self._run = _jitted(predict, self._in_onednn, overlap)
     self._programs = {}
     # The first crop is computed as it is: who labels pictures of one size is
     # spared a larger canvas, and the proof that one may be shared.
@@ -122,12 +130,19 @@ class Segmenter:
     """
     dataset = facts.get("dataset") or {}
     numbers = [f"class {i}" for i in range(model.num_classes)]
+    drawn = visualize.voc_colormap(model.num_classes + 1).tolist()
+    overlap = stored_thresholds(facts) is not None  # none of them is black
     settings = {
       "class_names": dataset.get("class_names") or numbers,
-      "colors": dataset.get("colors")
-      or visualize.voc_colormap(model.num_classes).tolist(),
+      "colors": dataset.get("colors") or drawn[overlap:][: model.num_classes],
       "evaluation_size": stored_least_crop(facts),
+      "thresholds": stored_thresholds(facts),
     }
+    if options.get("thresholds") is not None and not overlap:
+      raise ValueError(
+        "thresholds must be left out: a pixel is of one class of this model, "
+        f"the most probable; got {options['thresholds']}"
+      )
     return cls(model, variables, **(settings | options))
 
   @property
@@ -167,7 +182,10 @@ class Segmenter:
     return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
-    """Labels of `image`, uint8 or uint16 (h, w); see `outputs`."""
+    """Labels of `image`, uint8 or uint16 (h, w); see `outputs`.
+
+    Where classes overlap: uint8 (h, w, num_classes), 1 where a class is.
+    """
     return self.outputs(image, "labels")["labels"]
 
   def probabilities(self, image: np.ndarray) -> np.ndarray:
@@ -175,7 +193,10 @@ class Segmenter:
     return self.outputs(image, "probabilities")["probabilities"]
 
   def uncertainty(self, image: np.ndarray) -> np.ndarray:
-    """Entropy of the probabilities over its maximum: float32 (h, w), 0..1."""
+    """Entropy of the probabilities over its maximum: float32 (h, w), 0..1.
+
+    Where classes overlap: of yes and no, of the class that is least sure.
+    """
     return self.outputs(image, "uncertainty")["uncertainty"]
 
   def overlay(self, image: np.ndarray) -> np.ndarray:
@@ -317,17 +338,16 @@ class Segmenter:
     return self._programs[key]
 
 
-def _jitted(predict: Callable, in_onednn: bool) -> Callable:
+def _jitted(predict: Callable, in_onednn: bool, overlap: bool) -> Callable:
   """The program for one image; `wanted` are keys of `_OUTPUTS`."""
+  makers = _OUTPUTS | ({"uncertainty": _doubt} if overlap else {})
 
   @functools.partial(jax.jit, static_argnames="wanted")
   def run(variables, image, size, crop, wanted):
     crops = None if crop is None else crop[None]
     with _layers(in_onednn):
       labels, probabilities = predict(variables, image[None], size[None], crops)
-    return {
-      name: _OUTPUTS[name](labels[0], probabilities[0]) for name in wanted
-    }
+    return {name: makers[name](labels[0], probabilities[0]) for name in wanted}
 
   return run
 
@@ -340,6 +360,12 @@ def _uncertainty(labels, probabilities):
   del labels
   entropy = -jax.scipy.special.xlogy(probabilities, probabilities).sum(-1)
   return entropy / math.log(max(probabilities.shape[-1], 2))
+
+
+def _doubt(labels, probabilities):
+  del labels
+  shares = jnp.stack([probabilities, 1 - probabilities], -1)
+  return _uncertainty(None, shares).max(-1)
 
 
 _OUTPUTS = {

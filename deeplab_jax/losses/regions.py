@@ -65,7 +65,24 @@ def tversky(
   Returns:
     The sum over the images with labels, and their number.
   """
-  common, predicted, there = _areas(logits, labels)
+  return tversky_of_areas(
+    *_areas(logits, labels),
+    smooth=smooth,
+    false_positives=false_positives,
+    false_negatives=false_negatives,
+  )
+
+
+def tversky_of_areas(
+  common: jax.Array,
+  predicted: jax.Array,
+  there: jax.Array,
+  *,
+  smooth: float,
+  false_positives: float,
+  false_negatives: float,
+) -> Sums:
+  """`tversky` of areas in pixels, each (b, num_classes)."""
   present = there != 0  # also NaN
   errors = false_positives * (predicted - common)
   errors += false_negatives * (there - common)

@@ -30,8 +30,19 @@ from deeplab_jax.metrics.confusion import (
   mean_iou_labelled,
   pixel_accuracy,
 )
+from deeplab_jax.metrics.overlapping import (
+  best_thresholds,
+  level_counts,
+  mean_of_known,
+  outcome_counts,
+  outcome_iou,
+  outcome_precision,
+  outcome_recall,
+  outcomes_at,
+)
 
 __all__ = [
+  "best_thresholds",
   "border_bands",
   "boundary_counts",
   "boundary_distance",
@@ -43,10 +54,17 @@ __all__ = [
   "contour_strip",
   "frequency_weighted_accuracy",
   "iou_per_class",
+  "level_counts",
   "mean_accuracy",
   "mean_boundary_iou",
   "mean_iou",
   "mean_iou_labelled",
+  "mean_of_known",
+  "outcome_counts",
+  "outcome_iou",
+  "outcome_precision",
+  "outcome_recall",
+  "outcomes_at",
   "pixel_accuracy",
   "reliability",
   "trimap_bands",

@@ -149,7 +149,7 @@ def make_plan(
   """
   config_lib.check(config, len(machine.devices))
   config = config_lib.with_crop(config, largest=None)
-  info = dataset_info(config.data)
+  info = dataset_info(config.data, config.task == "multilabel")
   config_lib.check_classes(config, info.num_classes)
   images = config_lib.image_arguments(info)
   model = config_lib.make_model(config, info.num_classes, **images)

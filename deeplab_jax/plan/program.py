@@ -104,7 +104,7 @@ def compile_step(
     create_state, model, optimizer, crop_size, config.seed, averaged
   )
   task = find_task(config)
-  batch = task.abstract_batch(config, model.channels, model.image_dtype)
+  batch = task.abstract_batch(config, model)
   arguments = jax.eval_shape(create), batch
   loss = task.make_loss(config)
   step = make_train_step(model, loss, optimizer, config, mesh)

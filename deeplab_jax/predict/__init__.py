@@ -2,7 +2,8 @@
 
   python -m deeplab_jax.predict CHECKPOINT IMAGE_OR_FOLDER... --out DIR
 
-DIR/labels/<name>.png holds class numbers, with the classes' colours as palette;
+DIR/labels/<name>.png holds class numbers, with the classes' colours as palette
+(where classes overlap, DIR/labels/<class>/<name>.png, white where a class is);
 DIR/overlays/<name>.png shows them over the picture, with their names below it,
 unless --no_overlay is given. --probabilities adds DIR/probabilities/<name>.npy,
 --uncertainty adds DIR/uncertainty/<name>.png; see `predict_files`. Of a TIFF
@@ -90,6 +91,11 @@ def _run(flags: argparse.Namespace) -> int:
   segmenter = load(
     flags.checkpoint, flags.output_stride, flags.dtype, **_protocol(flags)
   )
+  if flags.package and segmenter.thresholds is not None:
+    raise ValueError(
+      f"--package {flags.package} is of one class a pixel, but those of "
+      f"{flags.checkpoint} overlap; leave it out"
+    )
   others = [job.source for job in jobs if job not in rasters]
   for line in remarks(others, is_rgb):
     print(f"warning: {line}", file=sys.stderr)

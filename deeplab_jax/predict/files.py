@@ -24,6 +24,7 @@ from deeplab_jax.predict.naming import (
   PROBABILITIES,
   UNCERTAINTY,
   Job,
+  class_folders,
 )
 from deeplab_jax.predict.reading import read_for
 
@@ -60,7 +61,8 @@ def predict_files(
   is too large to be seen at once.
 
   - "labels": indexed PNG with the palette of the classes (grey of 16 bits above
-    256 classes);
+    256 classes); where classes overlap, OUT/labels/<class>/<name> of each, 255
+    where it is and else 0;
   - "overlays": RGB PNG of the picture under the colours of its labels, and
     below it the names of the classes that occur;
   - "probabilities": of all classes, float16 (h, w, num_classes), as `.npy`;
@@ -104,8 +106,8 @@ def predict_files(
       with _noting(failures, job):
         image = reading.result()
         outputs = segmenter.outputs(image, LABELS, *computed)
-        paths = {kind: out / kind / job.name for kind in kinds}
-        task = pool.submit(_write, paths, image, outputs, segmenter)
+        results = image, outputs, segmenter
+        task = pool.submit(_write, out, job.name, kinds, *results)
         writing.append((job, task))
       if len(writing) > _AHEAD:
         _finish(*writing.popleft(), failures)
@@ -167,15 +169,20 @@ def _noting(failures: list[Failure], job: Job) -> Iterator[None]:
 
 
 def _write(
-  paths: Mapping[str, pathlib.Path],
+  out: pathlib.Path,
+  name: str,
+  kinds: Sequence[str],
   image: np.ndarray,
   outputs: Mapping[str, np.ndarray],
   segmenter: Segmenter,
 ) -> None:
-  """Writes each kind of result to its path; see `predict_files`."""
+  """Writes each kind of result to OUT/<kind>/<name>; see `predict_files`."""
   labels, colors = outputs[LABELS], segmenter.colors
-  for kind, path in paths.items():
-    if kind == LABELS:
+  for kind in kinds:
+    path = out / kind / name
+    if kind == LABELS and labels.ndim == 3:
+      _write_masks(out / kind, name, labels, segmenter.class_names)
+    elif kind == LABELS:
       visualize.write_label_png(path, labels, colors)
     elif kind == OVERLAYS:
       shown = visualize.viewable(image, segmenter.model.value_range)
@@ -186,6 +193,17 @@ def _write(
       _write_png(path, np.rint(255 * outputs[kind]).astype(np.uint8))
     else:
       _write_npy(path.with_suffix(".npy"), outputs[kind].astype(np.float16))
+
+
+def _write_masks(
+  folder: pathlib.Path,
+  name: str,
+  masks: np.ndarray,
+  class_names: Sequence[str],
+) -> None:
+  """Writes FOLDER/<class>/<name> of masks (h, w, classes) of 0 and 1."""
+  for index, class_folder in enumerate(class_folders(class_names)):
+    _write_png(folder / class_folder / name, 255 * masks[..., index])
 
 
 def _write_png(path: pathlib.Path, picture: np.ndarray) -> None:

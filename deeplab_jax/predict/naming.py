@@ -4,7 +4,8 @@ import collections
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 LABELS, OVERLAYS = "labels", "overlays"
@@ -13,6 +14,8 @@ KINDS = (LABELS, OVERLAYS, PROBABILITIES, UNCERTAINTY)
 """What can be had of a picture: folders below that of the results."""
 POLYGONS = "polygons"
 """The folder of what can be had of a raster with a place on earth beside."""
+
+_LONGEST = 60  # letters of a class's folder
 
 # HEIC cannot be read; it is tried so that its pictures are named as failed.
 _PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif")
@@ -69,6 +72,21 @@ def find_jobs(
   jobs = [Job(source, name) for (source, _), name in zip(found.values(), names)]
   _refuse_to_replace(jobs, results)
   return jobs
+
+
+def class_folders(class_names: Sequence[str]) -> list[str]:
+  """A name of a folder for each class, which no other class has.
+
+  What file systems do not take becomes "_"; capitals do not tell names apart.
+  """
+  found = []
+  for index, name in enumerate(class_names):
+    plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(" .")[:_LONGEST]
+    taken = {other.casefold() for other in found}
+    if not plain or plain.casefold() in taken:
+      plain = f"{plain}_{index}"
+    found.append(plain)
+  return found
 
 
 def folders_like_pictures(inputs: Iterable[str | os.PathLike]) -> list[str]:

@@ -1,6 +1,7 @@
-"""What a run does for segmentation and for classification each in its way."""
+"""What a run does in its own way for each task: segmentation into classes that
+exclude each other or overlap, and classification."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +10,18 @@ from ml_collections import ConfigDict
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.losses import Loss
-from deeplab_jax.tasks import classification, segmentation
+from deeplab_jax.tasks import classification, multilabel, segmentation
 
-__all__ = ["CLASSIFICATION", "SEGMENTATION", "Task", "find_task"]
+__all__ = [
+  "CLASSIFICATION",
+  "MULTILABEL",
+  "SEGMENTATION",
+  "Task",
+  "find_task",
+]
+
+
+Evaluations = Mapping[int, Mapping[str, float]]
 
 
 class Task(NamedTuple):
@@ -23,7 +33,7 @@ class Task(NamedTuple):
     make_loss: config -> what a training step minimises.
     train_batches: (dataset, config, step) -> this process's rows of the global
       batches from `step` on: {"image", "label", "name"}.
-    abstract_batch: (config, channels, dtype), the last two of images -> the
+    abstract_batch: (config, model), for RGB of 8 bits if that is None -> the
       global batch without names, as `jax.ShapeDtypeStruct`s.
     evaluation_size: config -> height and width that images are evaluated at,
       at least.
@@ -32,6 +42,8 @@ class Task(NamedTuple):
       None if told to stop. Draws examples, if the task has any to draw, to the
       path `picture`.
     report: (checkpoint, config, workdir, compare=), what `--mode eval` does.
+    facts: (figures of all evaluations by step, class names) -> further fields
+      of `model.json`.
   """
 
   score: str
@@ -42,6 +54,9 @@ class Task(NamedTuple):
   evaluation_size: Callable[[ConfigDict], tuple[int, int]]
   evaluate: Callable[..., dict[str, float] | None]
   report: Callable[..., Any]
+  facts: Callable[[Evaluations, Sequence[str]], dict[str, Any]] = (
+    lambda evaluations, class_names: {}
+  )
 
 
 SEGMENTATION = Task(
@@ -53,6 +68,17 @@ SEGMENTATION = Task(
   evaluation_size=segmentation.evaluation_size,
   evaluate=segmentation.evaluate,
   report=segmentation.report,
+)
+MULTILABEL = Task(
+  score="eval/miou",
+  title="mIoU",
+  make_loss=multilabel.make_loss,
+  train_batches=segmentation.train_batches,
+  abstract_batch=multilabel.abstract_batch,
+  evaluation_size=segmentation.evaluation_size,
+  evaluate=multilabel.evaluate,
+  report=multilabel.report,
+  facts=multilabel.facts,
 )
 CLASSIFICATION = Task(
   score="eval/top1",
@@ -73,6 +99,13 @@ def find_task(config: ConfigDict) -> Task:
     ValueError: the data set is of another one.
   """
   info = DATASETS[config.data.name]
+  if config.task == "multilabel":
+    if info.name == "folder":
+      return MULTILABEL
+    raise ValueError(
+      f"data.name must be 'folder' with config.task 'multilabel', whose masks "
+      f"may overlap, got {info.name!r}; start from configs/folder.py"
+    )
   if info.has_masks != (config.task == "segmentation"):
     kind = "masks" if info.has_masks else "one class an image and no masks"
     remedy = "configs/voc.py" if info.has_masks else "configs/imagenet.py"

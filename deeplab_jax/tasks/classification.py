@@ -12,6 +12,7 @@ from deeplab_jax.data import classification
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.evaluate.classification import evaluate, report
 from deeplab_jax.losses import Loss, class_cross_entropy
+from deeplab_jax.models import Classifier
 
 __all__ = [
   "abstract_batch",
@@ -48,9 +49,12 @@ def train_batches(
 
 
 def abstract_batch(
-  config: ConfigDict, channels: int = 3, dtype: str = "uint8"
+  config: ConfigDict, model: Classifier | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of a global batch: images, and one class of each."""
+  channels, dtype = (
+    (model.channels, model.image_dtype) if model else (3, "uint8")
+  )
   shape = (config.batch_size, *config.data.crop_size, channels)
   return {
     "image": jax.ShapeDtypeStruct(shape, np.dtype(dtype)),

@@ -45,9 +45,12 @@ def train_batches(
 
 
 def abstract_batch(
-  config: ConfigDict, channels: int = 3, dtype: str = "uint8"
+  config: ConfigDict, model: DeepLab | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of a global batch: crops and their masks."""
+  channels, dtype = (
+    (model.channels, model.image_dtype) if model else (3, "uint8")
+  )
   shape = (config.batch_size, *config.data.crop_size, channels)
   return {
     "image": jax.ShapeDtypeStruct(shape, np.dtype(dtype)),

@@ -40,6 +40,7 @@ _MEANING = frozenset(
 _SCORING = (
   *("data.eval_limit", "data.eval_size", "eval.output_stride", "eval.dtype"),
   *("eval.scales", "eval.flip", "eval.max_pixels", "eval.tile"),
+  *("task", "eval.threshold"),
 )
 
 

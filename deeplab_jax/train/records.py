@@ -22,6 +22,7 @@ class Records:
 
   Attributes:
     rows: those up to the step that the run continues from.
+    evaluations: figures of all evaluations so far, by step.
   """
 
   def __init__(
@@ -44,6 +45,7 @@ class Records:
     self._score = score
     scored = [row for row in self.rows if score in row]
     self._scores = {row["step"]: row[score] for row in scored}
+    self.evaluations = {row["step"]: row for row in scored}
     self._writes = writes
     self._files = contextlib.ExitStack()
     self._lines: IO[str] | None = None
@@ -76,6 +78,7 @@ class Records:
     """Adds one line of values, named such as "train/loss"; NaN becomes null."""
     if self._score in values:
       self._scores[step] = values[self._score]
+      self.evaluations[step] = dict(values)
     if not self._writes:
       return
     if self._lines is None:

@@ -76,7 +76,8 @@ def train_and_evaluate(
     continuing.settle(workdir, found, allow_changes)  # before data is built
     if config.init_from and not continuing.has_begun(workdir):
       check_start(config)
-    dataset = open_dataset(config.data)
+    multilabel = config.task == "multilabel"
+    dataset = open_dataset(config.data, multilabel=multilabel)
     data = describe(dataset)
     # Every process compares before the first of them may write.
     of_data = continuing.data_changes(workdir, data, allow_changes)
@@ -188,6 +189,7 @@ def _write_descriptions(run: _Run) -> None:
     source=f"trained by deeplab_jax, init_from={run.config.init_from!r}",
     license=run.license,
     evaluation={"crop_size": crop_size, **run.records.last_evaluation()},
+    **run.task.facts(run.records.evaluations, run.dataset.info.class_names),
   )
 
 

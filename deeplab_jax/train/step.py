@@ -38,18 +38,20 @@ def make_train_step(
   """Compiles one update: (state, batch) -> (state, metrics).
 
   The metrics are "loss", which is the sum of the next two, the loss under its
-  own name, "weight_decay" (not of AdamW, whose decay is of no loss),
-  "gradient_norm", before clipping, and "learning_rate".
+  own name, those of a sum of losses also under theirs, "weight_decay" (not of
+  AdamW, whose decay is of no loss), "gradient_norm", before clipping, and
+  "learning_rate".
 
   The batch holds `image` (b, h, w, channels), of the model's `image_dtype`, and
-  `label`, uint8 (b, h, w) or, of a classifier, int32 (b,). Random draws follow
-  from the seed and the step's number alone. The state is donated: the one
-  passed in is gone afterwards.
+  `label`, uint8 (b, h, w), with classes behind where they overlap, or, of a
+  classifier, int32 (b,). Random draws follow from the seed and the step's
+  number alone. The state is donated: the one passed in is gone afterwards.
 
   With `config.accumulate_steps` the batch goes through the network in so many
   parts. Loss and gradient are those of the whole, normalised by all its
   labelled pixels, where batch norm is frozen; else each part is normalised by
-  its own statistics. Hard pixels are mined, and dropout is drawn, by the part.
+  its own statistics. Hard pixels are mined, and dropout is drawn, by the part;
+  in a sum of losses each is normalised over the whole batch all the same.
   `config.batch_norm_groups` are groups of the rows of such a part.
 
   Weights that are frozen for good have no gradient, which is not computed.
@@ -63,13 +65,15 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     parts = _split(batch, config.accumulate_steps, mesh)
     keys = jax.random.split(key, config.accumulate_steps)
-    sums, batch_stats = _accumulate(loss_of, state, parts, keys)
+    whole = batch["label"] if config.accumulate_steps > 1 else None
+    sums, batch_stats = _accumulate(loss_of, state, parts, keys, whole)
     value, grads = jax.tree.map(
       lambda total: losses.mean(total, sums["count"]),
       (sums["loss"], sums["gradient"]),
     )
     metrics = {
       loss.name: value,
+      **{name: losses.mean(*found) for name, found in sums["terms"].items()},
       **_with_decay(value, state.params, config),
       "gradient_norm": optax.tree.norm(grads),
       "learning_rate": schedule(state.step),
@@ -130,24 +134,33 @@ def _averaged(after: TrainState, old: Tree, config: ConfigDict) -> TrainState:
 
 
 def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
-  """(params, batch_stats, batch, key, step) -> sum, (count, batch_stats)."""
+  """(params, batch_stats, batch, key, step, labels of all parts or None) ->
+  sum, (count, sums and counts of the terms of a sum, batch_stats)."""
   apply = _forward_pass(model, config)
 
-  def loss_of(params, batch_stats, batch, key, step):
+  def sums_of(logits, labels, step, whole):
+    if not loss.terms:
+      return *loss.sums(logits, labels, step=step), {}
+    if whole is not None:
+      whole = losses.whole_batch(loss, whole, logits.shape[-1])
+    found = {n: f(logits, labels, step=step) for n, f in loss.terms.items()}
+    return *losses.join(loss, found, labels, whole), found
+
+  def loss_of(params, batch_stats, batch, key, step, whole):
     params = _without_frozen(params, config)
     variables = {"params": params, "batch_stats": batch_stats}
     (logits, *others), moved = apply(variables, batch["image"], key)
     if getattr(model, "half_pixel", False):
       # Losses align corners, unless there is nothing left to resize.
-      size = batch["label"].shape[1:]
+      size = batch["label"].shape[1:3]
       logits = resize_bilinear(logits, size, True)
       others = [resize_bilinear(other, size, True) for other in others]
-    total, count = loss.sums(logits, batch["label"], step=step)
+    total, count, terms = sums_of(logits, batch["label"], step, whole)
     count = jnp.asarray(count)
     for other in others:
-      value = losses.mean(*loss.sums(other, batch["label"], step=step))
+      value = losses.mean(*sums_of(other, batch["label"], step, whole)[:2])
       total += config.loss.auxiliary_weight * value * count
-    return total, (count, {**batch_stats, **moved})
+    return total, (count, terms, {**batch_stats, **moved})
 
   return loss_of
 
@@ -210,22 +223,27 @@ def _split(batch: Tree, parts: int, mesh: Mesh) -> Tree:
 
 
 def _accumulate(
-  loss_of: Callable, state: TrainState, parts: Tree, keys: jax.Array
+  loss_of: Callable,
+  state: TrainState,
+  parts: Tree,
+  keys: jax.Array,
+  whole: jax.Array | None,
 ) -> tuple[dict[str, Any], Tree]:
   """Sums over the parts of a batch, taken one after the other.
 
   Returns:
-    {"loss", "count", "gradient"} of the whole batch, and the moving statistics,
-    which each part has moved.
+    {"loss", "count", "terms", "gradient"} of the whole batch, and the moving
+    statistics, which each part has moved.
   """
 
   gradient_of = jax.value_and_grad(loss_of, has_aux=True)
 
   def sums_of(batch_stats, part, key):
-    (loss, (count, batch_stats)), gradient = gradient_of(
-      state.params, batch_stats, part, key, state.step
+    (loss, (count, terms, batch_stats)), gradient = gradient_of(
+      state.params, batch_stats, part, key, state.step, whole
     )
-    return {"loss": loss, "count": count, "gradient": gradient}, batch_stats
+    sums = {"loss": loss, "count": count, "terms": terms}
+    return sums | {"gradient": gradient}, batch_stats
 
   if len(keys) == 1:
     # Not as a loop: XLA's CPU backend leaves the gradients of convolutions in

@@ -2,6 +2,7 @@
 
 from deeplab_jax.visualize import html
 from deeplab_jax.visualize.colors import (
+  classes_in,
   colorize,
   label_picture,
   overlay,
@@ -23,6 +24,7 @@ from deeplab_jax.visualize.plots import (
 )
 
 __all__ = [
+  "classes_in",
   "colorize",
   "confusion_figure",
   "curves_figure",

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_jax import atomic
+from deeplab_jax.data.classes import IGNORE
 
 Colors = Sequence[tuple[int, int, int]]
 
@@ -72,16 +73,40 @@ def viewable(
 
 
 def colorize(labels: np.ndarray, colors: Colors) -> np.ndarray:
-  """Paints `labels`, integers (h, w), as uint8 RGB (h, w, 3)."""
-  return palette(colors)[labels]
+  """Paints `labels`, integers (h, w), as uint8 RGB (h, w, 3).
+
+  Of overlapping classes, (h, w, classes) of 0 and 1, the mean colour of those
+  that are there; black where none is, pale where all are 255.
+  """
+  if labels.ndim == 2:
+    return palette(colors)[labels]
+  there = (labels == 1).astype(np.float32)
+  paint = there @ np.asarray(colors, np.float32).reshape(-1, 3)
+  paint /= np.maximum(there.sum(-1, keepdims=True), 1)
+  paint = np.rint(paint).astype(np.uint8)
+  paint[(labels == IGNORE).all(-1)] = palette(colors)[IGNORE]
+  return paint
 
 
 def overlay(
   image: np.ndarray, labels: np.ndarray, colors: Colors, opacity: float = 0.55
 ) -> np.ndarray:
-  """Lays the colours of `labels` (h, w) over `image`, uint8 RGB (h, w, 3)."""
+  """Lays the colours of `labels` (h, w) over `image`, uint8 RGB (h, w, 3).
+
+  Of overlapping classes, see `colorize`; where none is, the image shows.
+  """
   paint = colorize(labels, colors)
-  return cv2.addWeighted(image, 1 - opacity, paint, opacity, 0)
+  mixed = cv2.addWeighted(image, 1 - opacity, paint, opacity, 0)
+  if labels.ndim == 2:
+    return mixed
+  return np.where((labels == 1).any(-1, keepdims=True), mixed, image)
+
+
+def classes_in(labels: np.ndarray, num_classes: int) -> list[int]:
+  """The classes that occur in labels (h, w), or (h, w, classes)."""
+  if labels.ndim == 3:
+    return np.flatnonzero((labels == 1).any((0, 1))).tolist()
+  return [c for c in np.unique(labels).tolist() if c < num_classes]
 
 
 def label_picture(labels: np.ndarray, colors: Colors) -> Image.Image:

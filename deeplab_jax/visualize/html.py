@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +91,15 @@ def legend(colors: Mapping[str, tuple[int, int, int]]) -> str:
     for name, color in colors.items()
   ]
   return f'<div class="legend">{"".join(entries)}</div>'
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+  """Lines of cells, the first being headings."""
+  head, *others = lines
+  cells = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+  cells += ["".join(f"<td>{escape(c)}</td>" for c in line) for line in others]
+  body = "".join(f"<tr>{line}</tr>" for line in cells)
+  return f'<table cellpadding="6">{body}</table>'
 
 
 def row(heading: str, pictures: Mapping[str, str]) -> str:

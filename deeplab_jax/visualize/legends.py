@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from deeplab_jax import messages
-from deeplab_jax.visualize.colors import Colors
+from deeplab_jax.visualize.colors import Colors, classes_in
 
 FONT_SIZE = 13
 """Height of letters, in pixels, that suits pictures of up to 500 x 500."""
@@ -96,14 +96,15 @@ def with_legend(
 
   Args:
     picture: uint8 RGB (h, w, 3).
-    labels: integers (h, w); numbers beyond the classes are passed over.
+    labels: integers (h, w); numbers beyond the classes are passed over. Or of
+      overlapping classes, (h, w, classes) of 0 and 1.
     colors: one per class.
     class_names: one per class.
 
   Returns:
     uint8 RGB; its first h rows and w columns are `picture`.
   """
-  seen = [c for c in np.unique(labels) if c < len(class_names)]
+  seen = classes_in(labels, len(class_names))
   height, width = picture.shape[:2]
   font_size = max(FONT_SIZE, round(math.sqrt(height * width) / _SIDE))
   font_size = min(font_size, max(FONT_SIZE, width // _FEWEST))

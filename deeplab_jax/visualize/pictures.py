@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab_jax.data.classes import IGNORE
-from deeplab_jax.visualize.colors import Colors, colorize
+from deeplab_jax.visualize.colors import Colors, classes_in, colorize
 from deeplab_jax.visualize.legends import font, legend
 
 _CELL = 320
@@ -20,13 +20,16 @@ _RIGHT, _WRONG, _UNJUDGED = (222, 235, 222), (214, 39, 40), (245, 245, 245)
 def error_map(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
   """Red where `predictions` differ from `labels` (h, w), pale where unjudged.
 
+  Of overlapping classes (h, w, classes), red where any of them differs.
+
   Returns:
     uint8 RGB (h, w, 3).
   """
-  picture = np.where(
-    (labels == predictions)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG)
-  )
-  picture[labels == IGNORE] = _UNJUDGED
+  right, unjudged = labels == predictions, labels == IGNORE
+  if labels.ndim == 3:
+    right, unjudged = (right | unjudged).all(-1), unjudged.all(-1)
+  picture = np.where(right[..., None], np.uint8(_RIGHT), np.uint8(_WRONG))
+  picture[unjudged] = _UNJUDGED
   return picture
 
 
@@ -41,8 +44,9 @@ def picture_grid(
 
   Args:
     images: uint8 RGB (h, w, 3), each of its own size.
-    labels: uint8 (h, w), ignored pixels 255.
-    predictions: integers (h, w).
+    labels: uint8 (h, w), ignored pixels 255; or (h, w, classes), where they
+      overlap.
+    predictions: integers, of the same shapes.
     colors: one per class.
     class_names: of the legend, which lists the classes that occur.
 
@@ -70,9 +74,9 @@ def picture_grid(
 
 
 def _classes_in(label_maps, num_classes):
-  """The class numbers that occur; class 0 if everything is ignored."""
-  found = np.unique(np.concatenate([np.unique(m) for m in label_maps]))
-  return found[found < num_classes] if found[0] < num_classes else [0]
+  """The class numbers that occur; class 0 if none does."""
+  found = {c for labels in label_maps for c in classes_in(labels, num_classes)}
+  return sorted(found) or [0]
 
 
 def _fit(picture):

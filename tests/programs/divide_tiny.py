@@ -2,8 +2,9 @@
 
   divide_tiny.py NAME=VALUE;...
 
-Each word is one case: fields of the config that it changes. Prints as JSON, by
-case, what a step on one device and on all devices gave.
+Each word is one case: fields of the config that it changes, "loss" being the
+name of the loss. Prints as JSON, by case, what a step on one device and on all
+devices gave.
 """
 
 import ast
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 from deeplab_jax import config as config_lib
 from deeplab_jax import optimizer, sharding
 from deeplab_jax.plan import hlo
-from deeplab_jax.tasks.segmentation import make_loss
+from deeplab_jax.tasks import multilabel, segmentation
 from deeplab_jax.train.state import init_state
 from deeplab_jax.train.step import make_train_step
 from tests.programs.train_tiny import Tiny, batch_of
@@ -29,15 +30,22 @@ _STEPS = 20
 def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
   """Losses, weights and statistics after some steps; bytes reduced in one."""
   config = config_lib.base_config()
+  changes = dict(changes)
+  config.loss.name = changes.pop("loss", config.loss.name)
   config.update({"lr": 0.1, "steps": 100, **changes})
   config_lib.check(config, len(devices))
   mesh = Mesh(np.asarray(devices), (sharding.BATCH_AXIS,))
   model, rule = Tiny(dropout_rate=0.0), optimizer.make_optimizer(config)
   current = init_state(model, rule, (17, 17), 0, mesh, config.ema_decay > 0)
-  step = make_train_step(model, make_loss(config), rule, config, mesh)
+  overlap = config.task == "multilabel"
+  loss = (multilabel if overlap else segmentation).make_loss(config)
+  step = make_train_step(model, loss, rule, config, mesh)
   losses = []
   for number in range(_STEPS):
-    batch = sharding.global_batch(batch_of(number), mesh)
+    batch = batch_of(number)
+    if overlap:
+      batch["label"] = _planes(batch["label"])
+    batch = sharding.global_batch(batch, mesh)
     if number == 0:
       text = step.lower(current, batch).compile().as_text()
       reduced = hlo.collectives(text, len(devices))
@@ -49,6 +57,14 @@ def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
     "variables": [np.asarray(x).ravel().tolist() for x in leaves],
     "collectives": {k: c._asdict() for k, c in reduced.items()},
   }
+
+
+def _planes(labels: np.ndarray) -> np.ndarray:
+  """Labels (b, h, w) of classes that overlap: each is also the one before."""
+  planes = [(labels == c) | (labels == c + 1) for c in range(3)]
+  planes = np.stack(planes, -1).astype(np.uint8)
+  planes[labels == 255] = 255
+  return planes
 
 
 def main(cases: list[str]) -> None:

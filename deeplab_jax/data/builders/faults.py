@@ -174,6 +174,24 @@ FAULTS = {
     "export the masks again at the size of the images; resize masks by nearest "
     "neighbour only (Pillow's NEAREST, OpenCV's INTER_NEAREST)",
   ),
+  "wrong-channels": Kind(
+    "masks of overlapping classes have a wrong number of channels",
+    "save a channel, a page or an index of the last axis (.npy) for each "
+    "class, or a file a class (docs/data.md)",
+  ),
+  "not-two-valued": Kind(
+    "masks of one class say more than yes and no",
+    "save 1 where the class is and 0 elsewhere, without smoothing; masks whose "
+    "numbers are classes are of the task segmentation",
+  ),
+  "unlisted-class": Kind(
+    "masks are of classes that are not listed",
+    "list the class, or rename or remove the masks",
+  ),
+  "nothing-there": Kind(
+    "no class is there in any mask of train",
+    "check how the masks were exported, and the ignore label",
+  ),
 }
 
 REMARKS = {
@@ -288,6 +306,14 @@ REMARKS = {
     "read",
     "nothing if they are no lists; else call them classes.yaml or classes.txt, "
     "train.txt and val.txt, in the folder itself",
+  ),
+  "overlapping-masks": Kind(
+    "masks of overlapping classes were found as",
+    "nothing if that is so; see docs/data.md for other ways",
+  ),
+  "class-file-missing": Kind(
+    "images lack the mask of a class, which then counts as not there",
+    "nothing if that is so; else add the masks",
   ),
   "unread-files": Kind(
     "files beside images and masks have another suffix and are not read",

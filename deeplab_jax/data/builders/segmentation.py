@@ -63,13 +63,19 @@ class SegmentationBuilder(Builder, skip_registration=True):
     mask = example.mask
     if mask is None:
       mask = np.full(size, self.dataset.ignore_label)
-    checks.check_pair(example.mask_file, mask, size, self.dataset)
+    label = self.encode_mask(example.mask_file, mask, size)
     if example.size is None:
       source = example.source or example.image
       self.remarks.extend(checks.remarks(example.image_file, source))
-    label = masks.encode(mask)
     name = printable(key)
     return {"image": image, "label": label, "name": name}, size
+
+  def encode_mask(
+    self, file: str, mask: np.ndarray, size: tuple[int, int]
+  ) -> bytes:
+    """The PNG of a mask, which is checked against the size of its image."""
+    checks.check_pair(file, mask, size, self.dataset)
+    return masks.encode(mask)
 
 
 def read_pair(tree: Tree, image: str, mask: str) -> Example:

@@ -1,0 +1,269 @@
+"""A split through a network whose classes overlap: thresholds and figures.
+
+Every class has its own threshold. While training they are chosen, on the
+held-out split, and stored with the model; a stored model is scored by those.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from deeplab_jax import atomic, messages, metrics, sharding, visualize
+from deeplab_jax.checkpoints import load_variables
+from deeplab_jax.data.changes import describe
+from deeplab_jax.data.source import Dataset, open_dataset
+from deeplab_jax.evaluate import multilabel_page
+from deeplab_jax.evaluate.loop import (
+  Tally,
+  make_protocol,
+  sum_over_processes,
+  tally_split,
+)
+from deeplab_jax.evaluate.multilabel_results import (
+  MultilabelEvaluation,
+  threshold_key,
+)
+from deeplab_jax.evaluate.report import (
+  check_order,
+  peak_memory,
+  read_other,
+  say_least_crop,
+)
+from deeplab_jax.evaluate.results import ScoredPicture
+from deeplab_jax.inference import predict_fn
+from deeplab_jax.inference.protocol import (
+  checked_thresholds,
+  stored_least_crop,
+  stored_thresholds,
+)
+from deeplab_jax.models import DeepLab
+
+__all__ = ["evaluate", "report", "threshold_key"]
+
+_EXTREMES = 6  # worst and best images kept
+
+
+def evaluate(
+  model: DeepLab,
+  variables: Any,
+  config: ConfigDict,
+  *,
+  dataset: Dataset,
+  thresholds: Sequence[float] | None = None,
+  least_crop: tuple[int, int] | None = None,
+  mesh: Mesh | None = None,
+  should_stop: Callable[[], bool] = lambda: False,
+  show_progress: bool = False,
+) -> MultilabelEvaluation | None:
+  """Evaluates `model` on the evaluation split of a data set.
+
+  Every process of a run calls this; all get the same figures.
+
+  Args:
+    model: the network.
+    variables: `{"params", "batch_stats"}`, replicated over `mesh`.
+    config: `data` and `eval` are read.
+    dataset: one whose classes overlap.
+    thresholds: the probability of each class from which on it is there; None
+      takes those of the best IoU on this split.
+    least_crop: as a stored model has it; None takes `config.data.eval_size`.
+    mesh: all devices of all processes by default.
+    should_stop: asked before each batch.
+    show_progress: whether to draw a progress bar.
+
+  Returns:
+    what was found, None if told to stop.
+
+  Raises:
+    ValueError: the model has not the data set's classes, or a field of
+      `config.data` is wrong.
+  """
+  began = time.monotonic()
+  mesh = mesh or sharding.make_mesh()
+  protocol = make_protocol(config, least_crop)
+  thresholds = checked_thresholds(thresholds, dataset.info.num_classes)
+  how = protocol.scales, protocol.flip, mesh, thresholds
+  tallied = tally_split(
+    model,
+    variables,
+    config,
+    dataset=dataset,
+    protocol=protocol,
+    mesh=mesh,
+    make_step=lambda model: _make_step(model, *how),
+    make_tally=lambda sizes, work: _Tally(
+      sizes, work, config.eval.pictures, thresholds, model.value_range
+    ),
+    should_stop=should_stop,
+    show_progress=show_progress,
+  )
+  if tallied is None:
+    return None
+  tally, settings = tallied
+  return tally.found(dataset.info, settings, began)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_step(
+  model: DeepLab,
+  scales: tuple[float, ...],
+  flip: bool,
+  mesh: Mesh,
+  thresholds: tuple[float, ...] | None,
+) -> Callable:
+  """The compiled step, kept from one evaluation of a run to the next."""
+  wanted = thresholds or (0.5,) * model.num_classes
+  predict = predict_fn(model, scales, flip, wanted)
+
+  def step(variables, image, label, size, crop=None):
+    labels, probabilities = predict(variables, image, size, crop)
+    counts = {"levels": metrics.level_counts(label, probabilities)}
+    counts["outcomes"] = metrics.outcome_counts(label, labels, jnp)
+    return counts, probabilities
+
+  placements = sharding.replicated(mesh), sharding.divided(mesh)
+  return jax.jit(step, out_shardings=placements)
+
+
+class _Tally(Tally):
+  """The same of overlapping classes; what is put together are probabilities."""
+
+  def __init__(self, sizes, work, pictures, thresholds, value_range):
+    """With thresholds, every picture is looked at and the extremes are kept."""
+    detailed = thresholds is not None
+    super().__init__(0, sizes, work, pictures, detailed, value_range)
+    self._thresholds = thresholds
+
+  def _look_at(self, index, whole):
+    if index in self._shown:
+      self._examples[index] = whole
+    if self._thresholds is None:
+      return
+    example = _scored(whole, self._thresholds)
+    scored = not np.isnan(example.miou)
+    self._mious[index] = example.name, example.miou if scored else None
+    if scored:
+      self._scored = sorted([*self._scored, example], key=lambda e: e.miou)
+      del self._scored[_EXTREMES:-_EXTREMES]
+
+  def found(self, info, settings, began) -> MultilabelEvaluation:
+    """The evaluation since `began`, summed over all processes."""
+    self._count_pending()
+    levels, outcomes = self._totals["levels"], self._totals["outcomes"]
+    thresholds = self._thresholds
+    if thresholds is None:
+      thresholds = metrics.best_thresholds(levels)
+      outcomes = metrics.outcomes_at(levels, thresholds)
+    images = sum_over_processes(np.array(self._num_images))
+    shown = [whole for _, whole in sorted(self._examples.items())]
+    return MultilabelEvaluation(
+      dataset=info,
+      settings=settings,
+      thresholds=tuple(map(float, thresholds)),
+      outcomes=outcomes,
+      levels=levels,
+      num_images=int(images),
+      seconds=time.monotonic() - began,
+      examples=[_scored(whole, thresholds) for whole in shown],
+      image_mious=dict(v for _, v in sorted(self._mious.items())),
+      worst=self._scored[:_EXTREMES],
+      best=self._scored[::-1][:_EXTREMES],
+    )
+
+
+def _scored(whole, thresholds: Sequence[float]) -> ScoredPicture:
+  """A picture with the classes that are there from `thresholds` on."""
+  least = np.asarray(thresholds, np.float32)
+  predictions = (whole.predictions >= least).astype(np.uint8)
+  outcomes = metrics.outcome_counts(whole.labels, predictions)
+  miou = metrics.mean_of_known(metrics.outcome_iou(outcomes))
+  fields = whole._asdict() | {"predictions": predictions}
+  return ScoredPicture(**fields, miou=miou)
+
+
+def report(
+  checkpoint: str | os.PathLike,
+  config: ConfigDict,
+  workdir: str | os.PathLike | None = None,
+  compare: str | os.PathLike | None = None,
+) -> MultilabelEvaluation:
+  """Evaluates a stored model by its thresholds; writes WORKDIR/evaluation.
+
+  The folder receives `results.json`, `report.html`, and the pictures
+  `examples.png` and `iou.png`.
+
+  Args:
+    checkpoint: a workdir, a step in it, its `best`, or an imported model
+      directory; the model is the one stored there.
+    config: `data` and `eval` say on what and how; `eval.threshold`, unless 0,
+      stands in for all that are stored.
+    workdir: where the folder `evaluation` goes; None writes nothing.
+    compare: another evaluation to show beside this one: its workdir, or its
+      `results.json`.
+
+  Raises:
+    ValueError: the model's classes exclude each other, or have another order;
+      nothing to compare with, or of other classes; a wrong field.
+  """
+  model, variables, facts = load_variables(checkpoint)
+  thresholds = stored_thresholds(facts)
+  if thresholds is None:
+    raise ValueError(
+      f"{checkpoint} must hold a model of overlapping classes, with thresholds "
+      "in its model.json, got none; evaluate it with config.task 'segmentation'"
+    )
+  if config.eval.threshold:
+    thresholds = (config.eval.threshold,) * model.num_classes
+  least_crop = stored_least_crop(facts)
+  dataset = open_dataset(config.data, testing=True, multilabel=True)
+  described = json.dumps(describe(dataset, ["eval"]))
+  sharding.require_same(described, f"the data in {dataset.directory}")
+  check_order(facts, dataset.info)
+  other = compare and read_other(pathlib.Path(compare), dataset.info)
+  mesh = sharding.make_mesh()
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  first = jax.process_index() == 0
+  evaluation = evaluate(
+    model,
+    variables,
+    config,
+    dataset=dataset,
+    thresholds=thresholds,
+    least_crop=least_crop,
+    mesh=mesh,
+    show_progress=first,
+  )
+  if first:
+    rich.print(evaluation.table())
+    say_least_crop(least_crop, config, checkpoint)
+  if first and workdir is not None:
+    folder = pathlib.Path(workdir) / "evaluation"
+    _write(evaluation, folder, other)
+    print(f"report: {messages.printable(folder / 'report.html')}")
+  return evaluation
+
+
+def _write(
+  evaluation: MultilabelEvaluation,
+  folder: pathlib.Path,
+  other: dict[str, Any] | None,
+) -> None:
+  """Writes the folder of an evaluation, see `report`."""
+  content = evaluation.to_dict() | {"peak_memory_bytes": peak_memory()}
+  atomic.write_json(folder / "results.json", content)
+  evaluation.write_picture(folder / "examples.png")
+  plot = multilabel_page.draw_iou(content, other)
+  visualize.write_figure(folder / "iou.png", plot)
+  text = multilabel_page.render(evaluation, content, plot, other)
+  atomic.write_text(folder / "report.html", text)
