@@ -87,8 +87,8 @@ def directory(
     )
   if multilabel and channels:
     raise ValueError(
-      "data.channels (--channels of prepare) is for masks of one class a pixel, "
-      f"got {channels} for overlapping classes; leave it out"
+      "data.channels (--channels of prepare) is not for pictures whose classes "
+      f"overlap, got {channels}; leave it out"
     )
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]

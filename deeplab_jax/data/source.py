@@ -282,7 +282,7 @@ def open_dataset(
       there are, or the command that prepares it. A user's folder is unusable.
   """
   info = _known_info(data_config)
-  directory = _prepared(data_config, files)
+  directory = _prepared(data_config, files, multilabel)
   dataset = Dataset(
     directory,
     None if info.name == "folder" else info,
