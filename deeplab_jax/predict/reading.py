@@ -1,6 +1,7 @@
 """Any picture file as the array that a network takes, RGB of 8 bits."""
 
 import collections
+import importlib.util
 import os
 import pathlib
 from collections.abc import Iterable
@@ -131,7 +132,7 @@ def remarks(
 
 def _kinds(header: Header, as_rgb: bool) -> list[str]:
   kinds = []
-  if header.is_placed:
+  if header.is_placed and importlib.util.find_spec("rasterio") is None:
     kinds.append(
       "a place on earth, which is not kept for want of the package rasterio "
       "(pip install 'deeplab_jax[geo]')"
