@@ -249,6 +249,7 @@ class FolderSamples:
     return dataclasses.replace(
       datasets.DATASETS["folder"],
       channels=self._bands.channels if self._bands else 3,
+      image_dtype=(self._bands and self._bands.dtype) or "uint8",
       class_names=classes.names,
       colors=classes.colors,
       ignore_label=classes.ignore_label,
