@@ -204,6 +204,19 @@ def test_8_bits_of_rgb_stay_what_they_were(tmp_path):
   np.testing.assert_array_equal(given, wanted)
 
 
+def test_rgb_of_8_bits_may_be_arrays(tmp_path):
+  pictures = _arrays(3, "uint8", high=255)
+  config = _config(_folder(tmp_path / "mine", pictures), channels=3)
+  dataset = open_dataset(config.data)
+  assert dataset.info.is_plain
+  example = dataset.train[0]
+  wanted = _pixels(int(example["name"][1:]), 3, "uint8", high=255)
+  np.testing.assert_array_equal(example["image"], wanted)
+  assert not doctor.examine(config, overfit_steps=0).errors
+  found = predict.read_for(tiny_model(), tmp_path / "mine/images/s0.npy")
+  np.testing.assert_array_equal(found, _pixels(0, 3, "uint8", high=255))
+
+
 def test_every_change_of_a_crop_takes_any_channels(tmp_path):
   limits = {"low": -900, "high": 2000}
   for dtype, channels in (("int16", 13), ("float32", 1), ("uint16", 2)):

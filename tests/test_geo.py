@@ -341,6 +341,22 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
         source[i]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_three_bands_called_grey_are_read_where_asked_for(tmp_path, dtype):
+  root = tmp_path / "mine"
+  for i in range(3):
+    pixels, labels = _scene(i, 40, 50)
+    pixels = (pixels[..., 1:] >> 4).astype(dtype)
+    _write(root / f"images/s{i}.tif", pixels, photometric="minisblack")
+    _write(root / f"masks/s{i}.tif", labels[..., None])
+  with pytest.raises(ValueError, match="3 bands that the file calls grey"):
+    open_dataset(_config(root).data)
+  example = open_dataset(_config(root, channels=3).data).train[0]
+  pixels, _ = _scene(int(example["name"][1:]), 40, 50)
+  wanted = (pixels[..., 1:] >> 4).astype(dtype)
+  np.testing.assert_array_equal(example["image"], wanted)
+
+
 @pytest.mark.slow
 def test_what_the_fourth_band_alone_tells_is_learnt(tmp_path):
   """Build, doctor, training and prediction of GeoTIFFs of four bands."""

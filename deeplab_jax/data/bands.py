@@ -21,6 +21,8 @@ from deeplab_jax.data.headers import Header
 
 NUMPY_SUFFIX = ".npy"
 _NUMPY = b"\x93NUMPY"
+ARRAYS = (_NUMPY, b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of .npy files and of TIFFs."""
 _REFERENCE = b"part of a raster: "
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 _ALLOWED = "uint8, uint16, int16 or float32"

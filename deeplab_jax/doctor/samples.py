@@ -203,7 +203,7 @@ class FolderSamples:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
       return
-    if self._bands and not self._bands.is_plain:
+    if self._bands and not self._bands.keeps_file(encoded):
       self._read_bands(sample, encoded)
       return
     remarks = list(checks.remarks(sample.image_file, encoded))
