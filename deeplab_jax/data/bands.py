@@ -298,6 +298,10 @@ def _bands(rasterio: Any, name: str) -> np.ndarray:
     return page.read()
 
 
+class MissingPackage(ValueError):
+  """A file can be read, but not without a package that is not installed."""
+
+
 def import_rasterio(what: str) -> Any:
   """The package that reads rasters, of the extra `geo`.
 
@@ -305,13 +309,13 @@ def import_rasterio(what: str) -> Any:
     what: is to be read, for the message.
 
   Raises:
-    ValueError: it is not installed.
+    MissingPackage: it is not installed.
   """
   try:
     import rasterio
     import rasterio.errors
   except ImportError:
-    raise ValueError(
+    raise MissingPackage(
       f"a {what} needs the package rasterio: pip install 'deeplab_jax[geo]'"
     ) from None
   # Pictures need no place on earth.

@@ -107,6 +107,8 @@ def decode(file: str, encoded: bytes, channels: int) -> Picture:
   """
   try:
     return bands.decode(encoded, channels)
+  except bands.MissingPackage as error:
+    raise BadExample(file, "needs-package", str(error)) from error
   except ValueError as error:
     raise BadExample(file, "other-channels", str(error)) from error
   except cv2.error as error:
