@@ -398,7 +398,7 @@ def test_memory_does_not_grow_with_the_raster(tmp_path):
     profile = {"driver": "GTiff", "height": side, "width": side, "count": 4}
     profile |= {"dtype": "uint16", "tiled": True, "compress": "lzw"}
     with rasterio.open(source, "w", **profile, **_PLACE) as raster:
-      rows = _pixels(1000, side)
+      rows = np.resize(_pixels(1000, 1000), (1000, side, 4))
       for top in range(0, side, 1000):
         window = (top, min(top + 1000, side)), (0, side)
         part = np.moveaxis(rows[: window[0][1] - top], 2, 0)
