@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import cv2
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from deeplab_jax.export.loading import Exported
 from deeplab_jax.models import BACKBONES, normalisation, padding_value
 from deeplab_jax.train import stem
 from tests.random_variables import random_variables
+from tests.test_data_headers import tiff
 from tests.tiny_segmenter import COLORS, NAMES, tiny_model
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
@@ -174,6 +176,20 @@ def test_a_folder_says_which_pictures_differ(tmp_path):
     open_dataset(config.data)
 
 
+def test_rasters_without_rasterio_are_refused_once(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "rasterio", None)
+  encoded = tiff(_pixels(0, 4, "uint16"), (0,))
+  root = _folder(tmp_path / "mine", {f"s{i}.tif": encoded for i in range(3)})
+  with pytest.raises(ValueError) as refused:
+    open_dataset(_config(root, channels=4).data)
+  said = str(refused.value)
+  assert "\n" not in said
+  assert "a TIFF of 4 bands of uint16 needs the package rasterio" in said
+  assert "the same of 2 more" in said
+  with pytest.raises(ValueError, match="is cut into tiles needs the package"):
+    open_dataset(_config(root, channels=4, tile=32).data)
+
+
 def test_8_bits_of_rgb_stay_what_they_were(tmp_path):
   pictures = {
     f"s{i}.png": _png(_pixels(i, 3, "uint8", high=255)) for i in range(6)
@@ -202,6 +218,19 @@ def test_8_bits_of_rgb_stay_what_they_were(tmp_path):
   wanted = jnp.asarray(images, jnp.float32) * np.float32(scale) - offset
   given = deeplab_jax.preprocess(images, "resnet_50_torch")
   np.testing.assert_array_equal(given, wanted)
+
+
+def test_rgb_of_8_bits_may_be_arrays(tmp_path):
+  pictures = _arrays(3, "uint8", high=255)
+  config = _config(_folder(tmp_path / "mine", pictures), channels=3)
+  dataset = open_dataset(config.data)
+  assert dataset.info.is_plain
+  example = dataset.train[0]
+  wanted = _pixels(int(example["name"][1:]), 3, "uint8", high=255)
+  np.testing.assert_array_equal(example["image"], wanted)
+  assert not doctor.examine(config, overfit_steps=0).errors
+  found = predict.read_for(tiny_model(), tmp_path / "mine/images/s0.npy")
+  np.testing.assert_array_equal(found, _pixels(0, 3, "uint8", high=255))
 
 
 def test_every_change_of_a_crop_takes_any_channels(tmp_path):

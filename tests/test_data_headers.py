@@ -9,6 +9,7 @@ import PIL.ExifTags
 import PIL.Image
 import pytest
 
+from deeplab_jax import predict
 from deeplab_jax.data import headers, limits
 from deeplab_jax.data.builders import checks, masks
 from deeplab_jax.data.builders.faults import BadExample
@@ -193,3 +194,15 @@ def test_any_damage_ends_in_a_fault_and_never_in_a_traceback(monkeypatch):
     list(checks.mask_remarks("file", content))
     checks.upright(content, (40, 48))
   assert len(outcomes) == 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bands_that_a_file_calls_grey_are_no_picture(tmp_path, dtype):
+  """OpenCV would read the first of them alone, as grey."""
+  encoded = tiff(np.zeros((6, 8, 3), dtype), (0, 0), photometric=1)
+  with pytest.raises(BadExample, match="3 bands that the file calls grey"):
+    checks.image_size("a.tif", encoded)
+  (tmp_path / "a.tif").write_bytes(encoded)
+  if dtype == np.uint16:
+    with pytest.raises(ValueError, match="3 bands that the file calls grey"):
+      predict.read_image(tmp_path / "a.tif")

@@ -220,6 +220,45 @@ def test_the_command_labels_rasters(tmp_path, capsys):
     np.testing.assert_array_equal(labels.read(1), segmenter(_pixels(50, 60)))
 
 
+def test_a_network_for_rgb_reads_rasters_as_pictures(tmp_path):
+  segmenter = Segmenter(
+    model := tiny_model(),
+    random_variables(model, np.zeros((1, 33, 33, 3), np.float32)),
+    class_names=NAMES,
+    colors=COLORS,
+  )
+  rgb = (_pixels(50, 60, "uint16", 3) >> 4).astype(np.uint8)
+  index = rgb[..., :1] // 8
+  deep = rgb[..., :3].astype(np.uint16) * 256 + 7
+  grey = rgb[..., :1]
+  sources = {"rgb": rgb, "index": index, "deep": deep, "grey": grey}
+  for name, pixels in sources.items():
+    options = {"photometric": "rgb"} if pixels.shape[2] == 3 else {}
+    source = _write(tmp_path / f"{name}.tif", pixels, **options)
+    if name == "index":
+      with rasterio.open(source, "r+") as raster:
+        table = {i: (7 * i % 256, 255 - i, 3, 255) for i in range(256)}
+        raster.write_colormap(1, table)
+    geo.label(segmenter, source, {"labels": tmp_path / "labels.tif"})
+    wanted = segmenter(predict.read_image(source))
+    with rasterio.open(tmp_path / "labels.tif") as labels:
+      np.testing.assert_array_equal(labels.read(1), wanted, name)
+
+
+def test_a_fourth_band_called_transparency_is_a_channel(tmp_path):
+  pixels = (_pixels(30, 40) >> 4).astype(np.uint8)
+  pixels[:5, :, 3] = 0
+  source = _write(tmp_path / "a.tif", pixels)
+  with rasterio.open(source) as raster:
+    assert raster.colorinterp[3].name == "alpha"
+  model = tiny_model(channels=4)
+  variables = random_variables(model, np.zeros((1, 33, 33, 4), np.float32))
+  segmenter = Segmenter(model, variables, class_names=NAMES, colors=COLORS)
+  geo.label(segmenter, source, {"labels": tmp_path / "labels.tif"})
+  with rasterio.open(tmp_path / "labels.tif") as labels:
+    np.testing.assert_array_equal(labels.read(1), segmenter(pixels))
+
+
 def test_a_float_raster_has_no_data_where_it_is_no_number(tmp_path):
   pixels = _pixels(30, 40, "float32")
   pixels[2:5, 3:9] = np.nan
@@ -302,6 +341,22 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
         source[i]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_three_bands_called_grey_are_read_where_asked_for(tmp_path, dtype):
+  root = tmp_path / "mine"
+  for i in range(3):
+    pixels, labels = _scene(i, 40, 50)
+    pixels = (pixels[..., 1:] >> 4).astype(dtype)
+    _write(root / f"images/s{i}.tif", pixels, photometric="minisblack")
+    _write(root / f"masks/s{i}.tif", labels[..., None])
+  with pytest.raises(ValueError, match="3 bands that the file calls grey"):
+    open_dataset(_config(root).data)
+  example = open_dataset(_config(root, channels=3).data).train[0]
+  pixels, _ = _scene(int(example["name"][1:]), 40, 50)
+  wanted = (pixels[..., 1:] >> 4).astype(dtype)
+  np.testing.assert_array_equal(example["image"], wanted)
+
+
 @pytest.mark.slow
 def test_what_the_fourth_band_alone_tells_is_learnt(tmp_path):
   """Build, doctor, training and prediction of GeoTIFFs of four bands."""
@@ -343,7 +398,7 @@ def test_memory_does_not_grow_with_the_raster(tmp_path):
     profile = {"driver": "GTiff", "height": side, "width": side, "count": 4}
     profile |= {"dtype": "uint16", "tiled": True, "compress": "lzw"}
     with rasterio.open(source, "w", **profile, **_PLACE) as raster:
-      rows = _pixels(1000, side)
+      rows = np.resize(_pixels(1000, 1000), (1000, side, 4))
       for top in range(0, side, 1000):
         window = (top, min(top + 1000, side)), (0, side)
         part = np.moveaxis(rows[: window[0][1] - top], 2, 0)

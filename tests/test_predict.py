@@ -173,6 +173,8 @@ def test_depth_and_bands_that_are_not_used_are_said(tmp_path, pixels):
   (tmp_path / "text.png").write_text("no picture")
   names = ["usual.png", "deep.png", "deep.tif", "four.tif", "text.png"]
   said = predict.remarks(tmp_path / name for name in names)
+  # Of four.tif, unless rasterio is there to keep it.
+  said = [line for line in said if not line.startswith("a place on earth")]
   assert len(said) == 2
   assert said[0].startswith("16 bits, of which the upper 8 are used")
   assert said[0].endswith(

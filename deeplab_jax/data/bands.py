@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import PIL.ImageOps
 
 from deeplab_jax.data import headers, limits
 from deeplab_jax.data.headers import Header
 
 NUMPY_SUFFIX = ".npy"
 _NUMPY = b"\x93NUMPY"
+ARRAYS = (_NUMPY, b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of .npy files and of TIFFs."""
 _REFERENCE = b"part of a raster: "
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 _ALLOWED = "uint8, uint16, int16 or float32"
@@ -51,7 +54,8 @@ def decode(encoded: bytes, channels: int) -> Picture:
 
   Args:
     encoded: of a PNG, TIFF, JPEG or another file that Pillow reads, or of a
-      .npy file of shape (h, w), (h, w, channels) or (channels, h, w).
+      .npy file of shape (h, w), (h, w, channels) or (channels, h, w). Turned
+      as an EXIF tag says.
     channels: that it must have. Transparency is one, or else left out, and the
       pages of a TIFF are, if the first alone has fewer.
 
@@ -65,7 +69,8 @@ def decode(encoded: bytes, channels: int) -> Picture:
   if header is None:
     raise ValueError("cannot be decoded as a picture")
   _check_kind(header.dtype if header.bits > 8 else f"{header.kind}8")
-  is_paged = header.bands < channels == header.bands * header.pictures
+  of_pages = header.bands * header.pictures
+  is_paged = header.bands < channels == of_pages and header.format == "TIFF"
   found = channels if is_paged else _count(header, channels)
   _check_size((*header.size, found), header.bits // 8)
   if is_paged:
@@ -255,7 +260,7 @@ def _with_pillow(encoded: bytes, header: Header) -> np.ndarray | None:
       return None
     if picture.mode in _CONVERTED:
       picture = picture.convert(_CONVERTED[picture.mode])
-    pixels = np.asarray(picture)
+    pixels = np.asarray(PIL.ImageOps.exif_transpose(picture))
   except Exception as error:  # whatever a decoder makes of broken bytes
     if header.format in _BY_GDAL and isinstance(error, OSError):
       return None  # perhaps of a compression that only GDAL knows
@@ -293,6 +298,10 @@ def _bands(rasterio: Any, name: str) -> np.ndarray:
     return page.read()
 
 
+class MissingPackage(ValueError):
+  """A file can be read, but not without a package that is not installed."""
+
+
 def import_rasterio(what: str) -> Any:
   """The package that reads rasters, of the extra `geo`.
 
@@ -300,13 +309,13 @@ def import_rasterio(what: str) -> Any:
     what: is to be read, for the message.
 
   Raises:
-    ValueError: it is not installed.
+    MissingPackage: it is not installed.
   """
   try:
     import rasterio
     import rasterio.errors
   except ImportError:
-    raise ValueError(
+    raise MissingPackage(
       f"a {what} needs the package rasterio: pip install 'deeplab_jax[geo]'"
     ) from None
   # Pictures need no place on earth.

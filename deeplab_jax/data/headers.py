@@ -57,6 +57,8 @@ class Header:
     extra: bands beyond, such as near infrared.
     pictures: in the file, smaller copies not counted.
     lossy: whether its compression alters numbers, or may.
+    is_called_grey: whether a TIFF says grey of its three bands or more, as GDAL
+      does of 16 bits. OpenCV then reads the first band alone.
     is_placed: whether it has a place on earth, as GeoTIFF says it.
     nodata: the number that means "nothing known", where the file declares one.
   """
@@ -71,6 +73,7 @@ class Header:
   pictures: int = 1
   lossy: bool = False
   nodata: float | None = None
+  is_called_grey: bool = False
   is_placed: bool = False
 
   @property
@@ -151,7 +154,8 @@ def _of_tiff(encoded: bytes) -> Header:
   extra = (extra,) if isinstance(extra, int) else extra
   bands = _number(first.get(_SAMPLES, 1))
   colours = min(_TIFF_COLOURS.get(first.get(_PHOTOMETRIC), bands), bands)
-  if colours == 1 and bands >= 3:  # as GDAL writes colours of 16 bits
+  is_called_grey = colours == 1 and bands >= 3
+  if is_called_grey:
     colours = 3
   alpha = int(any(kind in (1, 2) for kind in extra) and bands > colours)
   return Header(
@@ -168,6 +172,7 @@ def _of_tiff(encoded: bytes) -> Header:
     ),
     lossy=_number(first.get(_COMPRESSION, 1)) not in _LOSSLESS_IN_TIFF,
     nodata=_nodata(first.get(_NODATA)),
+    is_called_grey=is_called_grey,
     is_placed=not first.keys().isdisjoint(_PLACES),
   )
 

@@ -204,7 +204,7 @@ class FolderSamples:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
       return
-    if self._bands and not self._bands.is_plain:
+    if self._bands and not self._bands.keeps_file(encoded):
       self._read_bands(sample, encoded)
       return
     remarks = list(checks.remarks(sample.image_file, encoded))
@@ -250,6 +250,7 @@ class FolderSamples:
     return dataclasses.replace(
       datasets.DATASETS["folder"],
       channels=self._bands.channels if self._bands else 3,
+      image_dtype=(self._bands and self._bands.dtype) or "uint8",
       class_names=classes.names,
       colors=classes.colors,
       ignore_label=classes.ignore_label,

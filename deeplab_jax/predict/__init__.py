@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deeplab_jax import messages, runtime
-from deeplab_jax.checkpoints import read_model
+from deeplab_jax.checkpoints.model_directory import find_step, read_model
 from deeplab_jax.data import bands
 from deeplab_jax.inference import load
 from deeplab_jax.inference.protocol import scales_argument
@@ -78,7 +78,7 @@ def _run(flags: argparse.Namespace) -> int:
   for folder in folders_like_pictures(flags.inputs):
     line = f"{folder} is a folder: the pictures in it are taken"
     print(messages.printable(line), file=sys.stderr)
-  is_rgb = takes_rgb(read_model(flags.checkpoint))
+  is_rgb = takes_rgb(read_model(find_step(flags.checkpoint)))
   jobs = find_jobs(flags.inputs, flags.out, arrays=not is_rgb)
   rasters = [job for job in jobs if geo.is_raster(job.source)]
   if flags.polygons:

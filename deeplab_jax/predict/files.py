@@ -101,7 +101,10 @@ def predict_files(
     model = segmenter.model
     readings = _ahead(pool, lambda job: read_for(model, job.source), jobs)
     for job, reading in rich.progress.track(
-      readings, "segmenting", total=len(jobs), disable=not show_progress
+      readings,
+      "segmenting",
+      total=len(jobs),
+      disable=not (show_progress and jobs),
     ):
       with _noting(failures, job):
         image = reading.result()

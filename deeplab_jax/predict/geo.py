@@ -83,7 +83,7 @@ def label(
       return read_part(raster, segmenter.model, place)
 
     for place, found in segmenter.in_windows(size, read, *paths):
-      unknown = _unknown(raster, place)
+      unknown = _unknown(raster, segmenter.model, place)
       for kind, writer in writers.items():
         writer.put(place, found[kind], unknown)
 
@@ -123,6 +123,11 @@ def read_part(raster: Any, model: DeepLab, place: Place) -> np.ndarray:
   pixels = raster.read(list(range(1, count + 1)), window=window)
   pixels = np.moveaxis(pixels, 0, 2)
   if takes_rgb(model):
+    if raster.colorinterp[0].name == "palette":
+      colors = np.zeros((65536, 3), np.uint8)
+      for number, color in raster.colormap(1).items():
+        colors[number] = color[:3]
+      return colors[pixels[..., 0]]
     if pixels.dtype == np.uint16:
       pixels = (pixels >> 8).astype(np.uint8)
     return np.repeat(pixels, 3, 2) if count == 1 else pixels
@@ -157,12 +162,18 @@ def _window(place: Place) -> tuple[tuple[int, int], tuple[int, int]]:
   return (rows.start, rows.stop), (columns.start, columns.stop)
 
 
-def _unknown(raster: Any, place: Place) -> np.ndarray:
+def _unknown(raster: Any, model: DeepLab, place: Place) -> np.ndarray:
   """Bool (h, w), where no band has anything."""
-  unknown = raster.dataset_mask(window=_window(place)) == 0
+  window = _window(place)
+  if _alphas(raster) and model.channels == raster.count:
+    # What is called transparency is a channel, as GDAL calls the fourth of any
+    # four bands of 8 bits.
+    if raster.nodata is None:
+      return np.zeros([end - start for start, end in window], bool)
+    return (raster.read(window=window) == raster.nodata).all(0)
+  unknown = raster.dataset_mask(window=window) == 0
   if raster.dtypes[0].startswith("float"):
-    pixels = raster.read(window=_window(place))
-    unknown |= ~np.isfinite(pixels).any(0)
+    unknown |= ~np.isfinite(raster.read(window=window)).any(0)
   return unknown
 
 

@@ -1,6 +1,7 @@
 """Any picture file as the array that a network takes, RGB of 8 bits."""
 
 import collections
+import importlib.util
 import os
 import pathlib
 from collections.abc import Iterable
@@ -66,10 +67,11 @@ def read_for(model: DeepLab, path: str | os.PathLike) -> np.ndarray:
     OSError: the file is missing.
     ValueError: it is no such picture, or has other channels or numbers.
   """
-  if takes_rgb(model):
-    return read_image(path)
   limits.check_file(path)
-  picture = bands.decode(pathlib.Path(path).read_bytes(), model.channels)
+  encoded = pathlib.Path(path).read_bytes()
+  if takes_rgb(model) and not bands.is_stored(encoded):
+    return read_image(path)
+  picture = bands.decode(encoded, model.channels)
   found = picture.pixels.dtype.name
   if found != model.image_dtype:
     raise ValueError(
@@ -95,6 +97,11 @@ def _check(header: Header) -> None:
     raise ValueError("pixels with a sign; convert it to 8 or 16 bits")
   if header.colours == 1 and header.extra:
     raise ValueError(f"{header.bands} bands; convert it to grey or RGB")
+  if header.is_called_grey and header.bits > 8:  # which OpenCV would read
+    raise ValueError(
+      f"{header.bands} bands that the file calls grey; convert it to grey or "
+      "RGB"
+    )
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -131,7 +138,7 @@ def remarks(
 
 def _kinds(header: Header, as_rgb: bool) -> list[str]:
   kinds = []
-  if header.is_placed:
+  if header.is_placed and importlib.util.find_spec("rasterio") is None:
     kinds.append(
       "a place on earth, which is not kept for want of the package rasterio "
       "(pip install 'deeplab_jax[geo]')"

@@ -4,7 +4,7 @@ python -m tests.programs.label_raster RASTER OUT
 """
 
 import pathlib
-import resource
+import re
 import sys
 
 import numpy as np
@@ -26,7 +26,9 @@ def main() -> None:
   segmenter = Segmenter(model, variables, class_names=NAMES, colors=COLORS)
   source, out = map(pathlib.Path, sys.argv[1:])
   geo.label(segmenter, source, {"labels": out})
-  print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+  # Not getrusage's, which a process has from the one that started it.
+  status = pathlib.Path("/proc/self/status").read_text()
+  print(1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ def _check_kind(file: str, header: Header | None) -> None:
     problem = f"must have 8 or 16 bits without sign, got {header.dtype}"
   elif header.colours == 1 and header.extra:
     problem = f"must be grey, or red, green and blue, got {header.bands} bands"
+  elif header.is_called_grey:
+    problem = (
+      f"must be grey, or red, green and blue, got {header.bands} bands that "
+      "the file calls grey"
+    )
   else:
     return
   raise BadExample(file, "unsupported-image", problem)

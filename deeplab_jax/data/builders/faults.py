@@ -60,6 +60,10 @@ FAULTS = {
     "set --config.data.channels (prepare: --channels) to what all pictures "
     "have, or convert these",
   ),
+  "needs-package": Kind(
+    "pictures need a package that is not installed",
+    "install it, or convert these to PNG or .npy",
+  ),
   "mixed-depth": Kind(
     "pictures hold different kinds of numbers",
     "convert all to one kind: one range of values must hold for all",

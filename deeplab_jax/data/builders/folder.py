@@ -144,7 +144,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
     picture = self._bands.read(where, source)
     if picture.remark:
       self.remarks.append(Remark("place-of-channels", where, picture.remark))
-    if self._bands.is_plain:
+    if self._bands.keeps_file(source):
       encoded = checks.upright(source, labels.shape)
       return Example(where, encoded, file, labels, source)
     ignored, size = self.dataset.ignore_label, picture.pixels.shape[:2]

@@ -45,10 +45,11 @@ class FolderBands:
   value_range: ValueRange
   percentiles: np.ndarray
 
-  @property
-  def is_plain(self) -> bool:
-    """Whether the pictures are RGB of 8 bits, which training always read."""
-    return (self.channels, self.dtype) == (3, "uint8")
+  def keeps_file(self, encoded: bytes) -> bool:
+    """Whether a picture is stored as its file has it: RGB of 8 bits, which
+    training always read, but for TIFFs, which may call it something else."""
+    is_plain = (self.channels, self.dtype) == (3, "uint8")
+    return is_plain and not encoded.startswith(bands.ARRAYS)
 
   def read(self, file: str, encoded: bytes) -> Picture:
     """A picture of the folder.
@@ -106,6 +107,8 @@ def decode(file: str, encoded: bytes, channels: int) -> Picture:
   """
   try:
     return bands.decode(encoded, channels)
+  except bands.MissingPackage as error:
+    raise BadExample(file, "needs-package", str(error)) from error
   except ValueError as error:
     raise BadExample(file, "other-channels", str(error)) from error
   except cv2.error as error:
