@@ -14,7 +14,11 @@ from deeplab_jax.config.arguments import (
 )
 from deeplab_jax.config.checks import check, check_classes
 from deeplab_jax.config.fields import base_config, field_names, make_model
-from deeplab_jax.config.following import follow_model, with_crop
+from deeplab_jax.config.following import (
+  follow_model,
+  with_crop,
+  with_largest_crop,
+)
 from deeplab_jax.config.local import runlocal
 
 __all__ = [
@@ -31,4 +35,5 @@ __all__ = [
   "parse_arg",
   "runlocal",
   "with_crop",
+  "with_largest_crop",
 ]

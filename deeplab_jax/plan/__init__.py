@@ -149,6 +149,7 @@ def make_plan(
   """
   config_lib.check(config, len(machine.devices))
   config = config_lib.with_crop(config, largest=None)
+  config = config_lib.with_largest_crop(config)
   multilabel = config.task == "multilabel"
   num_classes = dataset_info(config.data, multilabel).num_classes
   config_lib.check_classes(config, num_classes)
