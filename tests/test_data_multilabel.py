@@ -77,6 +77,27 @@ def test_white_is_there_without_another_number_and_files_may_be_missing(
     np.testing.assert_array_equal(found[name], label[..., order])
 
 
+def test_channels_that_fill_a_picture_up_are_no_classes(tmp_path):
+  """Of two classes a picture has three channels, or an opaque alpha."""
+  fillers = {"RGB": (0,), "LA": (), "RGBA": (0, 255)}
+  for mode, values in fillers.items():
+    root = tmp_path / mode
+    scenes = {n: (x, y[..., :2]) for n, (x, y) in _SCENES.items()}
+    for name, (image, label) in scenes.items():
+      more = [np.full_like(label[..., :1], value) for value in values]
+      multilabel_scenes._save(root / f"images/{name}.png", image)
+      mask = np.concatenate([label, *more], -1)
+      multilabel_scenes._save(root / f"masks/{name}.png", mask)
+    (root / "classes.txt").write_text("disc\nbox\n")
+    for example in _open(root).train:
+      label = scenes[example["name"]][1]
+      np.testing.assert_array_equal(example["label"], label)
+  root = multilabel_scenes.write(
+    tmp_path / "mine", "with alpha beside", _SCENES, listed=False
+  )
+  assert _open(root).info.class_names == ("class_0", "class_1", "class_2")
+
+
 def _smooth(root):
   path = root / "masks/disc/s_0.png"
   grey = np.asarray(Image.open(path)).copy()

@@ -250,11 +250,16 @@ def _numbered(
   number = max(sorted(set(found)), key=found.count, default=0)
   if listed is not None:
     number = len(listed.names)
+  elif number in (2, 4) and all(_is_opaque(p) for p in counts.values()):
+    number -= 1
   for _, _, path in layout.used():
     channels = len(counts.get(path, ()))
-    opaque = channels == number + 1 and len(counts[path][-1]) == 1
-    is_alpha = opaque and path.lower().endswith(".png") and listed is not None
-    if path in counts and channels != number and not is_alpha:
+    # Pictures have 1 to 4 channels, whatever the number of classes.
+    is_filler = channels <= 4 and all(
+      len(plane) == 1 for plane in counts.get(path, ())[number:]
+    )
+    fits = channels == number or (channels > number and is_filler)
+    if path in counts and not fits:
       report(
         BadExample(
           tree.where(path),
@@ -268,6 +273,11 @@ def _numbered(
   if listed is not None:
     return listed.names
   return tuple(f"class_{i}" for i in range(number))
+
+
+def _is_opaque(planes: list[Counts]) -> bool:
+  """Whether the last of the channels is 255 throughout."""
+  return len(planes) in (2, 4) and planes[-1].keys() == {IGNORE}
 
 
 def _with_meaning(
