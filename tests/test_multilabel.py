@@ -15,7 +15,7 @@ from deeplab_jax.doctor import checkup_text, page
 from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.predict.naming import class_folders
 from tests import multilabel_scenes
-from tests.exported import onnx_packages
+from tests.exported import onnx_packages, tflite_packages
 from tests.multilabel_scenes import NAMES
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
@@ -153,7 +153,10 @@ def test_thresholds_are_chosen_kept_and_used_behind_every_door(
   np.testing.assert_array_equal(found["labels"], expected)
 
 
-@pytest.mark.parametrize("format", ["stablehlo", "onnx"])
+@pytest.mark.parametrize(
+  "format",
+  ["stablehlo", "onnx", pytest.param("tflite", marks=pytest.mark.slow)],
+)
 def test_a_file_gives_what_the_segmenter_gives(trained, format, tmp_path):
   _, workdir, _ = trained
   segmenter = deeplab_jax.load(workdir)
@@ -166,6 +169,20 @@ def test_a_file_gives_what_the_segmenter_gives(trained, format, tmp_path):
     facts = export.onnx(workdir, path, size=(64, 80))
     session = onnxruntime.InferenceSession(str(path))
     (found,) = session.run(None, {"image": image[None]})
+  elif format == "tflite":
+    tflite_packages()
+    from ai_edge_litert.interpreter import Interpreter
+
+    facts = export.tflite(workdir, path, size=(64, 80))
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    (given,), (made,) = (
+      interpreter.get_input_details(),
+      interpreter.get_output_details(),
+    )
+    interpreter.set_tensor(given["index"], image[None])
+    interpreter.invoke()
+    found = interpreter.get_tensor(made["index"])
   else:
     facts = export.stablehlo(workdir, path, sizes=((64, 80),))
     found = np.asarray(export.load(path)(image[None]))

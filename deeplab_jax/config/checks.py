@@ -19,7 +19,7 @@ from deeplab_jax.optimizer import check_freezing
 from deeplab_jax.optimizer.rules import OPTIMIZERS
 from deeplab_jax.optimizer.schedules import LR_POLICIES
 
-TASKS = ("segmentation", "multilabel", "classification")
+TASKS = ("segmentation", "classification", "multilabel")
 INIT_PARTS = ("all", "backbone")
 DTYPES = ("float32", "bfloat16", "float64")
 
