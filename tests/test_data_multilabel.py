@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from deeplab_jax import config as config_lib
+from deeplab_jax import prepare
 from deeplab_jax.data import augmentation, build, preprocess, segmentation
 from deeplab_jax.data.augmentation import Augmentation
 from deeplab_jax.data.preprocess import Crop
@@ -163,6 +164,25 @@ def test_bad_masks_are_refused_with_file_and_remedy(said, tmp_path):
   with pytest.raises(ValueError, match=said) as error:
     _open(root)
   assert all("; " in line for line in str(error.value).splitlines())
+
+
+def test_prepare_builds_what_is_then_opened_and_names_steer_no_terminal(
+  tmp_path, capsys
+):
+  root = multilabel_scenes.write(
+    tmp_path / "mine", "folder a class", _SCENES, listed=False
+  )
+  (root / "masks/box").rename(root / "masks/b\x1b[31mox")
+  arguments = ["folder", "--manual_dir", str(root), "--multilabel"]
+  data_dir = str(tmp_path / "data")
+  assert prepare.main([*arguments, "--data_dir", data_dir]) == 0
+  said = capsys.readouterr()
+  assert "3 classes" in said.out and "\x1b[31m" not in said.out + said.err
+  built = list((tmp_path / "data/folder").glob("*/*/dataset_info.json"))
+  dataset = _open(root)
+  assert [dataset.directory / "dataset_info.json"] == built
+  assert "\x1b" not in "".join(dataset.info.class_names)
+  assert len(dataset.info.class_names) == 3
 
 
 def test_a_file_of_other_channels_and_pixels_between_are_refused(tmp_path):

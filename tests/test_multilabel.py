@@ -10,7 +10,7 @@ from PIL import Image
 
 import deeplab_jax
 from deeplab_jax import config as config_lib
-from deeplab_jax import doctor, export, metrics, predict, tasks, train
+from deeplab_jax import doctor, export, metrics, plan, predict, tasks, train
 from deeplab_jax.doctor import checkup_text, page
 from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.predict.naming import class_folders
@@ -246,6 +246,13 @@ def test_the_doctor_looks_at_every_plane(trained, tmp_path):
   assert {"mask-size"} == {f.code for f in checkup.errors}
   (finding,) = [f for f in checkup.findings if f.code.endswith("-in-train")]
   assert "box (1)" in finding.message
+
+
+def test_a_plan_knows_the_planes(trained):
+  root, _, _ = trained
+  made = plan.make_plan(_config(root), plan.local_machine())
+  pixels = 2 * 33 * 33
+  assert made.program.memory.batch == pixels * (3 + len(NAMES))
 
 
 _WRONG = {

@@ -28,6 +28,7 @@ from deeplab_jax.data.builders.faults import (
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.classes import IGNORE, bit_colors
 from deeplab_jax.data.datasets import Color
+from deeplab_jax.messages import printable
 
 _IGNORED = ("ignore", "ignored", "void")
 _SHOWN = 8  # classes that a remark names
@@ -223,7 +224,7 @@ def _named(
   if listed is None:
     ignored = set(_IGNORED)
     found = [name for plain, (name, _) in first.items() if plain not in ignored]
-    return tuple(sorted(found))
+    return tuple(sorted(map(printable, found)))
   known = {_plain(name) for name in listed.names} | set(_IGNORED)
   for plain, (class_name, path) in first.items():
     if plain not in known:
@@ -359,7 +360,7 @@ def _doubtful(file: str, name: str, used: int) -> BadExample:
 
 def _plain(name: str) -> str:
   """A name without what files and lists write in several ways."""
-  return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+  return re.sub(r"[\s_-]+", "_", printable(name).strip().casefold())
 
 
 def _size(planes: np.ndarray) -> str:
