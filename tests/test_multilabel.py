@@ -361,8 +361,9 @@ def test_overlapping_scenes_are_learnt(tmp_path):
   root = multilabel_scenes.write(
     tmp_path / "mine", "channels of a PNG", scenes, val=12
   )
-  config = _config(root, steps=300, batch_size=8, eval_every=100)
+  config = _config(root, steps=200, batch_size=8, eval_every=200)
   config.update(lr=3e-3, weight_decay=0.01, ema_decay=0.98)
+  config.checkpoint_every = 200
   config.data.update(crop_size=(65, 65), rotation=0.0, min_scale=1.0)
   config.model.update(
     output_stride=16, decoder=("conv2",), decoder_convs=((3, 32),)
