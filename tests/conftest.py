@@ -44,7 +44,7 @@ _COMPILES = {
     inference_network inference_onednn inference_segmenter losses_defined
     models_atrous models_deeplab models_depthwise models_golden models_layers
     models_loops official_weights one_answer train_auxiliary train_folded_norms
-    losses_sigmoids multilabel train_step train_step_golden
+    late_crops losses_sigmoids multilabel train_step train_step_golden
     train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",

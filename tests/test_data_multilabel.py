@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from deeplab_jax import config as config_lib
+from deeplab_jax import prepare
 from deeplab_jax.data import augmentation, build, preprocess, segmentation
 from deeplab_jax.data.augmentation import Augmentation
 from deeplab_jax.data.preprocess import Crop
@@ -77,6 +78,27 @@ def test_white_is_there_without_another_number_and_files_may_be_missing(
     np.testing.assert_array_equal(found[name], label[..., order])
 
 
+def test_channels_that_fill_a_picture_up_are_no_classes(tmp_path):
+  """Of two classes a picture has three channels, or an opaque alpha."""
+  fillers = {"RGB": (0,), "LA": (), "RGBA": (0, 255)}
+  for mode, values in fillers.items():
+    root = tmp_path / mode
+    scenes = {n: (x, y[..., :2]) for n, (x, y) in _SCENES.items()}
+    for name, (image, label) in scenes.items():
+      more = [np.full_like(label[..., :1], value) for value in values]
+      multilabel_scenes._save(root / f"images/{name}.png", image)
+      mask = np.concatenate([label, *more], -1)
+      multilabel_scenes._save(root / f"masks/{name}.png", mask)
+    (root / "classes.txt").write_text("disc\nbox\n")
+    for example in _open(root).train:
+      label = scenes[example["name"]][1]
+      np.testing.assert_array_equal(example["label"], label)
+  root = multilabel_scenes.write(
+    tmp_path / "mine", "with alpha beside", _SCENES, listed=False
+  )
+  assert _open(root).info.class_names == ("class_0", "class_1", "class_2")
+
+
 def _smooth(root):
   path = root / "masks/disc/s_0.png"
   grey = np.asarray(Image.open(path)).copy()
@@ -142,6 +164,25 @@ def test_bad_masks_are_refused_with_file_and_remedy(said, tmp_path):
   with pytest.raises(ValueError, match=said) as error:
     _open(root)
   assert all("; " in line for line in str(error.value).splitlines())
+
+
+def test_prepare_builds_what_is_then_opened_and_names_steer_no_terminal(
+  tmp_path, capsys
+):
+  root = multilabel_scenes.write(
+    tmp_path / "mine", "folder a class", _SCENES, listed=False
+  )
+  (root / "masks/box").rename(root / "masks/b\x1b[31mox")
+  arguments = ["folder", "--manual_dir", str(root), "--multilabel"]
+  data_dir = str(tmp_path / "data")
+  assert prepare.main([*arguments, "--data_dir", data_dir]) == 0
+  said = capsys.readouterr()
+  assert "3 classes" in said.out and "\x1b[31m" not in said.out + said.err
+  built = list((tmp_path / "data/folder").glob("*/*/dataset_info.json"))
+  dataset = _open(root)
+  assert [dataset.directory / "dataset_info.json"] == built
+  assert "\x1b" not in "".join(dataset.info.class_names)
+  assert len(dataset.info.class_names) == 3
 
 
 def test_a_file_of_other_channels_and_pixels_between_are_refused(tmp_path):

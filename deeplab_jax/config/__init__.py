@@ -19,7 +19,11 @@ from deeplab_jax.config.fields import (
   image_arguments,
   make_model,
 )
-from deeplab_jax.config.following import follow_model, with_crop
+from deeplab_jax.config.following import (
+  follow_model,
+  with_crop,
+  with_largest_crop,
+)
 from deeplab_jax.config.local import runlocal
 
 __all__ = [
@@ -37,4 +41,5 @@ __all__ = [
   "parse_arg",
   "runlocal",
   "with_crop",
+  "with_largest_crop",
 ]

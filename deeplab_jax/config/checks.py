@@ -20,7 +20,7 @@ from deeplab_jax.optimizer import check_freezing
 from deeplab_jax.optimizer.rules import OPTIMIZERS
 from deeplab_jax.optimizer.schedules import LR_POLICIES
 
-TASKS = ("segmentation", "multilabel", "classification")
+TASKS = ("segmentation", "classification", "multilabel")
 INIT_PARTS = ("all", "backbone")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -304,21 +304,35 @@ def _check_images(config: ConfigDict) -> None:
 
 
 def _check_crop(config: ConfigDict) -> None:
-  stride = config.model.output_stride
+  late, step = config.data.late_crop_size, config.data.late_crop_step
+  wanted = f"from 0 to less than the {config.steps} steps"
+  _require("data.late_crop_step", 0 <= step < config.steps, wanted, step)
+  fine = config.task != "classification" or not step
+  _require("data.late_crop_step", fine, "0, as classification has none", step)
+  wanted = "(height, width)" if step else "(0, 0) where late_crop_step is 0"
+  fine = len(late) == 2 and (tuple(late) != (0, 0)) == bool(step)
+  _require("data.late_crop_size", fine, wanted, late)
+  if step:
+    _check_one_crop(config, "late_crop_size")
   crop = config.data.crop_size
   _require("data.crop_size", len(crop) == 2, "(height, width)", crop)
+  if config.task == "classification" or not follows_images(config):
+    _check_one_crop(config, "crop_size")
+
+
+def _check_one_crop(config: ConfigDict, name: str) -> None:
+  stride, crop = config.model.output_stride, config.data[name]
+  name = f"data.{name}"
   if config.task == "classification":
     wanted = f"{stride} or more on both sides"
-    _require("data.crop_size", min(crop) >= stride, wanted, crop)
-  elif follows_images(config):
-    return
+    _require(name, min(crop) >= stride, wanted, crop)
   elif not config.model.pad_input:
     wanted = "1 or more on both sides"
-    _require("data.crop_size", min(crop) >= 1, wanted, crop)
+    _require(name, min(crop) >= 1, wanted, crop)
   elif any(side <= 1 or (side - 1) % stride for side in crop):
     nearest = tuple(max(round((s - 1) / stride), 1) * stride + 1 for s in crop)
     raise ValueError(
-      f"config.data.crop_size must be k * output_stride + 1 = k * {stride} + 1 "
+      f"config.{name} must be k * output_stride + 1 = k * {stride} + 1 "
       f"on both sides, got {crop}; the nearest is {nearest}"
     )
 

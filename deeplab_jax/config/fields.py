@@ -153,6 +153,10 @@ def data_fields() -> dict[str, Any]:
     # model.pad_input is off. (0, 0) takes what holds the largest image of the
     # training split, up to (513, 513).
     "crop_size": (513, 513),
+    # Crops with masks from step late_crop_step on, larger ones for the end of a
+    # run, for one; 0 and (0, 0) keep crop_size.
+    "late_crop_step": 0,
+    "late_crop_size": (0, 0),
     # Size that images are padded to in evaluation, at least, where an official
     # protocol asks for it; (0, 0) pads no more than the strides need. The model
     # stores it and is served so.

@@ -64,6 +64,21 @@ def with_crop(
   return config
 
 
+def with_largest_crop(config: ConfigDict) -> ConfigDict:
+  """`config` with the largest crop of its run throughout.
+
+  Args:
+    config: with a crop of its own, see `with_crop`.
+  """
+  late = tuple(config.data.late_crop_size)
+  largest = tuple(map(max, config.data.crop_size, late))
+  if largest == tuple(config.data.crop_size):
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.crop_size = largest
+  return config
+
+
 def follows_images(config: ConfigDict) -> bool:
   """Whether the images are to decide on the training crop."""
   return tuple(config.data.crop_size) == (0, 0)

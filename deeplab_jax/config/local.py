@@ -26,6 +26,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.batch_norm_groups = 1
   config.thaw_step = min(config.thaw_step, 2)
   config.data.update(crop_size=(crop, crop), workers=0, eval_limit=2)
+  config.data.update(late_crop_step=0, late_crop_size=(0, 0))
   config.data.update(resize_min=crop, resize_max=2 * crop - 1, resize_factor=0)
   # A small sample may not have the classes.
   config.data.update(copy_paste=0.0, copy_paste_classes=())

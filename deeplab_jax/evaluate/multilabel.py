@@ -24,12 +24,7 @@ from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.evaluate import multilabel_page
-from deeplab_jax.evaluate.loop import (
-  Tally,
-  make_protocol,
-  sum_over_processes,
-  tally_split,
-)
+from deeplab_jax.evaluate.loop import make_protocol, tally_split
 from deeplab_jax.evaluate.multilabel_results import (
   MultilabelEvaluation,
   threshold_key,
@@ -41,6 +36,7 @@ from deeplab_jax.evaluate.report import (
   say_least_crop,
 )
 from deeplab_jax.evaluate.results import ScoredPicture
+from deeplab_jax.evaluate.tally import Tally, sum_over_processes
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.protocol import (
   checked_thresholds,

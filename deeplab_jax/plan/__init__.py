@@ -149,6 +149,7 @@ def make_plan(
   """
   config_lib.check(config, len(machine.devices))
   config = config_lib.with_crop(config, largest=None)
+  config = config_lib.with_largest_crop(config)
   info = dataset_info(config.data, config.task == "multilabel")
   config_lib.check_classes(config, info.num_classes)
   images = config_lib.image_arguments(info)

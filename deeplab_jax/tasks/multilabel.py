@@ -74,7 +74,10 @@ def facts(
 ) -> dict[str, Any]:
   """The thresholds of `model.json`: of the latest evaluation, and of each."""
   by_step = {
-    str(step): [figures[multilabel.threshold_key(name)] for name in class_names]
+    str(step): [
+      figures.get(multilabel.threshold_key(name)) or _THRESHOLD
+      for name in class_names
+    ]
     for step, figures in sorted(evaluations.items())
   }
   latest = [_THRESHOLD] * len(class_names)

@@ -1,5 +1,7 @@
 """Segmentation: crops with masks, mIoU, pictures of examples."""
 
+import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,20 +30,32 @@ def make_loss(config: ConfigDict) -> Loss:
 def train_batches(
   dataset: Dataset, config: ConfigDict, step: int
 ) -> Iterator[dict[str, Any]]:
-  """This process's rows of the global batches from `step` on."""
+  """This process's rows of the global batches from `step` on.
+
+  From `config.data.late_crop_step` on crops have their other size.
+  """
   info = dataset.info
-  return segmentation.train_batches(
+  batches = functools.partial(
+    segmentation.train_batches,
     dataset,
-    config.data,
     batch_size=config.batch_size,
     seed=config.seed,
-    start_step=step,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     padding_value=padding_value(
       config.model.backbone, info.channels, info.value_range
     ),
   )
+  late = config.data.late_crop_step
+  if not late:
+    return batches(config.data, start_step=step)
+  data = config.data.copy_and_resolve_references()
+  data.crop_size = data.late_crop_size
+  if step >= late:
+    return batches(data, start_step=step)
+  early = itertools.islice(batches(config.data, start_step=step), late - step)
+  others = (batches(data, start_step=late) for _ in range(1))  # read from then
+  return itertools.chain(early, itertools.chain.from_iterable(others))
 
 
 def abstract_batch(

@@ -89,7 +89,7 @@ def train_and_evaluate(
     images = config_lib.image_arguments(dataset.info)
     model = config_lib.make_model(config, dataset.info.num_classes, **images)
     optimizer = make_optimizer(config)
-    crop_size = config.data.crop_size
+    crop_size = config_lib.with_largest_crop(config).data.crop_size
     averaged = config.ema_decay > 0
     create = initializer(
       model, optimizer, crop_size, config.seed, mesh, averaged
@@ -224,7 +224,8 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
       break
     batch = next(batches)
     names = batch.pop("name")
-    if step == run.first_step:
+    late = config.data.late_crop_step
+    if step in (run.first_step, late or run.first_step):
       run.progress.say("compiling the training step ...")
     state, metrics = train_step(state, sharding.global_batch(batch, run.mesh))
     step += 1
@@ -232,6 +233,9 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     if step == run.first_step + 1:
       run.stop.training_began()
       _write_descriptions(run)
+      jax.block_until_ready(metrics)
+      window.restart_clock()
+    elif late and step == late + 1:  # compiled anew
       jax.block_until_ready(metrics)
       window.restart_clock()
     run.progress.advance(step)

@@ -2,9 +2,8 @@
 
   divide_tiny.py NAME=VALUE;...
 
-Each word is one case: fields of the config that it changes, "loss" being the
-name of the loss. Prints as JSON, by case, what a step on one device and on all
-devices gave.
+Each word is one case: fields of the config that it changes, "loss" being its
+name. Prints as JSON, by case, what steps on one device and on all gave.
 """
 
 import ast

@@ -28,6 +28,7 @@ from deeplab_jax.data.builders.faults import (
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.classes import IGNORE, bit_colors
 from deeplab_jax.data.datasets import Color
+from deeplab_jax.messages import printable
 
 _IGNORED = ("ignore", "ignored", "void")
 _SHOWN = 8  # classes that a remark names
@@ -223,7 +224,7 @@ def _named(
   if listed is None:
     ignored = set(_IGNORED)
     found = [name for plain, (name, _) in first.items() if plain not in ignored]
-    return tuple(sorted(found))
+    return tuple(sorted(map(printable, found)))
   known = {_plain(name) for name in listed.names} | set(_IGNORED)
   for plain, (class_name, path) in first.items():
     if plain not in known:
@@ -250,11 +251,16 @@ def _numbered(
   number = max(sorted(set(found)), key=found.count, default=0)
   if listed is not None:
     number = len(listed.names)
+  elif number in (2, 4) and all(_is_opaque(p) for p in counts.values()):
+    number -= 1
   for _, _, path in layout.used():
     channels = len(counts.get(path, ()))
-    opaque = channels == number + 1 and len(counts[path][-1]) == 1
-    is_alpha = opaque and path.lower().endswith(".png") and listed is not None
-    if path in counts and channels != number and not is_alpha:
+    # Pictures have 1 to 4 channels, whatever the number of classes.
+    is_filler = channels <= 4 and all(
+      len(plane) == 1 for plane in counts.get(path, ())[number:]
+    )
+    fits = channels == number or (channels > number and is_filler)
+    if path in counts and not fits:
       report(
         BadExample(
           tree.where(path),
@@ -268,6 +274,11 @@ def _numbered(
   if listed is not None:
     return listed.names
   return tuple(f"class_{i}" for i in range(number))
+
+
+def _is_opaque(planes: list[Counts]) -> bool:
+  """Whether the last of the channels is 255 throughout."""
+  return len(planes) in (2, 4) and planes[-1].keys() == {IGNORE}
 
 
 def _with_meaning(
@@ -349,7 +360,7 @@ def _doubtful(file: str, name: str, used: int) -> BadExample:
 
 def _plain(name: str) -> str:
   """A name without what files and lists write in several ways."""
-  return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+  return re.sub(r"[\s_-]+", "_", printable(name).strip().casefold())
 
 
 def _size(planes: np.ndarray) -> str:

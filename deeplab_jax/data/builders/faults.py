@@ -76,7 +76,8 @@ FAULTS = {
   "several-masks": Kind(
     "a file holds several masks",
     "save one mask of class numbers; pages of one class each are to be made "
-    "one, such as numpy.argmax(pages, axis=0)",
+    "one, such as numpy.argmax(pages, axis=0), or kept for "
+    "config.task=multilabel where classes overlap",
   ),
   "unsupported-mask": Kind(
     "masks are of a kind that has no class numbers",
