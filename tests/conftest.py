@@ -36,15 +36,16 @@ _LARGE = 2 << 30  # bytes of a worker's memory
 # A file that is not named is in both, and `make check` tells if it should not.
 _COMPILES = {
   "compile networks": """
-    checkpoints checkpoints_damage cuda encoders encoders_reference evaluate
-    export_command export_networks export_onnx export_primitives export_serving
+    checkpoints checkpoints_damage cuda encoders encoders_reference
+    encoders_vit encoders_vit_reference evaluate export_command
+    export_networks export_onnx export_primitives export_serving
     export_stablehlo export_tflite export_web half_pixel hostile_names
     import_weights import_weights_averages import_weights_deeplabs
     import_weights_reference import_weights_torch inference_fusion
     inference_network inference_onednn inference_segmenter losses_defined
-    models_atrous models_deeplab models_depthwise models_golden models_layers
-    models_loops official_weights one_answer train_auxiliary train_folded_norms
-    train_step train_step_golden train_unreached_taps zoo
+    models_atrous models_deeplab models_depthwise models_golden
+    models_layers models_loops official_weights one_answer train_auxiliary
+    train_folded_norms train_step train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """
@@ -191,7 +192,7 @@ def users_jit(optimized) -> Callable:
 @pytest.fixture
 def shallow_backbones(monkeypatch) -> None:
   """Leaves deep backbones every kind of unit, and few of each."""
-  from deeplab_jax.models import convnext, efficient, resnet, xception
+  from deeplab_jax.models import convnext, efficient, resnet, vit, xception
 
   for name in resnet.UNITS:
     monkeypatch.setitem(resnet.UNITS, name, (2, 2, 2, 3))
@@ -204,6 +205,8 @@ def shallow_backbones(monkeypatch) -> None:
   for name, variant in efficient.VARIANTS.items():
     few = tuple(stage[:1] + stage[1:][-1:] for stage in variant.stages)
     monkeypatch.setitem(efficient.VARIANTS, name, variant._replace(stages=few))
+  for name, variant in vit.VARIANTS.items():
+    monkeypatch.setitem(vit.VARIANTS, name, variant._replace(depth=4))
 
 
 @pytest.fixture(scope="module")
