@@ -21,6 +21,7 @@ from deeplab_jax.models.layers import (
   truncated_normal,
 )
 from deeplab_jax.models.ops import canvas
+from deeplab_jax.models.ops.attention import attention
 from deeplab_jax.models.ops.convolution import PaddingRule, conv, paddings
 from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.models.ops.loops import all_threads
@@ -140,8 +141,7 @@ class DotProducts(nn.Module):
     self, query: jax.Array, key: jax.Array, value: jax.Array
   ) -> jax.Array:
     """Three of `(b, n, heads, c)` to the same shape."""
-    y = jax.nn.dot_product_attention(query, key, value)
-    return checkpoint_name(y, CONVOLUTION)
+    return checkpoint_name(attention(query, key, value), CONVOLUTION)
 
 
 class LayerNorm(nn.Module):
