@@ -9,7 +9,7 @@ from shapes; errors are those of docs/exactness.md.
 import pathlib
 import re
 
-from deeplab_jax.models import DeepLab, convnext, efficient
+from deeplab_jax.models import DeepLab, convnext, efficient, vit
 from deeplab_jax.summary import multiply_adds
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -18,7 +18,7 @@ _HEADING = """\
 | --- | --- | --- | --- | --- | --- |
 """
 _SIZE = (513, 513)
-ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS)
+ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS, *vit.VARIANTS)
 
 
 def row(encoder: str, errors: dict[str, float]) -> str:
@@ -37,7 +37,7 @@ def row(encoder: str, errors: dict[str, float]) -> str:
 def errors_of(page: str) -> dict[str, float]:
   """The worst error to timm's features by encoder, from docs/exactness.md."""
   worst = {}
-  pattern = r"^\| timm (\w+) \| features, [^|]*\| (\S+) \|"
+  pattern = r"^\| timm (\w+) \| (?:features|tokens), [^|]*\| (\S+) \|"
   for encoder, error in re.findall(pattern, page, re.MULTILINE):
     worst[encoder] = max(worst.get(encoder, 0.0), float(error))
   return worst

@@ -37,15 +37,15 @@ _LARGE = 2 << 30  # bytes of a worker's memory
 _COMPILES = {
   "compile networks": """
     channels checkpoints checkpoints_damage cuda encoders encoders_reference
-    evaluate export_command export_networks export_onnx export_primitives
-    export_serving export_stablehlo export_tflite export_web geo half_pixel
-    hostile_names import_weights import_weights_averages import_weights_deeplabs
-    import_weights_reference import_weights_torch inference_fusion
-    inference_network inference_onednn inference_segmenter losses_defined
-    models_atrous models_deeplab models_depthwise models_golden models_layers
-    models_loops official_weights one_answer train_auxiliary train_folded_norms
-    late_crops losses_sigmoids multilabel train_step train_step_golden
-    train_unreached_taps zoo
+    encoders_vit encoders_vit_reference evaluate export_command export_networks
+    export_onnx export_primitives export_serving export_stablehlo export_tflite
+    export_web geo half_pixel hostile_names import_weights
+    import_weights_averages import_weights_deeplabs import_weights_reference
+    import_weights_torch inference_fusion inference_network inference_onednn
+    inference_segmenter late_crops losses_defined losses_sigmoids models_atrous
+    models_deeplab models_depthwise models_golden models_layers models_loops
+    multilabel official_weights one_answer train_auxiliary train_folded_norms
+    train_step train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """
@@ -192,7 +192,7 @@ def users_jit(optimized) -> Callable:
 @pytest.fixture
 def shallow_backbones(monkeypatch) -> Iterator[None]:
   """Leaves deep backbones every kind of unit, and few of each."""
-  from deeplab_jax.models import convnext, efficient, resnet, xception
+  from deeplab_jax.models import convnext, efficient, resnet, vit, xception
   from tests.random_variables import abstract_variables
 
   for name in resnet.UNITS:
@@ -206,6 +206,8 @@ def shallow_backbones(monkeypatch) -> Iterator[None]:
   for name, variant in efficient.VARIANTS.items():
     few = tuple(stage[:1] + stage[1:][-1:] for stage in variant.stages)
     monkeypatch.setitem(efficient.VARIANTS, name, variant._replace(stages=few))
+  for name, variant in vit.VARIANTS.items():
+    monkeypatch.setitem(vit.VARIANTS, name, variant._replace(depth=4))
   abstract_variables.cache_clear()  # these networks are equal to deep ones
   yield
   abstract_variables.cache_clear()

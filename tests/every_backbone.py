@@ -2,11 +2,21 @@
 
 import pytest
 
-from deeplab_jax.models import BACKBONES, convnext, efficient
+from deeplab_jax.models import BACKBONES, convnext, efficient, vit
 
-_SMALLEST = {"convnext_atto", "mobilenetv4_conv_small", "tf_efficientnetv2_b0"}
-# These differ from others in depths and channels alone.
-_LIKE_OTHERS = {*convnext.VARIANTS, *efficient.VARIANTS} - _SMALLEST
+_SMALLEST = {
+  "convnext_atto",
+  "mobilenetv4_conv_small",
+  "tf_efficientnetv2_b0",
+  "vit_small_patch14_dinov2",
+  "vit_small_patch16_dinov3",
+}
+# These differ from others in depths, channels and registers alone.
+_LIKE_OTHERS = {
+  *convnext.VARIANTS,
+  *efficient.VARIANTS,
+  *vit.VARIANTS,
+} - _SMALLEST
 _LIKE_OTHERS |= {"resnet_101", "resnet_101_beta", "resnet_101_torch"}
 _LIKE_OTHERS |= {"xception_41", "xception_71", "mobilenet_v3_large_torch"}
 
@@ -24,5 +34,7 @@ ONE_OF_EACH = (
   "resnet_50",
   "resnet_50_torch",
   "tf_efficientnetv2_b0",
+  "vit_small_patch14_dinov2",
+  "vit_small_patch16_dinov3",
   "xception_71",
 )

@@ -30,6 +30,7 @@ from deeplab_jax.models import (
   convnext,
   efficient,
   model_to_dict,
+  vit,
 )
 from deeplab_jax.models.arguments import IMAGE_ARGUMENTS
 from deeplab_jax.train.state import create_state
@@ -37,7 +38,7 @@ from deeplab_jax.train.step import make_train_step
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _FILES = sorted(_CONFIGS.glob("*.py"))
-_ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS)
+_ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS, *vit.VARIANTS)
 _REQUIREMENTS = [p.name for p in _CONFIGS.parent.glob("requirements*.txt")]
 
 

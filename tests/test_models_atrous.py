@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab_jax.models import BACKBONES, convnext, efficient
+from deeplab_jax.models import BACKBONES, convnext, efficient, vit
 from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.backbones import build_backbone
 from tests.random_variables import random_variables
@@ -20,6 +20,7 @@ FAST = {
   "convnext_atto": (64, 48),
   "mobilenetv4_conv_small": (65, 33),
   "tf_efficientnetv2_b0": (64, 48),
+  "vit_small_patch14_dinov2": (65, 33),
 }
 # The official code adds a skip connection wherever a unit runs with stride 1
 # and keeps its depth. Small MobileNetV3 has a strided unit that keeps it, which
@@ -28,6 +29,9 @@ CONSISTENT = set(BACKBONES) - {"mobilenet_v3_small_seg"}
 # At output stride 8 features of ConvNeXt come out one pixel down and right, as
 # timm's do; the last one of a side that strides do not divide is then cut off.
 SHIFTED = set(convnext.VARIANTS)
+# Maps of tokens are resized, corners to corners, which are pixels apart that
+# strides divide in crops alone.
+OF_CROPS = set(vit.VARIANTS)
 # Strided convolutions of these pad as TensorFlow's SAME does.
 TENSORFLOW_PADDING = {
   "mobilenet_v2",
@@ -71,6 +75,12 @@ def constant_gates(variables):
   return jax.tree_util.tree_map_with_path(change, variables)
 
 
+def _sizes(name):
+  if name in OF_CROPS:
+    return [(65, 33), (97, 161)]
+  return [(64, 48)] + [(65, 33), (48, 65)] * (name not in SHIFTED)
+
+
 @pytest.mark.parametrize("name,size", FAST.items())
 @pytest.mark.usefixtures("shallow_backbones")
 def test_dense_features_subsampled_equal_coarse(name, size):
@@ -80,11 +90,7 @@ def test_dense_features_subsampled_equal_coarse(name, size):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name,size",
-  [
-    (name, size)
-    for name in sorted(CONSISTENT)
-    for size in [(64, 48)] + [(65, 33), (48, 65)] * (name not in SHIFTED)
-  ],
+  [(name, size) for name in sorted(CONSISTENT) for size in _sizes(name)],
 )
 def test_every_backbone_is_consistent(name, size):
   check_consistency(name, size)

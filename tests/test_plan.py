@@ -299,9 +299,9 @@ def test_the_door_writes_the_figures(tmp_path):
   )
 
 
-def _real(topology, images_per_chip):
+def _real(topology, images_per_chip, **model):
   config = config_lib.load(str(_ROOT / "configs/voc.py"))
-  config.model.dtype = "bfloat16"
+  config.model.update(dtype="bfloat16", **model)
   machine = plan.tpu_machine(topology)
   config.batch_size = images_per_chip * len(machine.devices)
   return plan.make_plan(config, machine)
@@ -323,3 +323,14 @@ def test_the_real_step_compiles_for_pods(topology, chips):
   assert made.program.flops == pytest.approx(made.flops, rel=0.1)
   reduced = made.program.collectives["all-reduce"]
   assert 0.5 * memory.parameters < reduced.bytes < 1.1 * memory.parameters
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_vision_transformer_is_planned_with_its_attention():
+  """DINOv3's ViT-B at 513, two images a chip, counted as it is compiled."""
+  made = _real("v5e:2x2", 2, backbone="vit_base_patch16_dinov3")
+  memory = made.program.memory
+  assert memory.parameters == 4 * made.network.parameters
+  assert memory.total < 12 * 2**30
+  assert made.program.flops == pytest.approx(made.flops, rel=0.1)

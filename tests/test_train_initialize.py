@@ -69,6 +69,13 @@ def _config(path, parts="all", **arguments):
       "has atrous_rates (2, 4), image_pooling False;",
       "'--config.model.atrous_rates=()' --config.model.image_pooling=True",
     ),
+    # Weights fit, but what is made of them differs.
+    (
+      "all",
+      {"half_pixel": True, "pad_input": False, "output_stride": 8},
+      "has half_pixel True, pad_input False;",
+      "--config.model.half_pixel=False --config.model.pad_input=True",
+    ),
   ],
 )
 def test_fields_that_differ_are_named_with_what_to_set(
@@ -93,7 +100,10 @@ def test_fields_that_differ_are_named_with_what_to_set(
     ("all", {}),
     ("all", {"output_stride": 8, "dropout_rate": 0.0}),
     ("all", {"decoder_convs": ((3, 8),)}),  # there is no decoder
-    ("backbone", {"decoder": ("conv2",), "atrous_rates": (1, 2)}),
+    (
+      "backbone",
+      {"decoder": ("conv2",), "atrous_rates": (1, 2), "half_pixel": True},
+    ),
   ],
 )
 def test_what_the_weights_fit_is_not_refused(start, parts, arguments):
@@ -103,6 +113,16 @@ def test_what_the_weights_fit_is_not_refused(start, parts, arguments):
 def test_other_rates_fit_as_many_kernels(start):
   path = start(atrous_rates=(3, 6))
   check_start(_config(path, atrous_rates=(1, 2)))
+
+
+def test_where_rates_begin_is_of_the_backbone(start):
+  arguments = {"backbone": "resnet_50_torch", "width_multiplier": 1.0}
+  path = start(rates_from="same_unit", **arguments)
+  for parts in ("all", "backbone"):
+    with pytest.raises(
+      ValueError, match=r"set --config\.model\.rates_from=same"
+    ):
+      check_start(_config(path, parts, **arguments))
 
 
 def test_a_classifier_gives_its_backbone_alone(start):

@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -203,3 +204,104 @@ class _Blocks:
     gate = self._act(conv(f"{name}.conv_reduce", gate, features, 1))
     gate = conv(f"{name}.conv_expand", gate, x.shape[1], 1)
     return x / (1 + jnp.exp(-gate))
+
+
+def vision_transformer(network, x, patch, registers, grid, depth=12):
+  """timm's DINOv2 or, without a grid, DINOv3: normal tokens of four depths.
+
+  Args:
+    network: draws or holds the state dict; has as many channels as
+      `network.channels`, 64 to a head.
+    x: (b, 3, h, w); sides are filled up to whole patches.
+    patch: side of a patch.
+    registers: tokens beside the class token.
+    grid: side of that of learned positions; 0 for angles.
+    depth: number of blocks.
+
+  Returns:
+    Four of (b, rows, columns, c).
+  """
+  features, epsilon = network.channels, 1e-6 if grid else 1e-5
+  pads = [(0, 0), (0, 0), *((0, -n % patch) for n in x.shape[2:])]
+  x = network.bias_conv(
+    "patch_embed.proj", jnp.pad(x, pads), features, patch, stride=patch
+  ).transpose(0, 2, 3, 1)
+  size = x.shape[1:3]
+  token = network._array("cls_token", (1, 1, features), 0, 1)
+  if grid:
+    count = grid**2 + (not registers)
+    places = network._array("pos_embed", (1, count, features), 0, 1)
+    if not registers:
+      token, places = token + places[:, :1], places[:, 1:]
+    places = places.reshape(grid, grid, features)
+    x = x + jax.image.resize(places, (*size, features), "cubic")
+  before = [token]
+  if registers:
+    shape = (1, registers, features)
+    before.append(network._array("reg_token", shape, 0, 1))
+  before = jnp.concatenate(before, 1).repeat(len(x), 0)
+  x = jnp.concatenate([before, x.reshape(len(x), -1, features)], 1)
+  turn = _turning(size, before.shape[1]) if not grid else lambda x: x
+  taken = []
+  for i in range(depth):
+    x = _transformer_block(network, f"blocks.{i}", x, turn, epsilon, grid)
+    if 4 * (i + 1) % depth == 0:
+      taken.append(x)
+  norm = _token_norm(network, "norm", epsilon)
+  return [norm(x)[:, before.shape[1] :].reshape(-1, *size, features)
+          for x in taken]  # fmt: skip
+
+
+def _token_norm(network, name, epsilon):
+  def norm(x):
+    x = x.transpose(0, 2, 1)[..., None]
+    return network.layer_norm(name, x, epsilon)[..., 0].transpose(0, 2, 1)
+
+  return norm
+
+
+def _turning(size, before):
+  """Turns pairs of channels, 32 apart, by their wave's angle at the patch."""
+  angles = np.zeros((before + size[0] * size[1], 32))
+  for i, (row, column) in enumerate(np.ndindex(*size)):
+    for j in range(16):
+      period = 100 ** (j / 16)
+      at = ((row + 0.5) / size[0], (column + 0.5) / size[1])
+      angles[before + i, [j, 16 + j]] = [
+        2 * math.pi * (2 * place - 1) / period for place in at
+      ]
+  cosines, sines = np.cos(angles), np.sin(angles)
+
+  def turn(x):  # (b, heads, tokens, 64)
+    a, b = x[..., :32], x[..., 32:]
+    turned = a * cosines - b * sines, b * cosines + a * sines
+    return jnp.concatenate(turned, -1)
+
+  return turn
+
+
+def _transformer_block(network, name, x, turn, epsilon, has_key_bias):
+  features = x.shape[-1]
+  norm = _token_norm(network, f"{name}.norm1", epsilon)
+  kernel = network._array(
+    f"{name}.attn.qkv.weight", (3 * features, features), 0, features**-0.5
+  )
+  y = norm(x) @ kernel.T
+  if has_key_bias:
+    y = y + network._array(f"{name}.attn.qkv.bias", (3 * features,), 0, 0.1)
+  y = y.reshape(*y.shape[:2], 3, -1, 64).transpose(2, 0, 3, 1, 4)
+  query, key, value = turn(y[0]), turn(y[1]), y[2]
+  weights = jnp.exp(query @ key.transpose(0, 1, 3, 2) / 8)
+  y = weights / weights.sum(-1, keepdims=True) @ value
+  y = y.transpose(0, 2, 1, 3).reshape(x.shape)
+  y = _linear(network, f"{name}.attn.proj", y, features)
+  scales = (
+    ("ls1.gamma", "ls2.gamma") if has_key_bias else ("gamma_1", "gamma_2")
+  )
+  scales = [
+    network._array(f"{name}.{scale}", (features,), 1, 0.1) for scale in scales
+  ]
+  x = x + y * scales[0]
+  y = _token_norm(network, f"{name}.norm2", epsilon)(x)
+  y = gelu(_linear(network, f"{name}.mlp.fc1", y, 4 * features))
+  return x + _linear(network, f"{name}.mlp.fc2", y, features) * scales[1]

@@ -69,18 +69,22 @@ def convolution(
 
 
 def product(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
-  """With a matrix from the right: of the channels of maps, or of rows."""
+  """With a matrix from the right: of the channels of maps, or of rows.
+
+  Or of two values that the picture tells, as attention has them.
+  """
   x, matrix = values
   (left, right), (left_batch, right_batch) = step.params["dimension_numbers"]
   rank = len(x.shape)
-  _require(
+  is_plain = (
     matrix.is_constant
     and len(matrix.shape) == 2
     and tuple(left) == (rank - 1,)
     and tuple(right) in ((0,), (1,))
-    and not (left_batch or right_batch),
-    "a product other than with a matrix from the right",
+    and not (left_batch or right_batch)
   )
+  if not is_plain:
+    return _matrix_by_matrix(builder, step, values)
   axes = (0, 1) if tuple(right) == (0,) else (1, 0)
   weights = with_axes(matrix.constant, matrix.axes, axes)
   if rank == 4:
@@ -97,6 +101,32 @@ def product(builder: Builder, step: Step, values: list[Value]) -> list[Value]:
     return _result(step, tensor)
   tensor = builder.node("MatMul", [builder.whole(x), builder.constant(weights)])
   return [with_tensor(tensor, step.outvars[0].aval, canonical(rank))]
+
+
+def _matrix_by_matrix(builder, step, values) -> list[Value]:
+  """Of each of a batch: rows of one by columns of the other."""
+  orders = matrix_orders(step)
+  tensors = map(builder.whole, values, orders)
+  tensor = builder.node("MatMul", list(tensors))
+  result = step.outvars[0].aval
+  return [with_tensor(tensor, result, tuple(range(len(result.shape))))]
+
+
+def matrix_orders(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Axes of the operands of a product as MatMul wants them, the batch first.
+
+  Raises:
+    Unsupported: they are no matrices beside their batch.
+  """
+  contracted, batches = step.params["dimension_numbers"]
+  orders = []
+  for atom, gone, batch in zip(step.invars, contracted, batches):
+    ranks = range(len(atom.aval.shape))
+    free = [axis for axis in ranks if axis not in (*gone, *batch)]
+    _require(len(free) == len(gone) == 1, "a product over several axes")
+    inner = (*free, *gone) if not orders else (*gone, *free)
+    orders.append((*batch, *inner))
+  return tuple(orders)
 
 
 def _pool(op: str, **attributes: Any) -> Callable:

@@ -126,7 +126,15 @@ def _marked_argmax(x, size, half_pixel=False):
   return _marked_resize(x, size, half_pixel).argmax(-1)
 
 
+def _attention(query, key, value):
+  """With one axis of a batch, heads and two more, all the way."""
+  products = jnp.einsum("bqhc,bkhc->bhqk", query, key)
+  weights = jax.nn.softmax(products * query.shape[-1] ** -0.5)
+  return jnp.einsum("bhqk,bkhc->bqhc", weights, value)
+
+
 MARKED = {
+  "attention": _attention,
   "conv": _conv,
   "depthwise_conv": _depthwise,
   "max_pool": _max_pool,

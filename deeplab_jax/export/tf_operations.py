@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from deeplab_jax.export.onnx_maps import matrix_orders
 from deeplab_jax.export.onnx_values import Unsupported
 from deeplab_jax.export.operations import at_least
 
@@ -200,13 +201,14 @@ def _convolution(tf, step, x, kernel):
 
 def _product(tf, step, x, matrix):
   (left, right), batch = step.params["dimension_numbers"]
-  _require(
+  is_plain = (
     isinstance(matrix, np.ndarray)
     and matrix.ndim == 2
     and tuple(left) == (len(x.shape) - 1,)
-    and not any(batch),
-    "a product other than with a matrix from the right",
+    and not any(batch)
   )
+  if not is_plain:  # of two that the picture tells, as attention has them
+    return tf.matmul(*map(tf.transpose, (x, matrix), matrix_orders(step)))
   matrix = matrix if tuple(right) == (0,) else matrix.T
   if len(x.shape) == 4:
     return tf.nn.conv2d(x, matrix[None, None], 1, "VALID")

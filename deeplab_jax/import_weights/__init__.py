@@ -17,6 +17,7 @@ from deeplab_jax.import_weights.fit import (
   fit,
   official_shapes,
 )
+from deeplab_jax.import_weights.pytorch import told_backbone
 from deeplab_jax.import_weights.sources import read
 from deeplab_jax.import_weights.torch_deeplabs import (
   flatten,
@@ -101,7 +102,14 @@ def from_torch(
   """
   network = recognise(flatten(state))
   if network is None or options.get("parts") == "backbone":
-    return from_tensorflow(to_official(state), model, **options)
+    arrays = to_official(state)
+    told = told_backbone(arrays, state)
+    if told not in ("", model.backbone):
+      raise ValueError(
+        f"backbone is {model.backbone!r} in the model, but the state dict is "
+        f"of {told!r}"
+      )
+    return from_tensorflow(arrays, model, **options)
   if different := network.differences(model_arguments(model)):
     raise ValueError(
       f"the state dict is a {network}, the model another network: "

@@ -18,7 +18,7 @@ from deeplab_jax.import_weights.architecture import (
 )
 from deeplab_jax.import_weights.download import download
 from deeplab_jax.import_weights.fit import Report, fit
-from deeplab_jax.import_weights.pytorch import is_torch
+from deeplab_jax.import_weights.pytorch import is_torch, usual_arguments
 from deeplab_jax.import_weights.releases import (
   LICENSE,
   RELEASES,
@@ -82,7 +82,8 @@ def convert(
     inferred, usual = network.arguments, network.usual(given)
   else:
     shapes = {name: np.shape(array) for name, array in arrays.items()}
-    inferred, usual = infer_arguments(shapes), {}
+    inferred = infer_arguments(shapes)
+    usual = usual_arguments(stored) if is_torch(stored) else {}
   _check("the arguments given", given, inferred)
   if release:
     _check(f"the release {source}", release.arguments, inferred)
@@ -105,6 +106,12 @@ def convert(
   )
   if network:
     report = dataclasses.replace(report, notes=network.notes(given))
+  elif usual:
+    told = ", ".join(
+      f"{name} {arguments[name]!r}" for name in sorted(usual.keys() - given)
+    )
+    note = f"as where the names of the weights are from: {told}"
+    report = dataclasses.replace(report, notes=(note,) if told else ())
   checkpoints.save_model(
     out,
     model,

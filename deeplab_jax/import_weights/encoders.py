@@ -38,6 +38,8 @@ class Family(NamedTuple):
     find: from our names and shapes to a key of `BACKBONES`; ValueError with
       what was found if there is none.
     alter: from all arrays by torch's names to those that the rules are for.
+    usual: from all arrays by torch's names to arguments of `DeepLab` with which
+      it computes what the source of the state dict does.
   """
 
   title: str
@@ -45,6 +47,7 @@ class Family(NamedTuple):
   rules: tuple[tuple[str, str | Callable[[re.Match], str] | None], ...]
   find: Callable[[Shapes], str]
   alter: Callable[[Arrays], Arrays] = dict
+  usual: Callable[[Arrays], dict[str, Any]] = lambda state: {}
 
 
 def recognise(
@@ -110,6 +113,8 @@ def _convert(layer, leaf, array, norm):
   """The name below the backbone's, and the array in the official layout."""
   if norm:
     return f"{layer}/BatchNorm/{_NORM_LEAVES[leaf]}", array
+  if array.ndim == 3:  # tokens, in no module of their own
+    return layer, array
   if array.ndim == 4:
     if layer.endswith("depthwise"):
       return f"{layer}/depthwise_weights", array.transpose(2, 3, 0, 1)

@@ -22,6 +22,9 @@ _LEAVES = {
   "norm/var": "BatchNorm/moving_variance",
   "bias": "biases",
   "scale": "gamma",  # of layer norm, and of residual branches
+  "class_token": "class_token",
+  "registers": "registers",
+  "positions": "positions",
 }
 VARIABLES = {name.rsplit("/", 1)[-1] for name in _LEAVES.values()}
 """Last parts of the names of all variables in slim's graphs."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights import convnext, efficient, encoders
+from deeplab_jax.import_weights import convnext, efficient, encoders, vit
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.xception import BLOCKS
@@ -33,7 +33,7 @@ _NORM_LEAVES = {
 _STATES = ("state_dict", "model", "model_state", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema")
 # Encoders whose names have files of their own.
-_FAMILIES = (convnext.FAMILY, efficient.FAMILY)
+_FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
 # Index of the first block of each stage of timm's MobileNetV2.
 _STAGES = (0, 1, 3, 6, 10, 13, 16)
 
@@ -122,6 +122,25 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
       + "\n  ".join(unknown)
     )
   return arrays
+
+
+def usual_arguments(state: Mapping[str, Any]) -> dict[str, Any]:
+  """Arguments of `DeepLab` that whoever wrote a state dict computes with.
+
+  Args:
+    state: as `to_official` takes it.
+  """
+  state = flatten(state)
+  family = encoders.recognise(state, _FAMILIES)
+  return family.usual(dict(state)) if family else {}
+
+
+def told_backbone(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+  """The backbone of `arrays` that `to_official` made of `state`; "" of one
+  that shares its names with others."""
+  if not encoders.recognise(flatten(state), _FAMILIES):
+    return ""
+  return next(iter(arrays)).split("/")[0]
 
 
 def convert(

@@ -6,6 +6,7 @@ from typing import Any
 
 from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.backbones import find_backbone
+from deeplab_jax.models.positions import PositionsOf
 
 OUTPUT_STRIDES = (8, 16, 32)
 HEADS = ("aspp", "dpc", "lraspp", "lraspp_torch")
@@ -102,8 +103,13 @@ def _check_backbone(model):
   if not entry.has_rates_from:
     rule = f"'next_unit': {model.backbone} has no other"
     _require(model, "rates_from", rule, lambda v: v == "next_unit")
-  allowed = typing.get_args(RatesFrom)
-  _require(model, "rates_from", f"one of {allowed}", lambda v: v in allowed)
+  rates = typing.get_args(RatesFrom)
+  _require(model, "rates_from", f"one of {rates}", lambda v: v in rates)
+  if not entry.has_positions:
+    rule = f"'timm': {model.backbone} has no positions"
+    _require(model, "positions_of", rule, lambda v: v == "timm")
+  who = typing.get_args(PositionsOf)
+  _require(model, "positions_of", f"one of {who}", lambda v: v in who)
 
 
 def _check_head(model):

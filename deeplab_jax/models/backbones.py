@@ -18,10 +18,12 @@ from deeplab_jax.models import (
   mobilenet,
   mobilenet_v3,
   resnet,
+  vit,
   xception,
 )
 from deeplab_jax.models.atrous import RatesFrom
 from deeplab_jax.models.layers import Norm
+from deeplab_jax.models.positions import PositionsOf
 
 ValueRange = tuple[tuple[float, float], ...]  # low and high of each channel
 
@@ -77,7 +79,20 @@ class Backbone:
   @property
   def has_rates_from(self) -> bool:
     """Whether its class takes `rates_from`, see `atrous_plan`."""
-    return "rates_from" in self.module.__dataclass_fields__
+    return self._takes("rates_from")
+
+  @property
+  def has_half_pixel(self) -> bool:
+    """Whether its class resizes, and takes `half_pixel`."""
+    return self._takes("half_pixel")
+
+  @property
+  def has_positions(self) -> bool:
+    """Whether its class takes `positions_of`, see `models.positions`."""
+    return self._takes("positions_of")
+
+  def _takes(self, attribute: str) -> bool:
+    return attribute in self.module.__dataclass_fields__
 
 
 _NO_GRID = (1, 1, 1)
@@ -164,6 +179,17 @@ def _convnext(variant):
   )
 
 
+def _vit(variant):
+  return Backbone(
+    vit.VisionTransformer,
+    None,
+    {"variant": variant},
+    has_drop_path=True,
+    has_patches=True,
+    **_TORCHVISION,
+  )
+
+
 def _efficient(variant, norm, **facts):
   return Backbone(
     efficient.EfficientNet,
@@ -226,6 +252,7 @@ BACKBONES = {
     variant: _efficient(variant, efficient.EFFICIENTNET_V2_NORM)
     for variant in efficient.EFFICIENTNET_V2
   },
+  **{variant: _vit(variant) for variant in vit.VARIANTS},
 }
 
 
@@ -248,6 +275,8 @@ def build_backbone(
   batch_norm_momentum: float | None = None,
   dtype: jnp.dtype = jnp.float32,
   rates_from: RatesFrom = "next_unit",
+  half_pixel: bool = False,
+  positions_of: PositionsOf = "timm",
 ) -> nn.Module:
   """The module `backbone` of a network; see `DeepLab` for the arguments.
 
@@ -264,6 +293,10 @@ def build_backbone(
     settings["multi_grid"] = multi_grid or entry.multi_grid
   if entry.has_rates_from:
     settings["rates_from"] = rates_from
+  if entry.has_half_pixel:
+    settings["half_pixel"] = half_pixel
+  if entry.has_positions:
+    settings["positions_of"] = positions_of
   if entry.has_width:
     settings["width_multiplier"] = width_multiplier
   if entry.has_patches:

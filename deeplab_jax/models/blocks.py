@@ -1,13 +1,16 @@
 """Layers of encoders without batch norm: ConvNeXt, vision transformers.
 
 What PyTorch's networks are made of, with PyTorch's arithmetic: convolutions
-with a bias, layer normalisation over the channels, the exact GELU, a learned
-factor of each residual branch, and stochastic depth.
+with a bias, layer normalisation over the channels, attention, the exact GELU, a
+learned factor of each residual branch, and stochastic depth.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -18,9 +21,11 @@ from deeplab_jax.models.layers import (
   truncated_normal,
 )
 from deeplab_jax.models.ops import canvas
+from deeplab_jax.models.ops.attention import attention
 from deeplab_jax.models.ops.convolution import PaddingRule, conv, paddings
 from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.models.ops.loops import all_threads
+from deeplab_jax.models.positions import turned
 
 KERNEL_INIT = truncated_normal(0.02)
 
@@ -37,6 +42,7 @@ class BiasConv(nn.Module):
     padding: rule for strided convolutions.
     kernel_init: initialiser of the kernel; the bias starts at 0.
     dtype: of the computation; parameters are float32.
+    use_bias: whether there is a bias after all.
   """
 
   features: int
@@ -47,6 +53,7 @@ class BiasConv(nn.Module):
   padding: PaddingRule = "explicit"
   kernel_init: Initializer = KERNEL_INIT
   dtype: jnp.dtype = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,7 +67,6 @@ class BiasConv(nn.Module):
     if self.depthwise:
       name, shape = "depthwise_kernel", (*size, 1, channels)
     kernel = parameter(self, name, self.kernel_init, shape).astype(x.dtype)
-    bias = parameter(self, "bias", nn.initializers.zeros, shape[-1:])
     looks_around = self.kernel_size > 1
     settings = (self.kernel_size, self.stride, self.rate, self.padding)
     x = canvas.enter(x, 0 if looks_around else None, *settings)
@@ -71,7 +77,71 @@ class BiasConv(nn.Module):
     else:
       y = conv(x, kernel, padding=self.padding, **where)
       y = checkpoint_name(y, CONVOLUTION)
-    return canvas.leave(y) + bias.astype(y.dtype)
+    y = canvas.leave(y)
+    if not self.use_bias:
+      return y
+    bias = parameter(self, "bias", nn.initializers.zeros, shape[-1:])
+    return y + bias.astype(y.dtype)
+
+
+def linear(x: jax.Array, features: int, **settings: object) -> jax.Array:
+  """Tokens `(b, n, c)` to `(b, n, features)`, in a module of its own.
+
+  Args:
+    x: the tokens.
+    features: output channels.
+    **settings: of the `BiasConv` that it is, with its name.
+  """
+  return BiasConv(features, **settings)(x[:, None])[:, 0]
+
+
+class Attention(nn.Module):
+  """Every token takes of all tokens (Vaswani et al., 2017).
+
+  Attributes:
+    heads: among which the channels are shared out.
+    key_bias: whether keys have a bias, as queries and values have.
+    dtype: of the computation; weights of tokens are float32 or wider.
+  """
+
+  heads: int
+  key_bias: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    waves: tuple[np.ndarray, np.ndarray] | None = None,
+  ) -> jax.Array:
+    """`(b, n, c)` to the same shape.
+
+    Args:
+      x: the tokens.
+      waves: what queries and keys are turned by, see `positions.rotary`.
+    """
+    layer = functools.partial(linear, features=x.shape[-1], dtype=self.dtype)
+    query, key, value = (
+      layer(x, use_bias=name != "key" or self.key_bias, name=name).reshape(
+        *x.shape[:2], self.heads, -1
+      )
+      for name in ("query", "key", "value")
+    )
+    if waves is not None:
+      query, key = turned(query, waves), turned(key, waves)
+    y = DotProducts(name="products")(query, key, value)
+    return layer(y.reshape(x.shape), name="output")
+
+
+class DotProducts(nn.Module):
+  """The part of attention that has no parameters, so that it is counted."""
+
+  @nn.compact
+  def __call__(
+    self, query: jax.Array, key: jax.Array, value: jax.Array
+  ) -> jax.Array:
+    """Three of `(b, n, heads, c)` to the same shape."""
+    return checkpoint_name(attention(query, key, value), CONVOLUTION)
 
 
 class LayerNorm(nn.Module):

@@ -13,6 +13,7 @@ from deeplab_jax.models.layers import (
   truncated_normal,
 )
 from deeplab_jax.models.mobilenet import KERNEL_INIT
+from deeplab_jax.models.positions import PositionsOf
 
 
 class Classifier(nn.Module):
@@ -26,6 +27,7 @@ class Classifier(nn.Module):
     width_multiplier: factor of all channels of a MobileNet backbone.
     output_stride: image pixels per feature before pooling.
     whole_patches: as in `DeepLab`.
+    positions_of: as in `DeepLab`.
     drop_path_rate: as in `DeepLab`.
     batch_norm_momentum: share of the old moving statistics kept at each step;
       None takes the published one.
@@ -37,6 +39,7 @@ class Classifier(nn.Module):
   width_multiplier: float = 1.0
   output_stride: int = 32
   whole_patches: bool = False
+  positions_of: PositionsOf = "timm"
   drop_path_rate: float = 0.0
   batch_norm_momentum: float | None = None
   dtype: jnp.dtype = jnp.float32
@@ -76,6 +79,7 @@ class Classifier(nn.Module):
       drop_path_rate=self.drop_path_rate if train else 0.0,
       batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
+      positions_of=self.positions_of,
     )
     x, _ = backbone(images.astype(self.dtype), use_batch_stats)
     if entry.classifier_features:

@@ -20,6 +20,7 @@ from deeplab_jax.models.decoder import Decoder
 from deeplab_jax.models.dpc import DPC
 from deeplab_jax.models.layers import Conv, truncated_normal
 from deeplab_jax.models.lraspp import LiteRASPP
+from deeplab_jax.models.positions import PositionsOf
 
 INFERENCE_DTYPES = ("float32", "bfloat16")
 """What pictures can be labelled in, whatever a network was trained in."""
@@ -63,9 +64,12 @@ class DeepLab(nn.Module):
     auxiliary: feature that a second head is on, which gives logits in training
       alone: `"conv2"`, `"conv3"`, `"conv4"` (strides 4, 8, 16) or
       `"features"`, the backbone's last; `""` for none.
-    whole_patches: whether a backbone of patches (ConvNeXt) leaves out what is
-      left of a side that they do not divide, as the networks in PyTorch do;
-      filled up with zeros otherwise, so that the image's border is seen.
+    whole_patches: whether a backbone of patches (ConvNeXt, vision transformer)
+      leaves out what is left of a side that they do not divide, as the networks
+      in PyTorch do; filled up with zeros otherwise, so that the image's border
+      is seen.
+    positions_of: whose code tells a vision transformer where patches are:
+      `"timm"`, `"transformers"` or `"authors"`; see `models.positions`.
     rates_from: where the rate begins that replaces a stride of the backbone:
       `"next_unit"`, behind the unit that had it; `"same_unit"`, in that unit,
       as in some networks of torch; `"next_stage"`, behind all units of its
@@ -103,6 +107,7 @@ class DeepLab(nn.Module):
   decoder_convs: tuple[tuple[int, int], ...] = ((3, 256), (3, 256))
   auxiliary: str = ""
   whole_patches: bool = False
+  positions_of: PositionsOf = "timm"
   rates_from: RatesFrom = "next_unit"
   half_pixel: bool = False
   pad_input: bool = True
@@ -168,6 +173,8 @@ class DeepLab(nn.Module):
       batch_norm_momentum=self.batch_norm_momentum,
       dtype=self.dtype,
       rates_from=self.rates_from,
+      half_pixel=self.half_pixel,
+      positions_of=self.positions_of,
     )
     norm = HEAD_NORM.with_momentum(self.batch_norm_momentum)
     x, low_levels = backbone(images.astype(self.dtype), use_batch_stats)

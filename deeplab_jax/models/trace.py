@@ -13,18 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from deeplab_jax.models.blocks import DotProducts
+
 _KERNELS = ("kernel", "depthwise_kernel")
 _NO_KERNEL = (0,)
+_WITHOUT = "no kernel"
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A convolution with its bias or batch normalisation, or layer norm.
+  """A convolution with its bias or batch normalisation, or what else counts.
 
   Attributes:
     path: names of the modules around it and its own, joined by "/".
     kernel: shape `(kh, kw, in, out)`, or `(kh, kw, 1, channels)` if depthwise;
-      `(0,)` of a layer that has factors of channels alone.
+      `(0,)` of a layer that has none, such as layer norm or attention.
     depthwise: whether every channel has its own kernel.
     rate: atrous rates of rows and columns.
     bias: whether it has a bias.
@@ -33,6 +36,7 @@ class Layer:
     activation_bytes: of the input read and of the output written.
     parameters: number of trained values.
     statistics: number of moving means and variances.
+    products: multiply-adds of maps with each other, as attention's.
   """
 
   path: str
@@ -45,11 +49,13 @@ class Layer:
   activation_bytes: int
   parameters: int
   statistics: int
+  products: int = 0
 
   @property
   def multiply_adds(self) -> int:
-    """One per kernel value and output position."""
-    return math.prod(self.output_shape[:-1]) * math.prod(self.kernel)
+    """One per kernel value and output position, and the products."""
+    positions = math.prod(self.output_shape[:-1])
+    return positions * math.prod(self.kernel) + self.products
 
 
 def visit(
@@ -91,17 +97,21 @@ def layers(model: nn.Module, size: tuple[int, int]) -> list[Layer]:
 
 
 def layers_of(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
-  """The layer that `module` is, if it owns a kernel, or factors of its own."""
+  """The layer that `module` is, if it owns parameters, or is attention's."""
   params = module.variables.get("params", {})
   statistics = module.variables.get("batch_stats", {})
+  products = 0
+  if isinstance(module, DotProducts):  # of each query with each key, and value
+    products = 2 * y.size * x.shape[1]
   kernels = [name for name in _KERNELS if name in params]
-  if not kernels and "scale" in params and not statistics:
-    kernels = ["scale"]  # a batch norm belongs to its convolution
+  if not kernels and not statistics:  # a batch norm belongs to its convolution
+    params = {name: x for name, x in params.items() if hasattr(x, "shape")}
+    kernels = [_WITHOUT] * bool(params or products)
   rate = getattr(module, "rate", 1)
   return [
     Layer(
       path="/".join(module.path),
-      kernel=_NO_KERNEL if name == "scale" else params[name].shape,
+      kernel=_NO_KERNEL if name == _WITHOUT else params[name].shape,
       depthwise=name == "depthwise_kernel",
       rate=rate if isinstance(rate, tuple) else (rate, rate),
       bias="bias" in params,
@@ -110,6 +120,7 @@ def layers_of(module: nn.Module, x: jax.Array, y: jax.Array) -> list[Layer]:
       activation_bytes=_bytes(x) + _bytes(y),
       parameters=_size(params),
       statistics=_size(statistics),
+      products=products,
     )
     for name in kernels
   ]

@@ -3,7 +3,7 @@
 from deeplab_jax.models.classifier import Classifier
 from deeplab_jax.models.trace import visit
 
-_SIDE = 65  # of the image that is traced: 64 is a multiple of every stride
+_SIDE = 449  # of the image that is traced: 448 is a multiple of every stride
 
 
 def backbone_units(backbone: str, width_multiplier: float) -> dict[str, int]:

@@ -44,7 +44,9 @@ _FIT_ALL = (
   *IMAGE_ARGUMENTS,
   *TRAINING_ARGUMENTS,
 )
-_OF_BACKBONE = ("backbone", "width_multiplier")
+_OF_BACKBONE = ("backbone", "width_multiplier", "rates_from", "positions_of")
+# Those that fit any weights, too, but make another function of them.
+_CONVENTIONS = ("half_pixel", "pad_input", "rates_from", "positions_of")
 
 
 def check_start(config: ConfigDict) -> None:
@@ -73,9 +75,13 @@ def check_start(config: ConfigDict) -> None:
   differing = [
     name
     for name in names
-    if name not in _FIT_ALL and getattr(stored, name) != getattr(wanted, name)
+    if name not in _FIT_ALL
+    and hasattr(stored, name)
+    and getattr(stored, name) != getattr(wanted, name)
   ]
-  if differing and _differences(stored, wanted, parts):
+  if differing and not _differences(stored, wanted, parts):
+    differing = [name for name in differing if name in _CONVENTIONS]
+  if differing:
     raise ValueError(_other_network(path, stored, wanted, differing))
 
 
