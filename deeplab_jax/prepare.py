@@ -15,13 +15,16 @@ def main(arguments: list[str] | None = None) -> int:
   """Parses `arguments` (default: the command line); gives the exit status."""
   options = _parser().parse_args(arguments)
   from deeplab_jax.data import build  # TFDS takes a while to import
+  from deeplab_jax.data.annotations.options import Options
 
   try:
+    reading = Options(options.format, options.order, options.unannotated)
     folder = build.directory(
       options.name,
       options.data_dir,
       options.manual_dir,
       nodata=options.nodata,
+      options=reading,
     )
     skipped = build.build(
       options.name,
@@ -30,10 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
       partial=options.partial,
       folder=folder,
       nodata=options.nodata,
+      options=reading,
     )
   except Exception as error:
     return messages.tell(error)
   print(f"{options.name} is in {folder}")
+  for line in build.said(folder):
+    print(line)
   for line in build.remarks(folder):
     print(f"warning: {line}")
   if skipped:
@@ -66,6 +72,21 @@ def _parser() -> argparse.ArgumentParser:
     "--nodata",
     type=float,
     help="number of a folder's masks that means that nothing is known",
+  )
+  parser.add_argument(
+    "--format",
+    default="",
+    help="of a folder's annotations, where it holds several",
+  )
+  parser.add_argument(
+    "--order",
+    default="",
+    help="of a folder's objects: area, listed, or names of classes",
+  )
+  parser.add_argument(
+    "--unannotated",
+    default="",
+    help="pictures of a folder without annotation: background or skip",
   )
   parser.add_argument(
     "--skip_bad",

@@ -19,6 +19,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from deeplab_jax.data.annotations.options import DEFAULT, Options
 from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
@@ -33,6 +34,7 @@ def directory(
   path: str = "",
   files: Tree | None = None,
   nodata: float | None = None,
+  options: Options = DEFAULT,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -44,19 +46,26 @@ def directory(
       change.
     files: those at `path`, where the caller has walked the folder already.
     nodata: number of masks that means that nothing is known, for "folder".
+    options: how annotations are read, for "folder".
 
   Raises:
-    ValueError: `path` is no folder, or `nodata` is given for another data set.
+    ValueError: `path` is no folder, or `nodata` or `options` are given for
+      another data set.
   """
   if nodata is not None and name != "folder":
     raise ValueError(
       "data.nodata (--nodata of prepare) is for masks of the data set folder, "
       f"got {nodata:g} for {name}; leave it out"
     )
+  if not options.are_default and name != "folder":
+    raise ValueError(
+      "data.format, data.order and data.unannotated are for the data set "
+      f"folder, got {options} for {name}; leave them out"
+    )
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]
   if name == "folder":
-    parts.append(_config(path, files or user_files(path), nodata))
+    parts.append(_config(path, files or user_files(path), nodata, options))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -75,12 +84,16 @@ def user_files(path: str) -> Tree:
   return Tree.open(folder)
 
 
-def _config(path: str, files: Tree, nodata: float | None) -> str:
+def _config(
+  path: str, files: Tree, nodata: float | None, options: Options
+) -> str:
   """Names the state of the files at `path`, and how masks are read."""
   folder = pathlib.Path(path).expanduser().resolve()
   readable = re.sub(r"\W+", "_", folder.name)
   digest = hashlib.sha256(os.fsencode(folder))
   digest.update(f"rules {_FOLDER_RULES}, nodata {nodata}\n".encode())
+  if not options.are_default:
+    digest.update(f"{options}\n".encode())
   for name in files.stems("", ""):
     digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
@@ -109,6 +122,7 @@ def build(
   partial: bool = False,
   folder: pathlib.Path | None = None,
   nodata: float | None = None,
+  options: Options = DEFAULT,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -121,6 +135,7 @@ def build(
     partial: accept a sample: any number of examples, any checksum.
     folder: its `directory`, where the caller knows it already.
     nodata: number of masks that means that nothing is known, for "folder".
+    options: how annotations are read, for "folder".
 
   Returns:
     what was wrong with each example left out.
@@ -136,14 +151,16 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = folder or directory(name, data_dir, manual_dir, nodata=nodata)
-  options = {"nodata": nodata} if name == "folder" else {}
+  folder = folder or directory(
+    name, data_dir, manual_dir, nodata=nodata, options=options
+  )
+  reading = {"nodata": nodata, "options": options} if name == "folder" else {}
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
       return []
-    options |= {"skip_bad": skip_bad, "partial": partial}
-    builder = _builder(name, folder, manual_dir=manual, **options)
+    reading |= {"skip_bad": skip_bad, "partial": partial}
+    builder = _builder(name, folder, manual_dir=manual, **reading)
     with warnings.catch_warnings():
       # Remarks on harmless metadata, and pycocotools on NumPy 2.
       warnings.filterwarnings("ignore", module="PIL")
@@ -152,7 +169,7 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      _check_unchanged(folder, manual_dir, nodata)
+      _check_unchanged(folder, manual_dir, nodata, options)
   return builder.skipped
 
 
@@ -162,22 +179,31 @@ def remarks(folder: pathlib.Path) -> list[str]:
   Such as 16-bit images, of which 8 bits are read, or a class that never occurs:
   see `builders.faults.REMARKS`.
   """
+  return _stored(folder, "remarks")
+
+
+def said(folder: pathlib.Path) -> list[str]:
+  """The format of the user's files in `folder`, and what was lost of them."""
+  return _stored(folder, "said")
+
+
+def _stored(folder: pathlib.Path, name: str) -> list[str]:
   metadata = folder / "metadata.json"  # where TFDS keeps it: not opened twice
   try:
-    return json.loads(metadata.read_text()).get("remarks", [])
+    return json.loads(metadata.read_text()).get(name, [])
   except (OSError, ValueError):  # damaged: whoever opens it says so
     return []
 
 
 def _check_unchanged(
-  folder: pathlib.Path, path: str, nodata: float | None
+  folder: pathlib.Path, path: str, nodata: float | None, options: Options
 ) -> None:
   """Refuses what was built of files that changed while they were read.
 
   `folder` is named after the state of the files before, which the builder
   found by a walk of its own; only a third walk tells whether that state held.
   """
-  if _config(path, user_files(path), nodata) != folder.parent.name:
+  if _config(path, user_files(path), nodata, options) != folder.parent.name:
     shutil.rmtree(folder)
     raise ValueError(
       f"the files of data.path {path} changed while they were read; wait until "

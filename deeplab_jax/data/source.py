@@ -8,6 +8,7 @@ that changes meanwhile.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import shlex
@@ -23,6 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data import build, manifest
+from deeplab_jax.data.annotations.options import Options
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.preprocess import decode_image
@@ -300,18 +302,45 @@ def _prepared(
   """Where the data set is; builds it now if it needs no source of its own."""
   name, path = data_config.name, data_config.path
   nodata = data_config.get("nodata")  # configs of older runs have none
-  directory = build.directory(name, data_config.data_dir, path, files, nodata)
+  options = reading_options(data_config)
+  directory = build.directory(
+    name, data_config.data_dir, path, files, nodata, options
+  )
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
       raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(name, manual_dir=path, folder=directory, nodata=nodata)
+    build.build(
+      name,
+      manual_dir=path,
+      skip_bad=data_config.get("skip_bad", False),
+      folder=directory,
+      nodata=nodata,
+      options=options,
+    )
   _say_remarks(directory)
   return directory
+
+
+def reading_options(data_config: ml_collections.ConfigDict) -> Options:
+  """How `data_config` has annotations read; as ever if its run is older.
+
+  Raises:
+    ValueError: a field has a value that is not allowed.
+  """
+  if data_config.get("skip_bad") and data_config.name != "folder":
+    raise ValueError(
+      f"data.skip_bad is for the data set folder, got it for "
+      f"{data_config.name}; prepare that with --skip_bad"
+    )
+  names = [field.name for field in dataclasses.fields(Options)]
+  return Options(**{n: data_config[n] for n in names if n in data_config})
 
 
 @functools.cache
 def _say_remarks(directory: pathlib.Path) -> None:
   """Prints what may be meant of a data set: once, not whenever it is opened."""
+  for line in build.said(directory):
+    print(line, file=sys.stderr, flush=True)
   for line in build.remarks(directory):
     print(f"warning: {line}", file=sys.stderr, flush=True)
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import build, segmentation
 from deeplab_jax.data.builders.faults import FAULTS, BadExample
-from deeplab_jax.data.source import Dataset, open_dataset
+from deeplab_jax.data.source import Dataset, open_dataset, reading_options
 from deeplab_jax.doctor import (
   config_checks,
   file_checks,
@@ -149,7 +149,8 @@ class _Data:
   @functools.cached_property
   def samples(self) -> Samples:
     if self._files is not None:
-      return FolderSamples(self._files, self._config.get("nodata"))
+      options = reading_options(self._config)
+      return FolderSamples(self._files, self._config.get("nodata"), options)
     return RecordSamples(self.dataset)
 
 

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data.annotations import find, report
+from deeplab_jax.data.annotations.options import DEFAULT, Options
 from deeplab_jax.data.builders import (
   checks,
   folder_checks,
   folder_classes,
-  folder_layout,
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
@@ -89,26 +90,40 @@ class FolderSamples:
 
   Attributes:
     layout: which files belong together.
-    listed: whether the user lists the classes.
+    listed: whether the user, or an export, lists the classes.
+    said: what is said of an export, see `annotations.report`.
   """
 
-  def __init__(self, files: Tree, nodata: float | None = None):
+  def __init__(
+    self,
+    files: Tree,
+    nodata: float | None = None,
+    options: Options = DEFAULT,
+  ):
     """Looks at the user's `files`.
 
     Args:
       files: of the folder.
       nodata: number of masks that means that nothing is known.
+      options: how annotations are read.
 
     Raises:
       ValueError: there are no images, or no masks.
     """
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
-    self._tree, self._nodata = files, nodata
-    self.layout = folder_layout.find(self._tree, self.faults.append)
-    self.listed = any(name in self._tree for name in folder_classes.FILES)
+    self._nodata = nodata
+    self._export = find.find(files, options, self.faults.append)
+    self._tree, self.layout = self._export.tree, self._export.layout
+    self.faults += self._export.faults
+    self.remarks += self._export.remarks
+    self.listed = self._export.listed is not None or any(
+      name in self._tree for name in folder_classes.FILES
+    )
     self._classes = self._find_classes()
     self.info = self._classes and self._info(self._classes)
+    names = self._classes.names if self._classes else ()
+    self.said = report.lines(self._export, names)
 
   def where(self, path: str) -> str:
     """How a message names the file `path` of the folder."""
@@ -139,6 +154,8 @@ class FolderSamples:
       return
     sample.mask = _pixels(mask)
     if self._classes:
+      if drawn := self._export.drawings.get(file):
+        sample.remarks += report.remarks(drawn, self._classes.names)
       sample.label = sample.attempt(self._classes.labels_of, file, mask)
       if sample.label is not None:
         sample.label = _ignoring(sample.label, self.info)
@@ -159,7 +176,11 @@ class FolderSamples:
     used = self.layout.used_masks()
     try:
       classes = folder_classes.find(
-        self._tree, used, self._nodata, self.faults.append
+        self._tree,
+        used,
+        self._nodata,
+        self.faults.append,
+        self._export.listed,
       )
     except BadExample as fault:
       self.faults.append(fault)

@@ -40,6 +40,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     partial: accept a sample: any number of examples, any checksum.
     skipped: what was wrong with the examples left out.
     remarks: what may be meant; kept beside the records, in the metadata.
+    said: what is said of the source whenever the data set is opened.
     dataset: facts about the data set that is built.
   """
 
@@ -61,6 +62,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.partial = partial
     self.skipped: list[str] = []
     self.remarks: list[faults.Remark] = []
+    self.said: list[str] = []
     self.dataset: DatasetInfo = DATASETS[self.name]
     self._downloads: pathlib.Path | None = None
     self._keys: dict[str, list] = {}
@@ -134,6 +136,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.info.metadata["dataset"] = dataclasses.asdict(self.dataset)
     self.info.metadata["partial"] = self.partial
     self.info.metadata["largest"] = {}
+    self.info.metadata["said"] = self.said
     return {
       split: self._generate_examples(split, keys)
       for split, keys in splits.items()

@@ -1,7 +1,7 @@
 """Any user's own folder of images and masks, without code.
 
-`folder_layout` says which files belong together, `folder_classes` what the
-classes are.
+`annotations.find` says what format it is in, `folder_layout` which files of one
+of images and masks belong together, `folder_classes` what the classes are.
 """
 
 import dataclasses
@@ -9,12 +9,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from deeplab_jax.data.builders import (
-  checks,
-  folder_checks,
-  folder_classes,
-  folder_layout,
-)
+from deeplab_jax.data.annotations import find, report
+from deeplab_jax.data.annotations.options import DEFAULT, Options
+from deeplab_jax.data.builders import checks, folder_checks, folder_classes
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
@@ -25,28 +22,45 @@ class Folder(SegmentationBuilder, skip_registration=True):
 
   name = "folder"
 
-  def __init__(self, *, nodata: float | None = None, **kwargs: Any):
-    self._nodata = nodata
+  def __init__(
+    self,
+    *,
+    nodata: float | None = None,
+    options: Options = DEFAULT,
+    **kwargs: Any,
+  ):
+    self._nodata, self._options = nodata, options
     self._contents: list[tuple[str, str, bytes]] = []
     super().__init__(**kwargs)
 
   def open(self) -> dict[str, list]:
-    self._tree = Tree.open(self.manual_dir)
+    files = Tree.open(self.manual_dir)
     faults: list[BadExample] = []
     try:
-      self._layout = folder_layout.find(self._tree, faults.append)
+      export = find.find(files, self._options, faults.append)
+      self._tree, self._layout = export.tree, export.layout
       if faults:
         faults += self._layout.without_masks(self._tree)
       self._classes = folder_classes.find(
-        self._tree, self._layout.used_masks(), self._nodata, faults.append
+        self._tree,
+        self._layout.used_masks(),
+        self._nodata,
+        faults.append,
+        export.listed,
       )
       found = self._tree, self._layout, self._classes
       faults += folder_checks.faults(*found, self.skip_bad)
+      if self.skip_bad:
+        self.skipped += map(str, export.faults)
+      else:
+        faults += export.faults
     except BadExample as fault:  # after which one cannot go on
       faults.append(fault)
     if faults:
       raise together(faults)
+    self.remarks.extend(export.remarks)
     self.remarks.extend(folder_checks.remarks(*found))
+    self.said = report.lines(export, self._classes.names)
     self.dataset = dataclasses.replace(
       self.dataset,
       class_names=self._classes.names,
@@ -68,11 +82,12 @@ class Folder(SegmentationBuilder, skip_registration=True):
     return Example(self._tree.where(image), encoded, file, labels, source)
 
   def all_remarks(self) -> list[Remark]:
-    return [*self.remarks, *self._repetitions()]
+    left_out = [Remark("left-out", "", said) for said in self.skipped]
+    return [*self.remarks, *left_out, *self._repetitions()]
 
   def _repetitions(self) -> Iterator[Remark]:
     """Images that are there more than once, byte by byte."""
-    first: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
+    first: dict[str, dict[bytes, str]] = {s: {} for s in self._layout.splits}
     for split, key, digest in sorted(self._contents):
       if digest in first[split]:
         other = first[split][digest]

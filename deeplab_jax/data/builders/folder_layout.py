@@ -1,8 +1,10 @@
 """Which files of a user's folder are images, masks and lists of splits.
 
 Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`,
-or `img_dir/` and `ann_dir/`; a mask has the path of its image, but for the
-suffix. The splits are those of `train.txt` and `val.txt` (in the folder or in
+or another pair of `_LAYOUTS`, perhaps in each of `train/` and `val/`; or masks
+that lie beside the images. A mask has the path of its image, but for the
+suffix, or for an ending or beginning that all masks have (`mask_names`). The
+splits are those of `train.txt` and `val.txt` (in the folder or in
 `ImageSets/Segmentation/`), a name a line; else the folders `train/` and `val/`
 in both, such as `images/train/`; else a tenth of the images is for validation.
 """
@@ -14,6 +16,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 
+from deeplab_jax.data.builders import mask_names
 from deeplab_jax.data.builders.faults import BadExample, Report, refuse
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.builders.voc_layout import MARKER
@@ -23,6 +26,12 @@ _LAYOUTS = (
   ("images", "masks"),
   ("JPEGImages", "SegmentationClass"),
   ("img_dir", "ann_dir"),
+  ("images", "labels"),
+  ("images", "annotations"),
+  ("image", "mask"),
+  ("image", "label"),
+  ("imgs", "masks"),
+  ("img", "mask"),
 )
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
@@ -48,6 +57,7 @@ class Layout:
     unread: files beside the images and masks that have another suffix.
     like_splits: folders with names of splits, where the splits were drawn.
     listed: whether there is a list of a split.
+    pattern: in words, how masks are called if not as their images; else "".
   """
 
   images: dict[str, str]
@@ -57,6 +67,7 @@ class Layout:
   unread: list[str]
   like_splits: list[str]
   listed: bool
+  pattern: str = ""
 
   def unlisted(self) -> list[str]:
     """Names of the images in no split, sorted."""
@@ -102,7 +113,7 @@ def find(tree: Tree, report: Report = refuse) -> Layout:
   Raises:
     BadExample: there are no images, or no masks.
   """
-  images, masks = _pairs(tree, report)
+  images, masks, pattern = _pairs(tree, report)
   names = list(images)
   lists = {split: _listed(tree, split, names, report) for split in _SPLITS}
   listed = any(lines is not None for lines in lists.values())
@@ -117,31 +128,94 @@ def find(tree: Tree, report: Report = refuse) -> Layout:
     _unread(tree, {*images.values(), *masks.values()}),
     like_splits,
     listed,
+    pattern,
   )
 
 
-def _pairs(tree: Tree, report: Report) -> tuple[dict[str, str], dict[str, str]]:
-  """Files of the images and of the masks, by name."""
-  for images, masks in _LAYOUTS:
-    found = _by_name(tree, images, report), _by_name(tree, masks, report)
-    if all(found):
-      break
-  else:
-    raise BadExample(
-      tree.origin,
-      "no-layout",
-      "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
-      f"with files that end in {', '.join(_SUFFIXES)}, got {_contents(tree)}",
-    )
-  for name in sorted(found[1].keys() - found[0].keys()):
+def is_there(tree: Tree) -> bool:
+  """Whether the folder `tree` has images and masks that `find` would find."""
+  return _arrangement(tree) is not None or bool(_beside(tree))
+
+
+# Folders of images and of masks, by what is put before the names in them.
+Folders = dict[str, tuple[str, str]]
+
+
+def _pairs(
+  tree: Tree, report: Report
+) -> tuple[dict[str, str], dict[str, str], str]:
+  """Files of the images and of the masks, by name, and how masks are called."""
+  folders = _arrangement(tree)
+  if folders is None:
+    found = _beside(tree)
+    if not found:
+      raise BadExample(
+        tree.origin,
+        "no-layout",
+        "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
+        f"with files that end in {', '.join(_SUFFIXES)}, or an export of an "
+        f"annotation tool, got {_contents(tree)}",
+      )
+    return found
+  images, masks = (
+    {
+      name: path
+      for prefix, pair in folders.items()
+      for name, path in _by_name(tree, pair[place], report, prefix).items()
+    }
+    for place in (0, 1)
+  )
+  pattern = ""
+  if not images.keys() & masks.keys():
+    images, masks, pattern = mask_names.matched(images, masks, _SUFFIXES)
+  image_folder = next(iter(folders.values()))[0]
+  for name in sorted(masks.keys() - images.keys()):
     report(
       BadExample(
-        tree.where(found[1][name]),
+        tree.where(masks[name]),
         "mask-without-image",
-        f"a mask must have an image of its name in {images}/, got none",
+        f"a mask must have an image of its name in {image_folder}/, got none",
       )
     )
-  return found
+  return images, masks, pattern
+
+
+def _arrangement(tree: Tree) -> Folders | None:
+  """The folders in which images and masks are; None if there are none."""
+  for pair in _LAYOUTS:
+    if all(_has_pictures(tree, folder) for folder in pair):
+      return {"": pair}
+  tops = sorted({p.partition("/")[0] for p in tree.stems("", "") if "/" in p})
+  tops = [top for top in tops if top.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
+  for pair in _LAYOUTS:
+    found = {f"{t}/": (f"{t}/{pair[0]}", f"{t}/{pair[1]}") for t in tops}
+    found = {
+      top: folders
+      for top, folders in found.items()
+      if all(_has_pictures(tree, folder) for folder in folders)
+    }
+    if found:
+      return found
+  return None
+
+
+def _has_pictures(tree: Tree, folder: str) -> bool:
+  return any(map(_is_picture, tree.stems(folder, "")))
+
+
+def _is_picture(path: str) -> bool:
+  is_hidden = path.rsplit("/", 1)[-1].startswith(".")  # as macOS leaves
+  return path.lower().endswith(_SUFFIXES) and not is_hidden
+
+
+def _beside(tree: Tree) -> tuple[dict[str, str], dict[str, str], str] | None:
+  """The same of masks that lie beside their images; None if none do."""
+  files = {
+    _composed(path.rpartition(".")[0]): path
+    for path in tree.stems("", "")
+    if _is_picture(path)
+  }
+  return mask_names.beside(files)
 
 
 def _unread(tree: Tree, used: set[str]) -> list[str]:
@@ -164,14 +238,13 @@ def _contents(tree: Tree) -> str:
   return printable(", ".join(found)) or "no file"
 
 
-def _by_name(tree: Tree, folder: str, report: Report) -> dict[str, str]:
+def _by_name(
+  tree: Tree, folder: str, report: Report, prefix: str = ""
+) -> dict[str, str]:
+  """The pictures in a folder, by their names with `prefix` in front."""
   files: dict[str, str] = {}
-  for path in tree.stems(folder, ""):
-    name, suffix = path.rsplit(".", 1) if "." in path else (path, "")
-    is_hidden = path.rsplit("/", 1)[-1].startswith(".")  # as macOS leaves
-    if is_hidden or f".{suffix.lower()}" not in _SUFFIXES:
-      continue
-    name = _composed(name)
+  for path in filter(_is_picture, tree.stems(folder, "")):
+    name = prefix + _composed(path.rpartition(".")[0])
     if name in files:
       report(_duplicate(tree, f"{folder}/{path}", files[name]))
     files[name] = f"{folder}/{path}"
@@ -208,7 +281,8 @@ def _matched(images: dict[str, str], masks: dict[str, str]) -> dict[str, str]:
   return {
     name: masks[name]
     for name in images.keys() & masks.keys()
-    if _without_suffix(images[name]) != _without_suffix(masks[name])
+    if unicodedata.is_normalized("NFC", images[name])
+    != unicodedata.is_normalized("NFC", masks[name])
   }
 
 
@@ -220,13 +294,25 @@ def _splits(
   if lists["train"] is None and lists["val"] is None:
     lists = _by_folder(names)
   if lists["train"] is None and lists["val"] is None:
-    count = max(len(names) // 10, 1)
-    lists["val"] = sorted(sorted(names, key=_hash)[:count])
+    lists["val"] = _drawn(names)
   for split, other in (_SPLITS, _SPLITS[::-1]):
     if lists[split] is None:
       rest = sorted(set(names) - set(lists[other]))
       lists[split] = rest or list(lists[other])  # of a single image, both
   return lists
+
+
+def _drawn(names: list[str]) -> list[str]:
+  """A tenth of the names, for validation."""
+  count = max(len(names) // 10, 1)
+  return sorted(sorted(names, key=_hash)[:count])
+
+
+def draw_splits(names: list[str]) -> dict[str, list[str]]:
+  """Names of train and val, drawn by a hash, where nothing else says."""
+  val = _drawn(names)
+  chosen = set(val)
+  return {"train": [n for n in names if n not in chosen] or val, "val": val}
 
 
 def _by_folder(names: list[str]) -> dict[str, list[str] | None]:

@@ -113,6 +113,10 @@ class Tree:
         self.where(path), "unreadable", f"cannot be read ({error})"
       ) from error
 
+  def file(self, path: str) -> File:
+    """The file `path`, which must be there."""
+    return self._files[path]
+
   def lines(self, path: str) -> list[str]:
     """The lines of a text file that are not empty, stripped.
 
@@ -144,7 +148,7 @@ class Tree:
     for path in sorted(self._files, key=len):
       before, found, _ = f"/{path}/".partition(f"/{marker}/")
       if found:
-        return self._sub(before.removeprefix("/"))
+        return self.inside(before.removeprefix("/"))
     return None
 
   def moved(self, folder: str) -> Tree:
@@ -154,7 +158,8 @@ class Tree:
       {f"{folder}/{path}": file for path, file in self._files.items()},
     )
 
-  def _sub(self, folder: str) -> Tree:
+  def inside(self, folder: str) -> Tree:
+    """The files in `folder`, whose paths then lack it; "" is all."""
     if not folder:
       return self
     start = f"{folder}/"
