@@ -74,7 +74,7 @@ def read(files: Files, options: Options) -> Export:
     for path, document in found.items()
   ]
   pictures += [
-    _broken(files, path, painter)
+    _broken(files, path)
     for path in files.broken
     if path.rpartition("/")[0] in {p.rpartition("/")[0] for p in found}
   ]
@@ -97,18 +97,17 @@ def _nothing(file: File) -> tuple[list[Shape], tuple[int, int]]:
   return [], upright_size(file.where, file.read())
 
 
-def _broken(files: Files, path: str, painter: Painter) -> Picture:
+def _broken(files: Files, path: str) -> Picture:
   """A json that cannot be read, beside others that can."""
   where = files.tree.where(path)
 
   def refuse() -> bytes:
     return files.json(path)  # which raises
 
-  file = File(where, refuse)
-  name = without_suffix(path) + ".jpg"
-  near = [p for p in files.pictures if without_suffix(p) == name[:-4]]
-  path = near[0] if near else name
-  return Picture(path, split_of(path), file, file)
+  file, stem = File(where, refuse), without_suffix(path)
+  near = [p for p in files.pictures if without_suffix(p) == stem]
+  name = near[0] if near else f"{stem}.jpg"
+  return Picture(name, split_of(path), file, file)
 
 
 def _picture(
