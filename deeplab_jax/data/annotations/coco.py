@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ from deeplab_jax.messages import printable
 
 TITLE = "COCO json"
 _LISTS = ("images", "annotations", "categories")
+# What COCO's other files of annotations are called, before the split.
+_OTHERS = re.compile(r"(image_info|person_keypoints|captions|labels|stuff)_")
 
 
 def fits(files: Files) -> bool:
@@ -82,11 +85,12 @@ def is_coco(document: Any) -> bool:
 
 
 def _chosen(documents: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-  """Those of instances, where COCO's keypoints lie beside them."""
+  """Those of instances, where COCO's others of the same pictures lie beside."""
   chosen = [
     (path, document)
     for path, document in documents
     if not any("keypoints" in c for c in document["categories"])
+    and not _OTHERS.match(path.rpartition("/")[2])
   ]
   return chosen or documents
 
