@@ -497,6 +497,9 @@ class Format:
           label = NAMES.index(thing.name)
           found["overlap"] += int((pixels & ~np.isin(drawn, (-1, label))).sum())
           drawn[pixels] = label
+    if self.title == "COCO json":
+      crowds = [t for ts in SCENES.values() for t in ts if t.is_crowd]
+      found["crowd"] = int(sum(region(thing).sum() for thing in crowds))
     if self.write is coco:
       filled = [inside(h) for t in SCENES["holes"] for h in t.holes]
       found["hole-filled"] = int(sum(pixels.sum() for pixels in filled))

@@ -113,6 +113,7 @@ def draw(
     part, inside = labels[region.box], region.inside
     if shape.is_crowd:
       part[inside] = IGNORE
+      losses.append(Loss("crowd", shape.name, region.area))
       continue
     beneath = part[inside & owned[region.box]]
     others = (beneath != shape.label) & (beneath != IGNORE)

@@ -25,6 +25,7 @@ KINDS = {
   "empty": "have no pixel",
   "no-area": "are points or lines without width: not drawn",
   "several-annotations": "are further annotations of a picture: not drawn",
+  "crowd": "are marked as crowd: ignored where no other object is",
   "overlap": "cover pixels of another class",
 }
 _SHOWN = 5  # pairs of classes that a line names

@@ -385,6 +385,11 @@ REMARKS = {
     "truth, or else the first",
     "remove the others, or mark one as ground truth",
   ),
+  "crowd": Kind(
+    "objects are marked as crowd: they are ignored where no other object is",
+    "nothing if they are groups; some tools mark every mask so when they write "
+    "COCO's json (iscrowd): then set it to 0, or export another format",
+  ),
   "overlap": Kind(
     "objects of several classes overlap: the upper one has the pixels",
     "nothing if the order is right; else see data.order",
