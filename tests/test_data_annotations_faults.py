@@ -1,12 +1,15 @@
 """Exports that are recognised but broken, and what may be meant of others."""
 
 import json
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
-from deeplab_jax import doctor
+import deeplab_jax
+from deeplab_jax import config as config_lib
+from deeplab_jax import doctor, prepare, train
 from deeplab_jax.config import base_config
 from deeplab_jax.data import build
 from deeplab_jax.data.annotations import find, report
@@ -19,6 +22,8 @@ from deeplab_jax.doctor import checkup_text, page
 from deeplab_jax.doctor.samples import FolderSamples
 from tests import annotation_scenes as scenes
 from tests.annotation_scenes import FORMATS, NAMES, SCENES
+
+_TINY = pathlib.Path(__file__).parent / "programs/tiny_config.py"
 
 
 def _edit(path, change):
@@ -372,3 +377,34 @@ def test_options_are_for_folders_and_name_the_build(tmp_path):
   config.update(name="shapes", skip_bad=True, data_dir=str(tmp_path))
   with pytest.raises(ValueError, match=r"data\.skip_bad is for .* folder"):
     open_dataset(config)
+
+
+def test_prepare_says_what_it_read(tmp_path, capsys):
+  scenes.label_studio(tmp_path / "export")
+  places = ["--manual_dir", str(tmp_path / "export"), "--data_dir"]
+  command = ["folder", *places, str(tmp_path / "data")]
+  assert prepare.main(command) == 0
+  said = capsys.readouterr().out
+  assert "Label Studio json, 5 images, 3 classes and background" in said
+  assert "car over road" in said
+  assert prepare.main([*command, "--format=coc"]) == 1
+  assert "must be one of masks, coco" in capsys.readouterr().err
+  assert prepare.main([*command, "--unannotated=skip"]) == 0
+  assert "without annotation: left out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_on_an_export(tmp_path, capfd):
+  root, workdir = tmp_path / "export", tmp_path / "run"
+  scenes.coco(root)
+  config = config_lib.load(str(_TINY))
+  config.update(steps=4, eval_every=0, eval_first=False)
+  config.data.update(
+    name="folder", path=str(root), data_dir=str(tmp_path / "data")
+  )
+  train.train_and_evaluate(config, workdir)
+  assert "COCO json, 5 images, 3 classes" in capfd.readouterr().err
+  segmenter = deeplab_jax.load(str(workdir))
+  assert tuple(segmenter.class_names) == NAMES
+  labels = segmenter(scenes.image("holes"))
+  assert labels.shape == scenes.SIZE and labels.max() < len(NAMES)
