@@ -21,8 +21,8 @@ or a head drawn anew on an encoder that others have trained:
     --config.init_from=models/convnext_tiny \
     --config.data.path=DIR --workdir runs/mine
 
-DIR is laid out as docs/data.md describes. Crops are as large as the images, up
-to 513 x 513.
+DIR is what an annotation tool exported, or images/ and masks/, as docs/data.md
+describes. Crops are as large as the images, up to 513 x 513.
 
 Arguments: init_from=MODEL (zoo/camvid_mobilenet_v2; nothing draws random
 weights), whose network the fields of `config.model` follow; backbone=NAME in

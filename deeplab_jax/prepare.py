@@ -15,17 +15,22 @@ def main(arguments: list[str] | None = None) -> int:
   """Parses `arguments` (default: the command line); gives the exit status."""
   options = _parser().parse_args(arguments)
   from deeplab_jax.data import build  # TFDS takes a while to import
+  from deeplab_jax.data.annotations.options import Options
+  from deeplab_jax.data.builders.folder_tiles import Tiling
 
-  tiling = build.Tiling(options.tile, options.tile_overlap, options.tile_nodata)
   try:
+    reading = {
+      "nodata": options.nodata,
+      "channels": options.channels,
+      "tiling": Tiling(options.tile, options.tile_overlap, options.tile_nodata),
+      "multilabel": options.multilabel,
+      "options": Options(options.format, options.order, options.unannotated),
+    }
     folder = build.directory(
       options.name,
       options.data_dir,
       options.manual_dir,
-      nodata=options.nodata,
-      channels=options.channels,
-      tiling=tiling,
-      multilabel=options.multilabel,
+      **reading,
     )
     skipped = build.build(
       options.name,
@@ -33,15 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
       skip_bad=options.skip_bad,
       partial=options.partial,
       folder=folder,
-      nodata=options.nodata,
-      channels=options.channels,
-      tiling=tiling,
-      multilabel=options.multilabel,
+      **reading,
     )
   except Exception as error:
     return messages.tell(error)
   print(f"{options.name} is in {folder}")
-  for line in build.notes(folder):
+  for line in build.said(folder):
     print(line)
   for line in build.remarks(folder):
     print(f"warning: {line}")
@@ -105,6 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     "--multilabel",
     action="store_true",
     help="classes of a folder overlap: masks are channels, or files a class",
+  )
+  parser.add_argument(
+    "--format",
+    default="",
+    help="of a folder's annotations, where it holds several",
+  )
+  parser.add_argument(
+    "--order",
+    default="",
+    help="of a folder's objects: area, listed, or names of classes",
+  )
+  parser.add_argument(
+    "--unannotated",
+    default="",
+    help="pictures of a folder without annotation: background or skip",
   )
   parser.add_argument(
     "--skip_bad",

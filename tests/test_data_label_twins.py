@@ -17,6 +17,7 @@ import pytest
 
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.reading import Reading
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.doctor.samples import FolderSamples
 from tests import doctor_scenes as scenes
@@ -168,7 +169,7 @@ def _built(config):
 def _examined(config):
   """The same as the doctor reads them, and all faults."""
   root = pathlib.Path(config.data.path)
-  samples = FolderSamples(Tree.open(root), config.data.nodata)
+  samples = FolderSamples(Tree.open(root), Reading(nodata=config.data.nodata))
   codes = {fault.code for fault in samples.faults}
   found = {}
   for split in ("train", "val"):

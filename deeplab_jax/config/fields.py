@@ -119,8 +119,23 @@ def data_fields() -> dict[str, Any]:
   return {
     # What `python -m deeplab_jax.prepare --help` lists.
     "name": "voc2012",
-    # The data set "folder": images/ and masks/, or VOC's layout.
+    # The data set "folder": images/ and masks/, VOC's layout, or what an
+    # annotation tool exports (docs/data.md).
     "path": "",
+    # Of "folder": its format, where it holds several; "" is what its files are.
+    # masks, coco, panoptic, yolo, roboflow, labelme, cvat, label_studio,
+    # supervisely or parquet.
+    "format": "",
+    # Of "folder": which annotated object is drawn over another: "area", the
+    # smaller; "listed", the later; "road,car", those of the class named later;
+    # "" as its format has it.
+    "order": "",
+    # Of "folder": pictures without annotation are "background", or "skip"
+    # leaves them out; "" is background, but refused in images/ and masks/.
+    "unannotated": "",
+    # Of "folder": leave out examples with faults and list them, instead of
+    # stopping.
+    "skip_bad": False,
     # Of "folder": number of masks that means that nothing is known, such as
     # -1, 65535 or nan; these pixels are ignored. None is what files declare.
     "nodata": config_dict.placeholder(float),

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import importlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -18,21 +17,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import ml_collections
 import tensorflow_datasets as tfds
 
 from deeplab_jax.data.builders.base import Builder
-from deeplab_jax.data.builders.folder_tiles import Tiling
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.data.reading import Reading
 
-ValueRange = tuple[tuple[float, float], ...]
-
-MOST_CHANNELS = 32
-_WHOLE = Tiling()
-# Raise them when the files of a user's folder become other labels than before.
-_FOLDER_RULES = 3
-_MULTILABEL_RULES = 1
 _MULTILABEL = "folder_multilabel"  # the module of its builder
 
 
@@ -41,10 +32,7 @@ def directory(
   data_dir: str = "",
   path: str = "",
   files: Tree | None = None,
-  nodata: float | None = None,
-  channels: int = 0,
-  tiling: Tiling = _WHOLE,
-  multilabel: bool = False,
+  **reading: Any,
 ) -> pathlib.Path:
   """Where data set `name` is, or will be; its version is the last part.
 
@@ -55,47 +43,18 @@ def directory(
     path: the user's files, for "folder": another directory whenever they
       change.
     files: those at `path`, where the caller has walked the folder already.
-    nodata: number of masks that means that nothing is known, for "folder".
-    channels: of the pictures of "folder", see `config.data.channels`.
-    tiling: how its rasters are cut.
-    multilabel: whether classes overlap, for "folder".
+    **reading: fields of `Reading`, for "folder".
 
   Raises:
-    ValueError: `path` is no folder, or `nodata`, `channels` or `tiling` are
-      wrong, or given for another data set.
+    ValueError: `path` is no folder, or `reading` is wrong, or for another data
+      set.
   """
-  if nodata is not None and name != "folder":
-    raise ValueError(
-      "data.nodata (--nodata of prepare) is for masks of the data set folder, "
-      f"got {nodata:g} for {name}; leave it out"
-    )
-  if channels and name != "folder":
-    raise ValueError(
-      "data.channels (--channels of prepare) is for pictures of the data set "
-      f"folder, got {channels} for {name}; leave it out"
-    )
-  tiling.check(channels)
-  if channels not in range(MOST_CHANNELS + 1):
-    raise ValueError(
-      f"data.channels (--channels of prepare) must be 0 or from 1 to "
-      f"{MOST_CHANNELS}, got {channels}"
-    )
-  if multilabel and name != "folder":
-    raise ValueError(
-      "overlapping classes (task multilabel, --multilabel of prepare) are of "
-      f"the data set folder, got {name}"
-    )
-  if multilabel and channels:
-    raise ValueError(
-      "data.channels (--channels of prepare) is not for pictures whose classes "
-      f"overlap, got {channels}; leave it out"
-    )
+  how = Reading(**reading)
+  how.check(name)
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   parts = [name]
   if name == "folder":
-    files = files or user_files(path)
-    reading = _reading(nodata, channels, tiling, multilabel)
-    parts.append(_config(path, files, reading))
+    parts.append(_config(path, files or user_files(path), how))
   return root.joinpath(*parts, str(Builder.VERSION))
 
 
@@ -114,55 +73,12 @@ def user_files(path: str) -> Tree:
   return Tree.open(folder)
 
 
-def value_range(asked: tuple, channels: int) -> ValueRange:
-  """`data.value_range` for each channel.
-
-  Raises:
-    ValueError: it is no pair of numbers, and no such pair for each channel.
-  """
-  try:
-    is_one = len(asked) == 2 and all(isinstance(x, int | float) for x in asked)
-    pairs = [asked] * channels if is_one else asked
-    found = tuple((float(low), float(high)) for low, high in pairs)
-    if len(found) == channels and all(
-      -math.inf < low < high < math.inf for low, high in found
-    ):
-      return found
-  except (TypeError, ValueError):
-    pass
-  raise ValueError(
-    "data.value_range must be a pair of numbers (low, high), low < high, or "
-    f"one such pair for each of the {channels} channels, got {asked}"
-  )
-
-
-def tiling_of(data_config: ml_collections.ConfigDict) -> Tiling:
-  """How `config.data` cuts rasters; configs of older runs do not."""
-  names = "tile", "tile_overlap", "tile_nodata"
-  given = (data_config.get(name) for name in names)
-  return Tiling(*(x if y is None else y for x, y in zip(_WHOLE, given)))
-
-
-def _reading(
-  nodata: float | None, channels: int, tiling: Tiling, multilabel: bool
-) -> str:
-  """How files are read, in words that tell it from other ways."""
-  reading = f"nodata {nodata}"
-  if channels:
-    reading += f", channels {channels}"
-  if tiling.side:
-    reading += f", {tuple(tiling)}"
-  if multilabel:
-    reading += f", overlapping, rules {_MULTILABEL_RULES}"
-  return reading
-
-
-def _config(path: str, files: Tree, reading: str) -> str:
+def _config(path: str, files: Tree, reading: Reading) -> str:
   """Names the state of the files at `path`, and how they are read."""
   folder = pathlib.Path(path).expanduser().resolve()
   readable = re.sub(r"\W+", "_", folder.name)
   digest = hashlib.sha256(os.fsencode(folder))
-  digest.update(f"rules {_FOLDER_RULES}, {reading}\n".encode())
+  digest.update(f"{reading}\n".encode())
   for name in files.stems("", ""):
     digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
@@ -190,10 +106,7 @@ def build(
   skip_bad: bool = False,
   partial: bool = False,
   folder: pathlib.Path | None = None,
-  nodata: float | None = None,
-  channels: int = 0,
-  tiling: Tiling = _WHOLE,
-  multilabel: bool = False,
+  **reading: Any,
 ) -> list[str]:
   """Builds `name` unless it is there; waits for another process that does.
 
@@ -205,10 +118,7 @@ def build(
     skip_bad: leave out unusable examples instead of stopping at the first.
     partial: accept a sample: any number of examples, any checksum.
     folder: its `directory`, where the caller knows it already.
-    nodata: number of masks that means that nothing is known, for "folder".
-    channels: of the pictures of "folder", see `config.data.channels`.
-    tiling: how its rasters are cut.
-    multilabel: whether classes overlap, for "folder".
+    **reading: fields of `Reading`, for "folder".
 
   Returns:
     what was wrong with each example left out.
@@ -224,24 +134,15 @@ def build(
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
   if manual and not manual.is_dir():
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
-  folder = folder or directory(
-    name,
-    data_dir,
-    manual_dir,
-    nodata=nodata,
-    channels=channels,
-    tiling=tiling,
-    multilabel=multilabel,
-  )
-  options = {}
-  if name == "folder":
-    options = {"nodata": nodata, "channels": channels, "tiling": tiling}
+  folder = folder or directory(name, data_dir, manual_dir, **reading)
+  how = Reading(**reading)
+  options = {"reading": how} if name == "folder" else {}
   with _only_one(folder):
     if is_built(folder):
       _check_complete(folder, partial)
       return []
     options |= {"skip_bad": skip_bad, "partial": partial}
-    kind = _MULTILABEL if multilabel else name
+    kind = _MULTILABEL if how.multilabel else name
     builder = _builder(name, kind, folder, manual_dir=manual, **options)
     with warnings.catch_warnings():
       # Remarks on harmless metadata, and pycocotools on NumPy 2.
@@ -251,8 +152,7 @@ def build(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     if name == "folder":
-      reading = _reading(nodata, channels, tiling, multilabel)
-      _check_unchanged(folder, manual_dir, reading)
+      _check_unchanged(folder, manual_dir, how)
   return builder.skipped
 
 
@@ -262,15 +162,15 @@ def remarks(folder: pathlib.Path) -> list[str]:
   Such as 16-bit images, of which 8 bits are read, or a class that never occurs:
   see `builders.faults.REMARKS`.
   """
-  return _lines(folder, "remarks")
+  return _stored(folder, "remarks")
 
 
-def notes(folder: pathlib.Path) -> list[str]:
-  """What was found in the data set in `folder` that is as it should be."""
-  return _lines(folder, "notes")
+def said(folder: pathlib.Path) -> list[str]:
+  """How the user's files in `folder` were read, and what was lost of them."""
+  return _stored(folder, "said")
 
 
-def _lines(folder: pathlib.Path, name: str) -> list[str]:
+def _stored(folder: pathlib.Path, name: str) -> list[str]:
   metadata = folder / "metadata.json"  # where TFDS keeps it: not opened twice
   try:
     return json.loads(metadata.read_text()).get(name, [])
@@ -278,7 +178,7 @@ def _lines(folder: pathlib.Path, name: str) -> list[str]:
     return []
 
 
-def _check_unchanged(folder: pathlib.Path, path: str, reading: str) -> None:
+def _check_unchanged(folder: pathlib.Path, path: str, reading: Reading) -> None:
   """Refuses what was built of files that changed while they were read.
 
   `folder` is named after the state of the files before, which the builder

@@ -27,6 +27,7 @@ from deeplab_jax.data import bands, build, manifest
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.preprocess import decode_image
+from deeplab_jax.data.reading import reading_of, value_range
 
 if typing.TYPE_CHECKING:
   import ml_collections
@@ -291,8 +292,8 @@ def open_dataset(
     testing=testing,
   )
   if asked := tuple(data_config.get("value_range") or ()):
-    value_range = build.value_range(asked, dataset.info.channels)
-    dataset.info = dataclasses.replace(dataset.info, value_range=value_range)
+    found = value_range(asked, dataset.info.channels)
+    dataset.info = dataclasses.replace(dataset.info, value_range=found)
   return dataset
 
 
@@ -343,18 +344,9 @@ def _prepared(
 ) -> pathlib.Path:
   """Where the data set is; builds it now if it needs no source of its own."""
   name, path = data_config.name, data_config.path
-  # Configs of older runs have none of these.
-  nodata, channels = data_config.get("nodata"), data_config.get("channels", 0)
-  tiling = build.tiling_of(data_config)
+  reading = vars(reading_of(data_config, multilabel))
   directory = build.directory(
-    name,
-    data_config.data_dir,
-    path,
-    files,
-    nodata,
-    channels,
-    tiling,
-    multilabel,
+    name, data_config.data_dir, path, files, **reading
   )
   if not build.is_built(directory):
     if not DATASETS[name].builds_itself:
@@ -362,11 +354,9 @@ def _prepared(
     build.build(
       name,
       manual_dir=path,
+      skip_bad=data_config.get("skip_bad", False),
       folder=directory,
-      nodata=nodata,
-      channels=channels,
-      tiling=tiling,
-      multilabel=multilabel,
+      **reading,
     )
   _say_remarks(directory)
   return directory
@@ -374,9 +364,9 @@ def _prepared(
 
 @functools.cache
 def _say_remarks(directory: pathlib.Path) -> None:
-  """Prints what was found, and what may be meant, of a data set: once, not
-  whenever it is opened."""
-  for line in build.notes(directory):
+  """Prints how the files of a data set were read, and what may be meant: once,
+  not whenever it is opened."""
+  for line in build.said(directory):
     print(line, file=sys.stderr, flush=True)
   for line in build.remarks(directory):
     print(f"warning: {line}", file=sys.stderr, flush=True)

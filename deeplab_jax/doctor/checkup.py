@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import build, segmentation
 from deeplab_jax.data.builders.faults import FAULTS, BadExample
+from deeplab_jax.data.reading import reading_of
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.doctor import (
   config_checks,
@@ -153,17 +154,13 @@ class _Data:
 
   @functools.cached_property
   def samples(self) -> Samples:
-    if self._files is not None and self._multilabel:
-      return MultilabelSamples(self._files, self._config.get("nodata"))
-    if self._files is not None:
-      return FolderSamples(
-        self._files,
-        self._config.get("nodata"),
-        self._config.get("channels", 0),
-        tuple(self._config.get("value_range") or ()),
-        build.tiling_of(self._config),
-      )
-    return RecordSamples(self.dataset)
+    if self._files is None:
+      return RecordSamples(self.dataset)
+    reading = reading_of(self._config, self._multilabel)
+    if self._multilabel:
+      return MultilabelSamples(self._files, reading.nodata)
+    value_range = tuple(self._config.get("value_range") or ())
+    return FolderSamples(self._files, reading, value_range)
 
 
 def _survey(config: ConfigDict, samples: Samples, limit: int) -> Survey:

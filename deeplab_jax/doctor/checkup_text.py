@@ -80,7 +80,7 @@ def _several(count: int, what: str) -> str:
 
 def _describe(survey: Survey) -> list[str]:
   """The data in figures."""
-  lines = [f"{survey.config.data.name}: {_sizes(survey)}"]
+  lines = [f"{survey.config.data.name}: {_sizes(survey)}", *survey.said]
   summary = summarise(survey)
   if "mean" in summary:
     mean, deviation = (
@@ -198,6 +198,7 @@ def to_dict(checkup: Checkup) -> dict[str, Any]:
     "warnings": len(checkup.warnings),
     "findings": [finding.to_dict() for finding in checkup.findings],
     "data": summarise(checkup.survey) if checkup.survey else None,
+    "format": checkup.survey.said if checkup.survey else [],
     "overfit": trained
     and {
       "losses": trained.losses,

@@ -22,6 +22,9 @@ _COUNTED = {
   *("class-missing-in-train", "class-missing-in-val"),
 }
 
+# Faults of annotations without a picture, which skip_bad leaves out.
+_LEFT_OUT = {"unknown-picture", "repeated-picture", "bad-annotation"}
+
 
 def faults(survey: Survey) -> Iterator[Finding]:
   """Everything that the builder refuses, each kind with all its files."""
@@ -31,19 +34,23 @@ def faults(survey: Survey) -> Iterator[Finding]:
   for facts in survey.facts:
     for fault in facts.faults:
       kinds.setdefault(fault.code, {})[str(fault)] = _mention(fault, facts)
+  say = warning if survey.config.data.get("skip_bad") else error
   for code, mentions in kinds.items():
     kind = FAULTS[code]
-    yield error(code, kind.message, kind.remedy, mentions.values())
+    # Of all files together, or of some: only examples can be left out.
+    can_skip = all(mention.example for mention in mentions.values())
+    make = say if can_skip or code in _LEFT_OUT else error
+    yield make(code, kind.message, kind.remedy, mentions.values())
 
 
 def remarks(survey: Survey) -> Iterator[Finding]:
   """Everything that the builder remarks, but for what is counted here."""
   kinds: dict[str, list[Mention]] = {}
-  for facts in survey.facts:
-    for remark in facts.remarks:
-      of_mask = remark.file == facts.mask_file
-      mention = mention_mask if of_mask else mention_image
-      kinds.setdefault(remark.code, []).append(mention(facts, remark.detail))
+  found = [(facts, r) for facts in survey.facts for r in facts.remarks]
+  for facts, remark in sorted(found, key=lambda pair: -pair[1].weight):
+    of_mask = remark.file == facts.mask_file
+    mention = mention_mask if of_mask else mention_image
+    kinds.setdefault(remark.code, []).append(mention(facts, remark.detail))
   for remark in survey.samples.remarks:
     if remark.code not in _COUNTED:
       mention = Mention(remark.file, remark.detail)

@@ -39,6 +39,7 @@ class MultilabelSamples:
     """
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
+    self.said: list[str] = []
     self._tree = files
     found = channel_layout.find(files, self.faults.append)
     self._layout = found.layout

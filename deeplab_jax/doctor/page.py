@@ -22,6 +22,9 @@ def render(checkup: Checkup) -> str:
   """The page as one string."""
   errors, warnings = len(checkup.errors), len(checkup.warnings)
   sections = {"": _cards(checkup)}
+  if checkup.survey and checkup.survey.said:
+    said = map(html.escape, checkup.survey.said)
+    sections["How it was read"] = "<br>".join(said)
   if checkup.errors:
     sections["Errors"] = _findings(checkup, checkup.errors)
   if checkup.warnings:

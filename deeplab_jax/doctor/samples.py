@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from deeplab_jax import visualize
-from deeplab_jax.data import build, datasets, preprocess
+from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data.annotations import find, report
 from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders import (
   checks,
@@ -25,10 +26,11 @@ from deeplab_jax.data.builders import (
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
-from deeplab_jax.data.builders.folder_tiles import Latest, Tiles, Tiling
+from deeplab_jax.data.builders.folder_tiles import Latest, Tiles
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DatasetInfo
+from deeplab_jax.data.reading import AS_EVER, Reading, value_range
 from deeplab_jax.data.source import Dataset
 
 SPLITS = ("train", "val")
@@ -95,50 +97,59 @@ class FolderSamples:
 
   Attributes:
     layout: which files belong together.
-    listed: whether the user lists the classes.
+    listed: whether the user, or an export, lists the classes.
+    said: what is said of an export, see `annotations.report`.
   """
 
   def __init__(
     self,
     files: Tree,
-    nodata: float | None = None,
-    channels: int = 0,
-    value_range: tuple = (),
-    tiling: Tiling | None = None,
+    reading: Reading = AS_EVER,
+    asked_range: tuple = (),
   ):
     """Looks at the user's `files`.
 
     Args:
       files: of the folder.
-      nodata: number of masks that means that nothing is known.
-      channels: of the pictures, see `config.data.channels`.
-      value_range: of their values, see `config.data.value_range`.
-      tiling: how rasters are cut.
+      reading: how they are read.
+      asked_range: `config.data.value_range`.
 
     Raises:
       ValueError: there are no images, or no masks.
     """
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
-    self._tree, self._nodata = files, nodata
-    self.layout = folder_layout.find(
-      self._tree, self.faults.append, folder_layout.suffixes(channels)
+    self._nodata, tiling = reading.nodata, reading.tiling
+    channels = reading.channels
+    suffixes = folder_layout.suffixes(channels)
+    self._export = find.find(
+      files, reading.options, self.faults.append, suffixes
     )
+    self._tree, self.layout = self._export.tree, self._export.layout
+    self.faults += self._export.faults
+    self.remarks += self._export.remarks
     self._bands = None
     self._tiles: Tiles | None = None
     self._latest_mask = Latest(self._whole_mask)
     if channels:
-      if tiling and tiling.side:
+      if tiling.side:
         what = self._tree, self.layout, channels, tiling
         self._tiles = Tiles(*what, self.faults.append)
       found = folder_bands.find(self._tree, self.layout, channels, self._tiles)
-      if value_range:
-        value_range = build.value_range(value_range, channels)
-        found = dataclasses.replace(found, value_range=value_range)
+      if asked_range:
+        found = dataclasses.replace(
+          found, value_range=value_range(asked_range, channels)
+        )
       self._bands = found
-    self.listed = any(name in self._tree for name in folder_classes.FILES)
+    self.listed = self._export.listed is not None or any(
+      name in self._tree for name in folder_classes.FILES
+    )
     self._classes = self._find_classes()
     self.info = self._classes and self._info(self._classes)
+    names = self._classes.names if self._classes else ()
+    self.said = report.lines(self._export, names)
+    if self._bands is not None:
+      self.said += self._bands.lines()
 
   def where(self, path: str) -> str:
     """How a message names the file `path` of the folder."""
@@ -196,6 +207,8 @@ class FolderSamples:
       return
     sample.mask = _pixels(mask)
     if self._classes:
+      if drawn := self._export.drawings.get(file):
+        sample.remarks += report.remarks(drawn, self._classes.names)
       sample.label = sample.attempt(self._classes.labels_of, file, mask)
       if sample.label is not None:
         sample.label = _ignoring(sample.label, self.info)
@@ -236,7 +249,11 @@ class FolderSamples:
     used = self.layout.used_masks()
     try:
       classes = folder_classes.find(
-        self._tree, used, self._nodata, self.faults.append
+        self._tree,
+        used,
+        self._nodata,
+        self.faults.append,
+        self._export.listed,
       )
     except BadExample as fault:
       self.faults.append(fault)

@@ -48,6 +48,11 @@ class Survey:
     return self.samples if isinstance(self.samples, FolderSamples) else None
 
   @property
+  def said(self) -> list[str]:
+    """What is said of the format of a user's folder."""
+    return self.folder.said if self.folder else []
+
+  @property
   def infers_classes(self) -> bool:
     """Whether the classes are what the masks hold, for want of a list."""
     return self.folder is not None and not self.folder.listed

@@ -39,8 +39,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     skip_bad: count and list unusable examples instead of stopping.
     partial: accept a sample: any number of examples, any checksum.
     skipped: what was wrong with the examples left out.
-    notes: what was found, and is as it should be; kept as the remarks are.
     remarks: what may be meant; kept beside the records, in the metadata.
+    said: what is said of the source whenever the data set is opened.
     dataset: facts about the data set that is built.
   """
 
@@ -62,7 +62,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.partial = partial
     self.skipped: list[str] = []
     self.remarks: list[faults.Remark] = []
-    self.notes: list[str] = []
+    self.said: list[str] = []
     self.dataset: DatasetInfo = DATASETS[self.name]
     self._downloads: pathlib.Path | None = None
     self._keys: dict[str, list] = {}
@@ -136,6 +136,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     self.info.metadata["dataset"] = dataclasses.asdict(self.dataset)
     self.info.metadata["partial"] = self.partial
     self.info.metadata["largest"] = {}
+    self.info.metadata["said"] = self.said
     return {
       split: self._generate_examples(split, keys)
       for split, keys in splits.items()
@@ -166,7 +167,6 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         f"first of {len(self.skipped)} faults: {self.skipped[:1]}"
       )
     self.info.metadata["largest"][split] = largest.tolist()
-    self.info.metadata["notes"] = self.notes
     self.info.metadata["remarks"] = faults.lines(self.all_remarks())
     manifest.write(pathlib.Path(self.data_dir), split, entries)
 

@@ -174,6 +174,78 @@ FAULTS = {
     "correct the lists: a name a line, as in images/, without folders above it",
   ),
   "not-text": Kind("lists are not UTF-8 text", "save them as UTF-8"),
+  "several-formats": Kind(
+    "the folder is in several formats",
+    "say which with data.format, or keep them in folders of their own",
+  ),
+  "not-json": Kind(
+    "files of annotations are no JSON: cut off, or damaged",
+    "export or copy them again",
+  ),
+  "bad-annotation": Kind(
+    "annotations are not as their format says",
+    "correct or export them again, or leave their pictures out with "
+    "--config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "missing-picture": Kind(
+    "annotations name pictures that are not there",
+    "add the pictures, or leave them out with --config.data.skip_bad=True "
+    "(prepare: --skip_bad)",
+  ),
+  "ambiguous-picture": Kind(
+    "annotations name pictures of which there are several",
+    "give them names of their own, or remove all but one",
+  ),
+  "unknown-picture": Kind(
+    "annotations belong to pictures that are not listed",
+    "correct the file, or leave them out with --config.data.skip_bad=True "
+    "(prepare: --skip_bad)",
+  ),
+  "repeated-picture": Kind(
+    "pictures are listed several times",
+    "keep one file of annotations, or one entry for each picture",
+  ),
+  "unknown-category": Kind(
+    "annotations are of a class that is not listed",
+    "list the class, or leave their pictures out with "
+    "--config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "unknown-segment": Kind(
+    "segments are of no class",
+    "export the segments and the json together again, or leave their pictures "
+    "out with --config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "no-outline": Kind(
+    "annotations are boxes, which say nothing of pixels",
+    "export polygons or masks, or leave their pictures out with "
+    "--config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "rle-size": Kind(
+    "run lengths or bitmaps are of another size than their picture",
+    "export them again with the pictures as they are, or leave these out with "
+    "--config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "beyond-the-whole": Kind(
+    "points that should be shares of the picture are beyond it",
+    "export the annotations again, or leave their pictures out with "
+    "--config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "coordinates-far-outside": Kind(
+    "points are no numbers, or far outside of their picture",
+    "export the annotations again, or leave their pictures out with "
+    "--config.data.skip_bad=True (prepare: --skip_bad)",
+  ),
+  "wrong-order": Kind(
+    "data.order names a class that is not there", "correct data.order"
+  ),
+  "ambiguous-columns": Kind(
+    "it is not clear which columns are pictures and masks",
+    "keep one column of each, called image and mask",
+  ),
+  "no-pictures": Kind(
+    "there are annotations, but no annotated pictures",
+    "add the pictures, or check data.unannotated",
+  ),
   "mask-size": Kind(
     "masks have another size than their images",
     "export the masks again at the size of the images; resize masks by nearest "
@@ -320,6 +392,56 @@ REMARKS = {
     "images lack the mask of a class, which then counts as not there",
     "nothing if that is so; else add the masks",
   ),
+  "left-out": Kind(
+    "examples with faults are left out, as skip_bad says",
+    "correct them, if they are meant to be used",
+  ),
+  "outside": Kind(
+    "objects reach outside of the picture: they are cut at its edge",
+    "nothing if only edges are concerned; else export the annotations again",
+  ),
+  "few-points": Kind(
+    "objects have fewer than three points: they are not drawn",
+    "remove them, or draw them again",
+  ),
+  "self-crossing": Kind(
+    "outlines cross themselves: what they go around twice is not filled",
+    "draw them again, if that is not meant",
+  ),
+  "hole-filled": Kind(
+    "objects have an outline within another: as COCO has it, it is filled",
+    "export run lengths (RLE) or masks, if these are holes",
+  ),
+  "thin": Kind(
+    "objects are thinner than a pixel: masks show parts of them",
+    "nothing; a class of thin objects wants lines of some width",
+  ),
+  "vanished": Kind(
+    "objects are thinner than a pixel: masks do not show them",
+    "remove them, or draw them wider",
+  ),
+  "empty": Kind(
+    "objects have no pixel",
+    "remove them, or draw them again",
+  ),
+  "no-area": Kind(
+    "points and lines without width are not drawn",
+    "nothing if only areas are meant",
+  ),
+  "several-annotations": Kind(
+    "pictures have several annotations, of which one is taken: the ground "
+    "truth, or else the first",
+    "remove the others, or mark one as ground truth",
+  ),
+  "crowd": Kind(
+    "objects are marked as crowd: they are ignored where no other object is",
+    "nothing if they are groups; some tools mark every mask so when they write "
+    "COCO's json (iscrowd): then set it to 0, or export another format",
+  ),
+  "overlap": Kind(
+    "objects of several classes overlap: the upper one has the pixels",
+    "nothing if the order is right; else see data.order",
+  ),
   "unread-files": Kind(
     "files beside images and masks have another suffix and are not read",
     "convert them to PNG if they are meant to be used",
@@ -377,11 +499,13 @@ class Remark:
     code: one of `REMARKS`.
     file: which; "" is all data.
     detail: what was found.
+    weight: of those of a code the greatest is said first.
   """
 
   code: str
   file: str
   detail: str
+  weight: int = 0
 
 
 Report = Callable[[BadExample], None]
@@ -397,8 +521,11 @@ def lines(remarks: Iterable[Remark]) -> list[str]:
   kinds = collections.defaultdict(list)
   for remark in remarks:
     said = ": ".join(filter(None, (remark.file, remark.detail)))
-    kinds[remark.code].append(said)
-  return [_line(code, sorted(said)) for code, said in kinds.items()]
+    kinds[remark.code].append((-remark.weight, said))
+  return [
+    _line(code, [said for _, said in sorted(found)])
+    for code, found in kinds.items()
+  ]
 
 
 def _line(code: str, said: list[str]) -> str:

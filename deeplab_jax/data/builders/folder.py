@@ -1,7 +1,7 @@
 """Any user's own folder of images and masks, without code.
 
-`folder_layout` says which files belong together, `folder_classes` what the
-classes are.
+`annotations.find` says what format it is in, `folder_layout` which files of one
+of images and masks belong together, `folder_classes` what the classes are.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deeplab_jax.data import bands
+from deeplab_jax.data.annotations import find, report
 from deeplab_jax.data.builders import (
   checks,
   folder_bands,
@@ -21,9 +22,10 @@ from deeplab_jax.data.builders import (
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
 from deeplab_jax.data.builders.folder_bands import FolderBands
-from deeplab_jax.data.builders.folder_tiles import Latest, Tiles, Tiling
+from deeplab_jax.data.builders.folder_tiles import Latest, Tiles
 from deeplab_jax.data.builders.segmentation import Example, SegmentationBuilder
 from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.reading import AS_EVER, Reading
 
 
 class Folder(SegmentationBuilder, skip_registration=True):
@@ -34,13 +36,11 @@ class Folder(SegmentationBuilder, skip_registration=True):
   def __init__(
     self,
     *,
-    nodata: float | None = None,
-    channels: int = 0,
-    tiling: Tiling | None = None,
+    reading: Reading = AS_EVER,
     **kwargs: Any,
   ):
-    self._nodata, self._channels = nodata, channels
-    self._tiling = tiling or Tiling()
+    self._nodata, self._channels = reading.nodata, reading.channels
+    self._tiling, self._options = reading.tiling, reading.options
     self._bands: FolderBands | None = None
     self._tiles: Tiles | None = None
     self._latest_mask = Latest(self._labels)
@@ -48,24 +48,34 @@ class Folder(SegmentationBuilder, skip_registration=True):
     super().__init__(**kwargs)
 
   def open(self) -> dict[str, list]:
-    self._tree = Tree.open(self.manual_dir)
+    files = Tree.open(self.manual_dir)
     faults: list[BadExample] = []
     try:
-      self._layout = folder_layout.find(
-        self._tree, faults.append, folder_layout.suffixes(self._channels)
-      )
+      suffixes = folder_layout.suffixes(self._channels)
+      export = find.find(files, self._options, faults.append, suffixes)
+      self._tree, self._layout = export.tree, export.layout
       if faults:
         faults += self._layout.without_masks(self._tree)
       self._classes = folder_classes.find(
-        self._tree, self._layout.used_masks(), self._nodata, faults.append
+        self._tree,
+        self._layout.used_masks(),
+        self._nodata,
+        faults.append,
+        export.listed,
       )
       found = self._tree, self._layout, self._classes
       faults += folder_checks.faults(*found, self.skip_bad)
+      if self.skip_bad:
+        self.skipped += map(str, export.faults)
+      else:
+        faults += export.faults
     except BadExample as fault:  # after which one cannot go on
       faults.append(fault)
     if faults:
       raise together(faults)
+    self.remarks.extend(export.remarks)
     self.remarks.extend(folder_checks.remarks(*found))
+    self.said = report.lines(export, self._classes.names)
     self.dataset = dataclasses.replace(
       self.dataset,
       class_names=self._classes.names,
@@ -89,7 +99,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
     found = folder_bands.find(
       self._tree, self._layout, self._channels, self._tiles
     )
-    self.notes.extend(found.lines())
+    self.said.extend(found.lines())
     self._bands = found
     if found.dtype:  # else every picture is bad, and says so
       self.dataset = dataclasses.replace(
@@ -154,11 +164,12 @@ class Folder(SegmentationBuilder, skip_registration=True):
     return Example(where, bands.encode(picture.pixels), file, labels, size=size)
 
   def all_remarks(self) -> list[Remark]:
-    return [*self.remarks, *self._repetitions()]
+    left_out = [Remark("left-out", "", said) for said in self.skipped]
+    return [*self.remarks, *left_out, *self._repetitions()]
 
   def _repetitions(self) -> Iterator[Remark]:
     """Images that are there more than once, byte by byte."""
-    first: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
+    first: dict[str, dict[bytes, str]] = {s: {} for s in self._layout.splits}
     for split, key, digest in sorted(self._contents):
       if digest in first[split]:
         other = first[split][digest]

@@ -118,7 +118,7 @@ def _unread_lists(
   """Files that may be meant as lists, but have another name or place."""
   read = {"train.txt", "val.txt"}
   if classes.listed:
-    read |= {next(name for name in FILES if name in tree)}
+    read.update([name for name in FILES if name in tree][:1])
   for path in tree.stems("", ""):
     found = _LIKE_LISTS.fullmatch(path)
     if found and path not in read and not (found["test"] and layout.listed):

@@ -150,6 +150,7 @@ def find(
   paths: Sequence[str],
   nodata: float | None = None,
   report: Report = refuse,
+  listed: ClassList | None = None,
 ) -> FolderClasses:
   """The classes of the folder `tree` whose masks are the files `paths`.
 
@@ -158,15 +159,16 @@ def find(
     paths: of the masks. One that cannot be read is left to the build.
     nodata: number of masks that means that nothing is known.
     report: gets each fault after which one can go on.
+    listed: the classes, where they are known; None reads the folder's list.
 
   Raises:
     BadExample: a list of classes is wrong, or none can be inferred.
   """
-  listed = class_lists.read(tree)
+  listed = listed or class_lists.read(tree)
   found = folder_masks.scan(tree, paths, nodata)
   if listed is None:
     classes = _inferred(tree, list(found.values()), report)
-  elif any(listed.colors):
+  elif listed.rgb:
     classes = _by_colors(listed, list(found.values()))
   else:
     classes = _by_names(listed, list(found.values()))

@@ -1,8 +1,10 @@
 """Which files of a user's folder are images, masks and lists of splits.
 
 Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`,
-or `img_dir/` and `ann_dir/`; a mask has the path of its image, but for the
-suffix. The splits are those of `train.txt` and `val.txt` (in the folder or in
+or another pair of `_LAYOUTS`, perhaps in each of `train/` and `val/`; or masks
+that lie beside the images. A mask has the path of its image, but for the
+suffix, or for an ending or beginning that all masks have (`mask_names`). The
+splits are those of `train.txt` and `val.txt` (in the folder or in
 `ImageSets/Segmentation/`), a name a line; else the folders `train/` and `val/`
 in both, such as `images/train/`; else a tenth of the images is for validation.
 """
@@ -15,6 +17,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from deeplab_jax.data.bands import NUMPY_SUFFIX
+from deeplab_jax.data.builders import mask_names
 from deeplab_jax.data.builders.faults import BadExample, Report, refuse
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.builders.voc_layout import MARKER
@@ -24,8 +27,14 @@ _LAYOUTS = (
   ("images", "masks"),
   ("JPEGImages", "SegmentationClass"),
   ("img_dir", "ann_dir"),
+  ("images", "labels"),
+  ("images", "annotations"),
+  ("image", "mask"),
+  ("image", "label"),
+  ("imgs", "masks"),
+  ("img", "mask"),
 )
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
 _SHOWN = 5  # lines of a list that a message names
 # What folders of splits are called, in small letters.
@@ -49,6 +58,7 @@ class Layout:
     unread: files beside the images and masks that have another suffix.
     like_splits: folders with names of splits, where the splits were drawn.
     listed: whether there is a list of a split.
+    pattern: in words, how masks are called if not as their images; else "".
   """
 
   images: dict[str, str]
@@ -58,6 +68,7 @@ class Layout:
   unread: list[str]
   like_splits: list[str]
   listed: bool
+  pattern: str = ""
 
   def unlisted(self) -> list[str]:
     """Names of the images in no split, sorted."""
@@ -95,13 +106,13 @@ class Layout:
 
 def suffixes(channels: int) -> tuple[str, ...]:
   """Of files of images: with channels asked for, arrays of NumPy are some."""
-  return (*_SUFFIXES, NUMPY_SUFFIX) if channels else _SUFFIXES
+  return (*SUFFIXES, NUMPY_SUFFIX) if channels else SUFFIXES
 
 
 def find(
   tree: Tree,
   report: Report = refuse,
-  image_suffixes: tuple[str, ...] = _SUFFIXES,
+  image_suffixes: tuple[str, ...] = SUFFIXES,
 ) -> Layout:
   """The layout of the folder `tree`.
 
@@ -113,7 +124,7 @@ def find(
   Raises:
     BadExample: there are no images, or no masks.
   """
-  images, masks = _pairs(tree, report, image_suffixes)
+  images, masks, pattern = _pairs(tree, report, image_suffixes)
   names = list(images)
   lists = {split: _listed(tree, split, names, report) for split in _SPLITS}
   listed = any(lines is not None for lines in lists.values())
@@ -128,36 +139,97 @@ def find(
     _unread(tree, {*images.values(), *masks.values()}),
     like_splits,
     listed,
+    pattern,
   )
+
+
+def is_there(tree: Tree, image_suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+  """Whether the folder `tree` has images and masks that `find` would find."""
+  return _arrangement(tree, image_suffixes) is not None or bool(_beside(tree))
+
+
+# Folders of images and of masks, by what is put before the names in them.
+Folders = dict[str, tuple[str, str]]
 
 
 def _pairs(
   tree: Tree, report: Report, image_suffixes: tuple[str, ...]
-) -> tuple[dict[str, str], dict[str, str]]:
-  """Files of the images and of the masks, by name."""
-  for images, masks in _LAYOUTS:
-    found = (
-      _by_name(tree, images, report, image_suffixes),
-      _by_name(tree, masks, report, _SUFFIXES),
-    )
-    if all(found):
-      break
-  else:
-    raise BadExample(
-      tree.origin,
-      "no-layout",
-      "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
-      f"with files that end in {', '.join(_SUFFIXES)}, got {_contents(tree)}",
-    )
-  for name in sorted(found[1].keys() - found[0].keys()):
+) -> tuple[dict[str, str], dict[str, str], str]:
+  """Files of the images and of the masks, by name, and how masks are called."""
+  folders = _arrangement(tree, image_suffixes)
+  if folders is None:
+    found = _beside(tree)
+    if not found:
+      raise BadExample(
+        tree.origin,
+        "no-layout",
+        "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
+        f"with files that end in {', '.join(SUFFIXES)}, or an export of an "
+        f"annotation tool, got {_contents(tree)}",
+      )
+    return found
+  images, masks = (
+    {
+      name: path
+      for prefix, pair in folders.items()
+      for name, path in _by_name(
+        tree, pair[place], report, suffixes, prefix
+      ).items()
+    }
+    for place, suffixes in enumerate((image_suffixes, SUFFIXES))
+  )
+  pattern = ""
+  if not images.keys() & masks.keys():
+    images, masks, pattern = mask_names.matched(images, masks, SUFFIXES)
+  image_folder = next(iter(folders.values()))[0]
+  for name in sorted(masks.keys() - images.keys()):
     report(
       BadExample(
-        tree.where(found[1][name]),
+        tree.where(masks[name]),
         "mask-without-image",
-        f"a mask must have an image of its name in {images}/, got none",
+        f"a mask must have an image of its name in {image_folder}/, got none",
       )
     )
-  return found
+  return images, masks, pattern
+
+
+def _arrangement(tree: Tree, image_suffixes: tuple[str, ...]) -> Folders | None:
+  """The folders in which images and masks are; None if there are none."""
+
+  def are_there(pair: tuple[str, str]) -> bool:
+    kinds = zip(pair, (image_suffixes, SUFFIXES))
+    return all(_has_pictures(tree, *kind) for kind in kinds)
+
+  for pair in _LAYOUTS:
+    if are_there(pair):
+      return {"": pair}
+  tops = sorted({p.partition("/")[0] for p in tree.stems("", "") if "/" in p})
+  tops = [top for top in tops if top.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
+  for pair in _LAYOUTS:
+    found = {f"{t}/": (f"{t}/{pair[0]}", f"{t}/{pair[1]}") for t in tops}
+    found = {top: pair for top, pair in found.items() if are_there(pair)}
+    if found:
+      return found
+  return None
+
+
+def _has_pictures(tree: Tree, folder: str, suffixes: tuple[str, ...]) -> bool:
+  return any(_is_picture(path, suffixes) for path in tree.stems(folder, ""))
+
+
+def _is_picture(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+  is_hidden = path.rsplit("/", 1)[-1].startswith(".")  # as macOS leaves
+  return path.lower().endswith(suffixes) and not is_hidden
+
+
+def _beside(tree: Tree) -> tuple[dict[str, str], dict[str, str], str] | None:
+  """The same of masks that lie beside their images; None if none do."""
+  files = {
+    _composed(path.rpartition(".")[0]): path
+    for path in tree.stems("", "")
+    if _is_picture(path)
+  }
+  return mask_names.beside(files)
 
 
 def _unread(tree: Tree, used: set[str]) -> list[str]:
@@ -181,15 +253,18 @@ def _contents(tree: Tree) -> str:
 
 
 def _by_name(
-  tree: Tree, folder: str, report: Report, suffixes: tuple[str, ...]
+  tree: Tree,
+  folder: str,
+  report: Report,
+  suffixes: tuple[str, ...],
+  prefix: str = "",
 ) -> dict[str, str]:
+  """The pictures in a folder, by their names with `prefix` in front."""
   files: dict[str, str] = {}
   for path in tree.stems(folder, ""):
-    name, suffix = path.rsplit(".", 1) if "." in path else (path, "")
-    is_hidden = path.rsplit("/", 1)[-1].startswith(".")  # as macOS leaves
-    if is_hidden or f".{suffix.lower()}" not in suffixes:
+    if not _is_picture(path, suffixes):
       continue
-    name = _composed(name)
+    name = prefix + _composed(path.rpartition(".")[0])
     if name in files:
       report(_duplicate(tree, f"{folder}/{path}", files[name]))
     files[name] = f"{folder}/{path}"
@@ -226,7 +301,8 @@ def _matched(images: dict[str, str], masks: dict[str, str]) -> dict[str, str]:
   return {
     name: masks[name]
     for name in images.keys() & masks.keys()
-    if _without_suffix(images[name]) != _without_suffix(masks[name])
+    if unicodedata.is_normalized("NFC", images[name])
+    != unicodedata.is_normalized("NFC", masks[name])
   }
 
 
@@ -238,13 +314,25 @@ def _splits(
   if lists["train"] is None and lists["val"] is None:
     lists = _by_folder(names)
   if lists["train"] is None and lists["val"] is None:
-    count = max(len(names) // 10, 1)
-    lists["val"] = sorted(sorted(names, key=_hash)[:count])
+    lists["val"] = _drawn(names)
   for split, other in (_SPLITS, _SPLITS[::-1]):
     if lists[split] is None:
       rest = sorted(set(names) - set(lists[other]))
       lists[split] = rest or list(lists[other])  # of a single image, both
   return lists
+
+
+def _drawn(names: list[str]) -> list[str]:
+  """A tenth of the names, for validation."""
+  count = max(len(names) // 10, 1)
+  return sorted(sorted(names, key=_hash)[:count])
+
+
+def draw_splits(names: list[str]) -> dict[str, list[str]]:
+  """Names of train and val, drawn by a hash, where nothing else says."""
+  val = _drawn(names)
+  chosen = set(val)
+  return {"train": [n for n in names if n not in chosen] or val, "val": val}
 
 
 def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
@@ -299,7 +387,7 @@ def _listed(
 def _name(line: str) -> str:
   """A line of a list is a name, with or without its suffix."""
   line = _composed(line)
-  for suffix in (*_SUFFIXES, NUMPY_SUFFIX):
+  for suffix in (*SUFFIXES, NUMPY_SUFFIX):
     if line.lower().endswith(suffix):
       return line[: -len(suffix)]
   return line

@@ -77,6 +77,13 @@ class Tiles:
   ):
     """Looks at the size of every raster; one that cannot be read is reported
     and left out."""
+    if tree.root is None:
+      raise BadExample(
+        tree.origin,
+        "no-layout",
+        "data.tile cuts rasters of a folder of images and masks, got an export "
+        "of annotations or an archive",
+      )
     self._tree, self._layout, self._channels = tree, layout, channels
     self.sizes: dict[str, tuple[int, int]] = {}
     self.tiles: dict[str, Tile] = {}

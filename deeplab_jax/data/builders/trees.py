@@ -48,7 +48,7 @@ class Tree:
 
   Attributes:
     origin: the folder or archive, for messages.
-    root: the folder; None of an archive, or of a part of files.
+    root: the folder; None of an archive, or of files that are made.
   """
 
   def __init__(
@@ -92,7 +92,7 @@ class Tree:
 
   def __or__(self, other: Tree) -> Tree:
     """The files of both; `other` wins where both have a path."""
-    return Tree(self.origin, self._files | other._files)
+    return Tree(self.origin, self._files | other._files, self.root)
 
   def stems(self, folder: str, suffix: str) -> list[str]:
     """Sorted paths, within `folder`, of its files that end with `suffix`.
@@ -120,6 +120,10 @@ class Tree:
       raise BadExample(
         self.where(path), "unreadable", f"cannot be read ({error})"
       ) from error
+
+  def file(self, path: str) -> File:
+    """The file `path`, which must be there."""
+    return self._files[path]
 
   def lines(self, path: str) -> list[str]:
     """The lines of a text file that are not empty, stripped.
@@ -152,7 +156,7 @@ class Tree:
     for path in sorted(self._files, key=len):
       before, found, _ = f"/{path}/".partition(f"/{marker}/")
       if found:
-        return self._sub(before.removeprefix("/"))
+        return self.inside(before.removeprefix("/"))
     return None
 
   def moved(self, folder: str) -> Tree:
@@ -162,7 +166,8 @@ class Tree:
       {f"{folder}/{path}": file for path, file in self._files.items()},
     )
 
-  def _sub(self, folder: str) -> Tree:
+  def inside(self, folder: str) -> Tree:
+    """The files in `folder`, whose paths then lack it; "" is all."""
     if not folder:
       return self
     start = f"{folder}/"
@@ -173,6 +178,7 @@ class Tree:
         for path, file in self._files.items()
         if path.startswith(start)
       },
+      self.root and self.root / folder,
     )
 
 

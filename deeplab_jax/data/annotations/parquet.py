@@ -1,0 +1,255 @@
+"""Data sets of Hugging Face, as parquet files with pictures and masks.
+
+Which columns are pictures is in the features that the files carry, or else in
+the kinds of the columns. Names of classes are those of the features, of
+id2label.json, or of the user's classes.txt.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet
+
+from deeplab_jax.data.annotations.export import (
+  Export,
+  Picture,
+  blank,
+  export,
+)
+from deeplab_jax.data.annotations.files import Files, split_of, understood
+from deeplab_jax.data.annotations.options import Options
+from deeplab_jax.data.builders import class_lists
+from deeplab_jax.data.builders.class_lists import ClassList
+from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.data.builders.trees import File
+from deeplab_jax.data.classes import IGNORE
+
+TITLE = "Hugging Face parquet"
+_IMAGES = re.compile(r"image|img|picture|pixel|photo|rgb", re.IGNORECASE)
+_MASKS = re.compile(
+  r"mask|label|annotation|seg|ground|^gt|target|class", re.IGNORECASE
+)
+_CLASSES = re.compile(r"class|label|categor|object|mask|annot|seg|name", re.I)
+_NAMES = "id2label.json"
+
+
+def fits(files: Files) -> bool:
+  """Whether there are parquet files with two columns of pictures."""
+  for path in files.ending(".parquet"):
+    return len(_picture_columns(files, path)) >= 2
+  return False
+
+
+def _open(files: Files, path: str) -> pyarrow.parquet.ParquetFile:
+  """A parquet file.
+
+  Raises:
+    BadExample: it is none.
+  """
+  try:
+    return pyarrow.parquet.ParquetFile(
+      pyarrow.BufferReader(_contents(files.tree.file(path)))
+    )
+  except (pyarrow.ArrowException, OSError) as error:
+    raise BadExample(
+      files.tree.where(path), "undecodable", f"must be parquet ({error})"
+    ) from error
+
+
+@functools.lru_cache(maxsize=2)
+def _contents(file: File) -> bytes:
+  return file.read()
+
+
+def _features(files: Files, path: str) -> dict[str, Any]:
+  """What Hugging Face's metadata say of the columns; nothing without them."""
+  metadata = _open(files, path).schema_arrow.metadata or {}
+  try:
+    features = json.loads(metadata[b"huggingface"])["info"]["features"]
+  except (KeyError, ValueError, TypeError):
+    return {}
+  return features if isinstance(features, dict) else {}
+
+
+def _picture_columns(files: Files, path: str) -> list[str]:
+  """Names of the columns that hold pictures."""
+  try:
+    schema = _open(files, path).schema_arrow
+    features = _features(files, path)
+  except BadExample:
+    return []
+  found = [
+    name
+    for name, feature in features.items()
+    if isinstance(feature, dict) and feature.get("_type") == "Image"
+  ]
+  return found or [
+    field.name
+    for field in schema
+    if pyarrow.types.is_binary(field.type)
+    or pyarrow.types.is_large_binary(field.type)
+    or (
+      pyarrow.types.is_struct(field.type)
+      and "bytes" in [inner.name for inner in field.type]
+    )
+  ]
+
+
+def read(files: Files, options: Options) -> Export:
+  """The export in `files`."""
+  paths = files.ending(".parquet")
+  image, mask = _columns(files, paths[0])
+  pictures = []
+  for path in paths:
+    where = files.tree.where(path)
+    with understood(where):
+      rows = _rows(files, path, image, mask)
+    pictures += [_picture(path, *row) for row in rows]
+  listed = _listed(files, paths[0], mask)
+  lists = [n for n in class_lists.FILES if n in files.tree]
+  return export(
+    TITLE,
+    files,
+    pictures,
+    options,
+    listed=None if lists else listed,
+    lists=lists,
+    lines=(f"pictures are the column {image}, masks the column {mask}",),
+  )
+
+
+def _columns(files: Files, path: str) -> tuple[str, str]:
+  """The column of the pictures and that of the masks.
+
+  Raises:
+    BadExample: several may be meant.
+  """
+  columns = _picture_columns(files, path)
+  of_images = [c for c in columns if _IMAGES.search(c) and not _MASKS.search(c)]
+  of_masks = [c for c in columns if _MASKS.search(c)]
+  of_images = of_images or [c for c in columns if c not in of_masks]
+  of_masks = of_masks or [c for c in columns if c not in of_images]
+  if len(of_images) != 1 or len(of_masks) != 1:
+    raise BadExample(
+      files.tree.where(path),
+      "ambiguous-columns",
+      "must have one column of pictures and one of masks, got "
+      f"{', '.join(columns)}",
+    )
+  return of_images[0], of_masks[0]
+
+
+def _rows(
+  files: Files, path: str, image: str, mask: str
+) -> Iterator[tuple[str, str, File, File | None]]:
+  """Name, place, picture and mask of each row; the mask is None if null."""
+  where, file = files.tree.where(path), _open(files, path)
+  number = 0
+  for group in range(file.num_row_groups):
+    table = file.read_row_group(group, [image, mask])
+    names, there = _paths(table[image]), table[mask].is_valid().to_pylist()
+    for row in range(table.num_rows):
+      number += 1
+      here = f"{where}, row {number}"
+      cell = functools.partial(_cell, files, path, group, row)
+      yield (
+        names[row] or f"{number:07d}.png",
+        here,
+        File(here, functools.partial(cell, image)),
+        File(here, functools.partial(cell, mask)) if there[row] else None,
+      )
+
+
+def _paths(column: Any) -> list[str | None]:
+  """The names that pictures had as files, where they are known."""
+  if not pyarrow.types.is_struct(column.type):
+    return [None] * len(column)
+  if "path" not in [field.name for field in column.type]:
+    return [None] * len(column)
+  chunks = [chunk.field("path").to_pylist() for chunk in column.chunks]
+  return [path for chunk in chunks for path in chunk]
+
+
+def _cell(files: Files, path: str, group: int, row: int, column: str) -> bytes:
+  """The bytes of a picture."""
+  value = _column(files, path, group, column)[row].as_py()
+  if isinstance(value, dict):
+    value = value.get("bytes")
+  if not value:
+    raise BadExample(
+      f"{files.tree.where(path)}, {column}",
+      "missing-picture",
+      "pictures must be in the file, got a reference to another",
+    )
+  return value
+
+
+@functools.lru_cache(maxsize=4)
+def _column(files: Files, path: str, group: int, column: str) -> Any:
+  """One column of a group of rows, of which several are read in turn."""
+  return _open(files, path).read_row_group(group, [column])[column]
+
+
+def _picture(
+  path: str, name: str, where: str, image: File, mask: File | None
+) -> Picture:
+  split = split_of(path, is_document=True)
+  suffix = name if "." in name else f"{name}.png"
+  return Picture(
+    f"{split or 'data'}/{suffix}",
+    split,
+    image,
+    blank(image) if mask is None else mask,
+    mask is not None,
+  )
+
+
+def _listed(files: Files, path: str, mask: str) -> ClassList | None:
+  """The classes as the features or id2label.json name them; None if neither."""
+  for place in files.ending(_NAMES):
+    where = files.tree.where(place)
+    with understood(where):
+      names = {int(k): str(v) for k, v in files.json(place).items()}
+    return _class_list(where, names)
+  features = _features(files, path)
+  found = dict(_class_labels("", features))
+  own = {c: n for c, n in found.items() if c.split(".")[0] == mask}
+  likely = {c: n for c, n in found.items() if _CLASSES.search(c)}
+  for names in (own, likely):
+    if len(names) == 1:
+      (listed,) = names.values()
+      return _class_list(files.tree.where(path), dict(enumerate(listed)))
+  return None
+
+
+def _class_labels(name: str, feature: Any) -> Iterator[tuple[str, list[str]]]:
+  """Every list of classes in the features, with the name of its column."""
+  if isinstance(feature, list):
+    feature = dict(enumerate(feature))
+  if not isinstance(feature, dict):
+    return
+  if feature.get("_type") == "ClassLabel":
+    if 0 < len(feature.get("names", [])) <= IGNORE:
+      yield name, feature["names"]
+    return
+  for key, value in feature.items():
+    yield from _class_labels(f"{name}.{key}".lstrip("."), value)
+
+
+def _class_list(where: str, names: dict[int, str]) -> ClassList:
+  """Classes by number; 255 may be the ignored one."""
+  names = {k: n for k, n in names.items() if k != IGNORE}
+  if sorted(names) != list(range(len(names))):
+    raise BadExample(
+      where,
+      "wrong-class-list",
+      f"numbers of classes must be from 0 on, got {sorted(names)[:10]}",
+    )
+  class_lists.check_count(where, len(names))
+  ordered = tuple(names[k] for k in sorted(names))
+  return ClassList(where, ordered, (None,) * len(ordered), IGNORE, True)

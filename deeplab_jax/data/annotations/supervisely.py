@@ -1,0 +1,180 @@
+"""Supervisely's projects: meta.json, and ann/ and img/ of each data set.
+
+Later objects are drawn over earlier ones. Polygons may have holes, bitmaps are
+packed PNGs; lines and points have no area.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import zlib
+from typing import Any
+
+import numpy as np
+
+from deeplab_jax.data import headers
+from deeplab_jax.data.annotations import geometry
+from deeplab_jax.data.annotations.drawing import Loss, Shape
+from deeplab_jax.data.annotations.export import (
+  Export,
+  Painter,
+  Picture,
+  export,
+  ring,
+)
+from deeplab_jax.data.annotations.files import (
+  Files,
+  split_of,
+  understood,
+  upright_size,
+  without_suffix,
+)
+from deeplab_jax.data.annotations.naming import label_of, named_classes
+from deeplab_jax.data.annotations.options import LISTED, Options
+from deeplab_jax.data.builders.trees import File
+from deeplab_jax.messages import printable
+
+TITLE = "Supervisely"
+_NO_AREA = ("point", "line", "polyline", "multichannel_bitmap", "graph")
+_MOST_BYTES = 1 << 28  # of a bitmap, unpacked
+
+
+def fits(files: Files) -> bool:
+  """Whether there is a meta.json with classes, and annotations."""
+  return _meta(files) is not None and any(
+    isinstance(document, dict)
+    and isinstance(document.get("objects"), list)
+    and isinstance(document.get("size"), dict)
+    for document in files.documents.values()
+  )
+
+
+def _meta(files: Files) -> str | None:
+  for path, document in files.documents.items():
+    if path.rpartition("/")[2] == "meta.json" and isinstance(document, dict):
+      classes = document.get("classes")
+      if isinstance(classes, list) and all("title" in c for c in classes):
+        return path
+  return None
+
+
+def read(files: Files, options: Options) -> Export:
+  """The export in `files`."""
+  meta = _meta(files)
+  where = files.tree.where(meta)
+  with understood(where):
+    classes = files.documents[meta]["classes"]
+    names = [str(entry["title"]) for entry in classes]
+    colors = {n: _color(e.get("color")) for n, e in zip(names, classes)}
+  colors = {name: color for name, color in colors.items() if color}
+  listed, labels = named_classes(files, where, names, colors, is_ordered=True)
+  painter = Painter(listed, options, LISTED)
+  pictures = []
+  for path in files.pictures:
+    if "img" not in path.split("/")[:-1]:
+      continue
+    file, annotation = files.tree.file(path), _annotation(files, path)
+    document, losses = None, []
+    if annotation is not None:
+      document, losses = _document(files, annotation)
+    here = files.tree.where(annotation or path)
+    objects = functools.partial(_objects, files, annotation, file, labels)
+    pictures.append(
+      Picture(
+        path,
+        split_of(path),
+        file,
+        painter.mask(here, objects, losses),
+        annotation is not None and document != [],
+      )
+    )
+  return export(TITLE, files, pictures, options, listed=listed, painter=painter)
+
+
+def _color(text: Any) -> tuple[int, int, int] | None:
+  """#rrggbb."""
+  if isinstance(text, str) and len(text) == 7 and text[0] == "#":
+    return tuple(bytes.fromhex(text[1:]))
+  return None
+
+
+def _annotation(files: Files, picture: str) -> str | None:
+  """ds/ann/x.jpg.json, or ds/ann/x.json as older projects have it."""
+  parts = picture.split("/")
+  place = len(parts) - 1 - parts[::-1].index("img")
+  path = "/".join([*parts[:place], "ann", *parts[place + 1 :]])
+  for name in (f"{path}.json", f"{without_suffix(path)}.json"):
+    if name in files.tree:
+      return name
+  return None
+
+
+def _document(files: Files, path: str) -> tuple[Any, list[Loss]]:
+  """The objects of an annotation, and which of them have no area.
+
+  None for a broken one, which is said when the picture is read.
+  """
+  try:
+    with understood(files.tree.where(path)):
+      objects = files.json(path)["objects"]
+      losses = [
+        Loss("no-area", _name(entry, number))
+        for number, entry in enumerate(objects, 1)
+        if entry["geometryType"] in _NO_AREA
+      ]
+  except ValueError:
+    return None, []
+  return objects, losses
+
+
+def _name(entry: dict[str, Any], number: int) -> str:
+  return f"object {entry.get('id', number)}"
+
+
+def _objects(
+  files: Files, path: str | None, image: File, labels: dict[str, int]
+) -> tuple[list[Shape], tuple[int, int]]:
+  """The objects of one picture, and its height and width."""
+  if path is None:
+    return [], upright_size(image.where, image.read())
+  document = files.json(path)
+  size = int(document["size"]["height"]), int(document["size"]["width"])
+  shapes = []
+  for number, entry in enumerate(document["objects"], 1):
+    name = _name(entry, number)
+    here = printable(f"{files.tree.where(path)}, {name}")
+    with understood(here):
+      label = label_of(here, str(entry["classTitle"]), labels)
+      if entry["geometryType"] not in _NO_AREA:
+        shapes.append(_shape(name, label, entry))
+  return shapes, size
+
+
+def _shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
+  """One object, whatever it was drawn with."""
+  kind = entry["geometryType"]
+  if kind in ("bitmap", "alpha_mask"):
+    x, y = entry["bitmap"]["origin"]
+    pixels = _bitmap(entry["bitmap"]["data"])
+    return Shape(name, label, bitmap=pixels, corner=(int(x), int(y)))
+  outer = ring(entry["points"]["exterior"])
+  if kind == "rectangle":
+    return Shape(name, label, [geometry.rectangle(*outer)])
+  if kind != "polygon":
+    raise ValueError(f"an object of the kind {kind!r}")
+  holes = [ring(hole) for hole in entry["points"].get("interior", [])]
+  return Shape(name, label, [outer], holes)
+
+
+def _bitmap(data: str) -> np.ndarray:
+  """Pixels (h, w) bool of a PNG that is packed once more."""
+  unpacker = zlib.decompressobj()
+  png = unpacker.decompress(base64.b64decode(data), _MOST_BYTES)
+  picture = headers.open_picture(png)
+  pixels = np.asarray(picture)
+  if picture.mode == "P":
+    pixels = np.asarray(picture.convert("RGBA"))
+  if pixels.ndim == 3:
+    pixels = pixels[..., 3] if pixels.shape[2] == 4 else pixels.any(-1)
+  return pixels > 0

@@ -1,0 +1,217 @@
+"""Exports that the tools' own libraries write are read as they were meant.
+
+Skipped without them: `pip install -r requirements-annotations.txt`.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from deeplab_jax.data.annotations import find
+from deeplab_jax.data.annotations.brush import decode_brush
+from deeplab_jax.data.builders import folder_classes
+from deeplab_jax.data.builders.trees import Tree
+from tests import annotation_scenes as scenes
+from tests.annotation_scenes import NAMES, SCENES, SIZE, SPLITS
+
+# The libraries' own warnings are not ours.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _labels(root):
+  """Labels of each picture by its stem, and the stems of each split."""
+  found = find.find(Tree.open(root))
+  layout = found.layout
+  classes = folder_classes.find(
+    found.tree, layout.used_masks(), listed=found.listed
+  )
+  assert classes.names == NAMES
+  labels = {}
+  for name, path in layout.masks.items():
+    mask = classes.decode(path, found.tree.read(path))
+    labels[pathlib.Path(name).name] = classes.labels_of(path, mask)
+    assert found.tree.read(layout.images[name])
+  splits = {
+    split: {pathlib.Path(name).name for name in names}
+    for split, names in layout.splits.items()
+  }
+  return labels, splits
+
+
+def _check(root, **loses):
+  labels, splits = _labels(root)
+  assert splits == {split: set(names) for split, names in SPLITS.items()}
+  for name in SCENES:
+    wanted = scenes.truth(name, **({"crowd": "leave"} | loses))
+    np.testing.assert_array_equal(labels[name], wanted, err_msg=name)
+
+
+def _items(datumaro, as_masks):
+  """The scenes as Datumaro has them."""
+  from datumaro.components.media import Image
+
+  for split, names in SPLITS.items():
+    for name in names:
+      objects = []
+      for thing in SCENES[name]:
+        options = {
+          "label": NAMES.index(thing.name) - (not as_masks),
+          "z_order": len(objects),
+          "id": len(objects) + 1,
+          "attributes": {"is_crowd": False},  # else masks are written as such
+        }
+        if thing.is_crowd:
+          continue
+        if as_masks or thing.holes:
+          pixels = scenes.region(thing).astype(np.uint8)
+          if pixels.any():
+            objects.append(datumaro.Mask(pixels, **options))
+        else:
+          points = [float(v) for point in thing.outline for v in point]
+          objects.append(datumaro.Polygon(points, **options))
+      yield datumaro.DatasetItem(
+        id=name,
+        subset=split,
+        media=Image.from_numpy(data=scenes.image(name)),
+        annotations=objects,
+      )
+
+
+@pytest.mark.parametrize("name", ["coco_instances", "coco", "voc_segmentation"])
+def test_exports_of_datumaro(tmp_path, name):
+  datumaro = pytest.importorskip("datumaro", reason="no datumaro is installed")
+  as_masks = name == "voc_segmentation"
+  names = NAMES if as_masks else NAMES[1:]
+  categories = {
+    datumaro.AnnotationType.label: datumaro.LabelCategories.from_iterable(names)
+  }
+  if as_masks:
+    colors = dict(enumerate(scenes.COLORS))
+    categories[datumaro.AnnotationType.mask] = datumaro.MaskCategories(colors)
+  dataset = datumaro.Dataset.from_iterable(
+    list(_items(datumaro, as_masks)), categories=categories
+  )
+  root = tmp_path / "export"
+  dataset.export(str(root), name, save_media=True)
+  for path in root.glob("annotations/panoptic_*"):  # a second format
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+  _check(root)
+
+
+def test_strokes_of_label_studio():
+  brush = pytest.importorskip(
+    "label_studio_sdk.converter.brush", reason="no label-studio-sdk"
+  )
+  rng = np.random.default_rng(0)
+  for size in (SIZE, (1, 1), (7, 31)):
+    pixels = rng.random(size) < 0.3
+    pixels[: size[0] // 2] = True
+    values = np.repeat(pixels[..., None] * 255, 4, -1).astype(np.uint8)
+    encoded = list(brush.encode_rle(values.ravel().tolist()))
+    np.testing.assert_array_equal(decode_brush(encoded, size), pixels)
+    own = scenes.brush(pixels)
+    np.testing.assert_array_equal(brush.decode_rle(own), values.ravel())
+
+
+def test_projects_of_supervisely(tmp_path):
+  sly = pytest.importorskip("supervisely", reason="no supervisely is installed")
+  classes = [
+    sly.ObjClass(name, sly.AnyGeometry, color=list(color))
+    for name, color in zip(NAMES[1:], scenes.COLORS[1:])
+  ]
+  meta = sly.ProjectMeta(sly.ObjClassCollection(classes))
+  scenes.write(tmp_path / "meta.json", json.dumps(meta.to_json()))
+  by_name = {entry.name: entry for entry in classes}
+  for split, names in SPLITS.items():
+    for name in names:
+      objects = []
+      for thing in SCENES[name]:
+        pixels = scenes.region(thing)
+        if thing.is_crowd or not pixels.any():
+          continue
+        if thing.name == "car" and not thing.holes:
+          shape = sly.Bitmap(pixels)
+        else:
+          shape = sly.Polygon(
+            [sly.PointLocation(y, x) for x, y in thing.outline],
+            [[sly.PointLocation(y, x) for x, y in h] for h in thing.holes],
+          )
+        objects.append(sly.Label(shape, by_name[thing.name]))
+      annotation = sly.Annotation(SIZE, objects)
+      file = tmp_path / f"{split}/img/{name}.png"
+      scenes.write(file, scenes.png(scenes.image(name)))
+      text = json.dumps(annotation.to_json())
+      scenes.write(tmp_path / f"{split}/ann/{name}.png.json", text)
+  _check(tmp_path)
+
+
+def test_parquet_of_datasets(tmp_path):
+  datasets = pytest.importorskip("datasets", reason="no datasets is installed")
+  features = datasets.Features(
+    {
+      "image": datasets.Image(),
+      "label": datasets.Image(),
+      "classes": datasets.Sequence(datasets.ClassLabel(names=list(NAMES))),
+    }
+  )
+  for split, names in SPLITS.items():
+    folder = {"train": "train", "val": "validation"}[split]
+    cells = {
+      "image": [{"bytes": scenes.png(scenes.image(n)), "path": f"{n}.png"}
+                for n in names],
+      "label": [{"bytes": scenes.png(scenes.truth(n)), "path": f"{n}_m.png"}
+                for n in names],
+      "classes": [[0, 1] for _ in names],
+    }  # fmt: skip
+    table = datasets.Dataset.from_dict(cells, features=features)
+    file = tmp_path / f"data/{folder}-00000-of-00001.parquet"
+    file.parent.mkdir(exist_ok=True)
+    table.to_parquet(str(file))
+  _check(tmp_path, crowd="ignore")
+
+
+def test_masks_of_labelme():
+  labelme = _labelme_shapes()
+  from deeplab_jax.data.annotations import geometry
+  from deeplab_jax.data.annotations.drawing import Shape, draw
+
+  shapes = {
+    "polygon": [[5.2, 6.1], [40.7, 9.9], [30.3, 38.4]],
+    "rectangle": [[8.0, 9.0], [40.0, 30.0]],
+    "circle": [[30.0, 24.0], [44.0, 24.0]],
+    "linestrip": [[8.0, 8.0], [50.0, 14.0], [30.0, 40.0]],
+  }
+  for kind, points in shapes.items():
+    theirs = labelme.shape_to_mask(SIZE, points, kind)
+    array = np.array(points)
+    rings = {
+      "polygon": [array],
+      "rectangle": [geometry.rectangle(*array)],
+      "circle": [geometry.ellipse(array[0], (14, 14))],
+      "linestrip": geometry.strip(array, 10.0),
+    }[kind]
+    shape = Shape("", 1, rings, is_line=kind == "linestrip")
+    ours = draw("", [shape], SIZE, "listed").labels == 1
+    # LabelMe fills the pixels that an outline touches as well.
+    assert (ours & ~theirs).sum() <= 0.02 * ours.sum()
+    both = (ours & theirs).sum() / (ours | theirs).sum()
+    assert both > 0.88, kind
+
+
+def _labelme_shapes():
+  """LabelMe's module of shapes, without its window."""
+  import importlib.util
+
+  found = importlib.util.find_spec("labelme")
+  if found is None:
+    pytest.skip("no labelme is installed")
+  path = pathlib.Path(found.submodule_search_locations[0]) / "utils/shape.py"
+  spec = importlib.util.spec_from_file_location("labelme_shape", path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module
+  spec.loader.exec_module(module)
+  return module
