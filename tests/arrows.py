@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 
 PACKAGE = "deeplab_jax"
 FLOORS = (
-  ("atomic", "messages"),
+  ("messages", "remote"),
+  ("atomic",),
   ("download",),
   ("data", "models", "runtime", "sharding"),
   ("checkpoints", "losses", "metrics", "optimizer", "summary", "visualize"),

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import pathlib
 import statistics
 import time
 
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
-from deeplab_jax import runtime, sharding
+from deeplab_jax import remote, runtime, sharding
 from deeplab_jax.data.changes import Record, describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, DeepLab
@@ -41,7 +40,7 @@ _FIRST, _EXPLODED = 100, 100
 
 def train_and_evaluate(
   config: ConfigDict,
-  workdir: pathlib.Path | str,
+  workdir: remote.AnyPath | str,
   *,
   evaluating: bool = True,
   allow_changes: bool = False,
@@ -50,7 +49,8 @@ def train_and_evaluate(
 
   Args:
     config: see `config.base_config`; checked before anything else.
-    workdir: a folder, created if missing; everything the run writes goes there.
+    workdir: a folder, created if missing, or an object store's address, such
+      as gs://bucket/run; everything the run writes goes there.
     evaluating: False trains only.
     allow_changes: go on with what changes the meaning of the run, such as
       another model or other classes.
@@ -70,7 +70,7 @@ def train_and_evaluate(
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(contextlib.closing(StopRequest()))
-    stack.enter_context(lock.only_writer(workdir))
+    still_held = stack.enter_context(lock.only_writer(workdir))
     changes = continuing.config_changes(workdir, config, allow_changes)
     found = continuing.told(changes)
     continuing.settle(workdir, found, allow_changes)  # before data is built
@@ -93,7 +93,9 @@ def train_and_evaluate(
       model, optimizer, crop_size, config.seed, mesh, averaged
     )
     checkpoints = stack.enter_context(
-      contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
+      contextlib.closing(
+        Checkpoints(workdir, config.keep_checkpoints, still_held)
+      )
     )
     state, origin = starting_point(
       create, checkpoints, config, task, dataset, model, mesh
@@ -146,7 +148,7 @@ class _Run:
   given: ConfigDict
   config: ConfigDict
   task: Task
-  workdir: pathlib.Path
+  workdir: remote.AnyPath
   evaluating: bool
   mesh: Mesh
   dataset: Dataset
@@ -239,6 +241,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
       window.log()
     if saving:
       window.check()
+      run.records.flush()
       run.checkpoints.save(state)
     if stopping:
       break
