@@ -165,9 +165,9 @@ class _Faulty(http.server.BaseHTTPRequestHandler):
     self.send_response(status)
     left_out = ("content-length", "transfer-encoding", "connection", "date")
     for name, value in headers:
-      if name.lower() not in left_out:
-        self.send_header(name, value)
-      elif name.lower() == "content-length" and self.command == "HEAD":
+      if name.lower() not in left_out or (
+        name.lower() == "content-length" and self.command == "HEAD"
+      ):
         self.send_header(name, value)
     if self.command != "HEAD":
       self.send_header("Content-Length", str(len(body)))

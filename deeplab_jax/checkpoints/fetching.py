@@ -47,7 +47,7 @@ def _contents(
   step: Address, items: Sequence[str]
 ) -> tuple[bytes | None, list[str]]:
   """The file of sums, if there is one, and the names of the files wanted."""
-  names = step.keys()
+  names = step.below()
   if items:
     prefixes = tuple(f"{item}/" for item in items)
     names = [name for name in names if name.startswith(prefixes)]

@@ -37,7 +37,7 @@ def steps(folder: remote.AnyPath) -> list[remote.AnyPath]:
   """
   try:
     if isinstance(folder, remote.Address):
-      names = _finished(folder.keys())
+      names = _finished(folder.below())
     else:
       names = os.listdir(folder)
   except FileNotFoundError:

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -12,7 +11,7 @@ import numpy as np
 import rich.progress
 from PIL import Image
 
-from deeplab_jax import atomic, messages, visualize
+from deeplab_jax import atomic, messages, remote, visualize
 from deeplab_jax.inference import Segmenter
 from deeplab_jax.predict.naming import (
   KINDS,
@@ -23,6 +22,7 @@ from deeplab_jax.predict.naming import (
   Job,
 )
 from deeplab_jax.predict.reading import read_image
+from deeplab_jax.predict.sources import Source
 
 T = TypeVar("T")
 
@@ -38,14 +38,14 @@ class Failure(NamedTuple):
     reason: one line.
   """
 
-  source: pathlib.Path
+  source: Source
   reason: str
 
 
 def predict_files(
   segmenter: Segmenter,
   jobs: Sequence[Job],
-  out: str | os.PathLike,
+  out: str | os.PathLike | remote.Address,
   kinds: Sequence[str] = (LABELS, OVERLAYS),
   show_progress: bool = False,
 ) -> list[Failure]:
@@ -74,7 +74,7 @@ def predict_files(
   """
   if not kinds or not set(kinds) <= set(KINDS):
     raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {kinds}")
-  out = pathlib.Path(out)
+  out = remote.as_path(out)
   computed = [k for k in (PROBABILITIES, UNCERTAINTY) if k in kinds]
   failures = []
   with ThreadPoolExecutor(_THREADS) as pool:
@@ -126,7 +126,7 @@ def _noting(failures: list[Failure], job: Job) -> Iterator[None]:
 
 
 def _write(
-  paths: Mapping[str, pathlib.Path],
+  paths: Mapping[str, remote.AnyPath],
   image: np.ndarray,
   outputs: Mapping[str, np.ndarray],
   segmenter: Segmenter,
@@ -146,11 +146,11 @@ def _write(
       _write_npy(path.with_suffix(".npy"), outputs[kind].astype(np.float16))
 
 
-def _write_png(path: pathlib.Path, picture: np.ndarray) -> None:
+def _write_png(path: remote.AnyPath, picture: np.ndarray) -> None:
   with atomic.replacing(path) as partial:
     Image.fromarray(picture).save(partial, "PNG")
 
 
-def _write_npy(path: pathlib.Path, array: np.ndarray) -> None:
+def _write_npy(path: remote.AnyPath, array: np.ndarray) -> None:
   with atomic.replacing(path) as partial, partial.open("wb") as file:
     np.save(file, array)

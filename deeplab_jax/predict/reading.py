@@ -9,15 +9,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deeplab_jax import remote
 from deeplab_jax.data import headers, limits
 from deeplab_jax.data.headers import Header
+from deeplab_jax.predict.sources import Member, Source
 
 _WHITE = (255, 255, 255, 255)
 _UNKNOWN = "not a picture of 8 or 16 bits in a known format"
 _SHOWN = 3  # pictures that a remark names
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike | Source) -> np.ndarray:
   """Reads a picture as a viewer would show it.
 
   The first frame of an animation, turned upright as its EXIF orientation says;
@@ -25,7 +27,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   converted. Of more bands than three, those of red, green and blue.
 
   Args:
-    path: of a file in any format that Pillow or OpenCV reads.
+    path: of a file in any format that Pillow or OpenCV reads; its address, or
+      its place in a tar file.
 
   Returns:
     uint8 RGB (h, w, 3).
@@ -35,8 +38,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     ValueError: pixels of a kind whose range is unknown, or more of them than
       memory holds.
   """
-  limits.check_file(path)
-  encoded = pathlib.Path(path).read_bytes()
+  encoded = _content(path)
   header = headers.read(encoded)
   if header is not None:
     _check(header)
@@ -48,6 +50,16 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return _to_rgb(ImageOps.exif_transpose(picture))
   except UnidentifiedImageError:
     return _read_with_opencv(encoded)
+
+
+def _content(path: str | os.PathLike | Source) -> bytes:
+  """The bytes of a picture, wherever it is."""
+  if isinstance(path, (Member, remote.Address)):
+    return path.read_bytes()
+  if remote.is_address(path):
+    return remote.as_path(path).read_bytes()
+  limits.check_file(path)
+  return pathlib.Path(path).read_bytes()
 
 
 def _check(header: Header) -> None:
@@ -73,10 +85,13 @@ def _check_size(size: tuple[int, int]) -> None:
 def remarks(paths: Iterable[str | os.PathLike]) -> list[str]:
   """What of pictures is not read, or not as one might think: a line a kind.
 
-  Files that cannot be read are passed over: reading them says why.
+  Files that cannot be read are passed over: reading them says why. So are those
+  of object stores, which would be fetched twice.
   """
   kinds = collections.defaultdict(list)
   for path in paths:
+    if isinstance(path, (Member, remote.Address)):
+      continue
     try:
       limits.check_file(path)
       header = headers.read(pathlib.Path(path).read_bytes())

@@ -6,7 +6,13 @@ folders, `follow` copies files that grow. Requests go through tensorstore, which
 the checkpoints need anyway.
 """
 
-from deeplab_jax.remote.address import Address, AnyPath, as_path, is_address
+from deeplab_jax.remote.address import (
+  Address,
+  AnyPath,
+  as_path,
+  is_address,
+  require_writable,
+)
 from deeplab_jax.remote.follow import Follower
 from deeplab_jax.remote.store import StoreError
 from deeplab_jax.remote.trees import (
@@ -28,5 +34,6 @@ __all__ = [
   "download",
   "is_address",
   "remove_tree",
+  "require_writable",
   "upload",
 ]

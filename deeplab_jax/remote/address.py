@@ -135,13 +135,13 @@ class Address:
     del missing_ok
     self.bucket.delete(self._key)
 
-  def keys(self) -> list[str]:
+  def below(self) -> list[str]:
     """What is below it, in order, each relative to it."""
     return self.bucket.keys(f"{self._key}/" if self._key else "")
 
   def names(self) -> list[str]:
     """The names of what is right below it, in order."""
-    return sorted({key.partition("/")[0] for key in self.keys()})
+    return sorted({key.partition("/")[0] for key in self.below()})
 
   def iterdir(self) -> Iterator["Address"]:
     """What is right below it."""
@@ -149,7 +149,7 @@ class Address:
 
   def is_dir(self) -> bool:
     """Whether anything is below it."""
-    return bool(self.keys())
+    return bool(self.below())
 
   def is_file(self) -> bool:
     """Whether there is an object; a bucket is none."""
@@ -199,3 +199,18 @@ def as_path(path: Any) -> AnyPath:
       "stores and give the folder where they are: see docs/scaling.md"
     )
   return Address(text)
+
+
+def require_writable(path: Any) -> None:
+  """Finds out before any work whether an address can be written below.
+
+  Of folders their own errors tell, at once.
+
+  Raises:
+    StoreError: it cannot.
+  """
+  path = as_path(path)
+  if isinstance(path, Address):
+    probe = path / ".deeplab_jax_was_here"
+    probe.write_bytes(b"1")
+    probe.unlink()

@@ -55,7 +55,7 @@ def download(
 
 def remove_tree(target: Address, last: str) -> None:
   """Removes all below `target`; it is `UNFINISHED` before `last` is gone."""
-  names = target.keys()
+  names = target.below()
   if not names:
     return
   (target / UNFINISHED).write_bytes(b"1")
@@ -71,7 +71,7 @@ def copy_tree(source: Address, target: Address) -> None:
   def copy(name: str) -> None:
     (target / name).write_bytes((source / name).read_bytes())
 
-  _all(copy, source.keys())
+  _all(copy, source.below())
 
 
 def _all(function: Callable[[str], None], names: Iterable[str]) -> None:

@@ -32,6 +32,7 @@ from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
 from deeplab_jax.train.state import TrainState, initializer
 from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
+from deeplab_jax.train.timeline import Timeline
 
 # A loss is not believed so many times above the median of the first ones, or of
 # 1: the worst that mislabelled images do to a good network is far below.
@@ -67,8 +68,13 @@ def train_and_evaluate(
   config_lib.check(config, jax.device_count())
   task = find_task(config)
   workdir = checkpoints_lib.local_path(workdir, writing=True)
+  first = jax.process_index() == 0
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
+    timeline = stack.enter_context(
+      contextlib.closing(Timeline(workdir, writes=first))
+    )
+    timeline.note("imports", 0)
     stop = stack.enter_context(contextlib.closing(StopRequest()))
     still_held = stack.enter_context(lock.only_writer(workdir))
     changes = continuing.config_changes(workdir, config, allow_changes)
@@ -78,6 +84,7 @@ def train_and_evaluate(
       check_start(config)
     dataset = open_dataset(config.data)
     data = describe(dataset)
+    timeline.note("data", 0)
     # Every process compares before the first of them may write.
     of_data = continuing.data_changes(workdir, data, allow_changes)
     found = continuing.told(changes, of_data)
@@ -100,7 +107,8 @@ def train_and_evaluate(
     state, origin = starting_point(
       create, checkpoints, config, task, dataset, model, mesh
     )
-    step, first = int(state.step), jax.process_index() == 0
+    step = int(state.step)
+    timeline.note("restored", step)
     records = stack.enter_context(
       contextlib.closing(Records(workdir, step, task.score, writes=first))
     )
@@ -115,6 +123,7 @@ def train_and_evaluate(
       model=model,
       checkpoints=checkpoints,
       records=records,
+      timeline=timeline,
       progress=Progress(config.steps, step, visible=first),
       stop=stop,
       data=data,
@@ -133,6 +142,7 @@ def train_and_evaluate(
       state = _loop(run, state, train_step)
     checkpoints.wait()
     last = int(state.step)
+    timeline.note("stop", last)
     if last > step and records.score(last) is None:
       _draw_curves(run)
     return _report(run, last)
@@ -155,6 +165,7 @@ class _Run:
   model: DeepLab | Classifier
   checkpoints: Checkpoints
   records: Records
+  timeline: Timeline
   progress: Progress
   stop: StopRequest
   data: Record
@@ -213,15 +224,21 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   batches = run.task.train_batches(run.dataset, config, step)
   window = _Window(run, step)
   evaluating = _owes_evaluation(run, state, step)
+  if evaluating or step < config.steps:
+    run.timeline.begin()
   while True:
     if evaluating:
-      if not _evaluate(run, state, step):
+      going_on = _evaluate(run, state, step)
+      run.timeline.note("evaluation", step)
+      if not going_on:
         run.checkpoints.save(state)
         break
       window.restart_clock()
     if step >= config.steps:
       break
+    began = time.monotonic()
     batch = next(batches)
+    run.timeline.waiting(time.monotonic() - began)
     names = batch.pop("name")
     if step == run.first_step:
       run.progress.say("compiling the training step ...")
@@ -232,6 +249,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
       run.stop.training_began()
       _write_descriptions(run)
       jax.block_until_ready(metrics)
+      run.timeline.note("compiled", step)
       window.restart_clock()
     run.progress.advance(step)
     stopping = run.stop.at(step)
@@ -239,10 +257,14 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     evaluating = run.evaluates(step) and not stopping
     if run.due(step, config.log_every):
       window.log()
-    if saving:
+    if saving or evaluating:
       window.check()
+    if saving or evaluating or run.due(step, config.log_every):
+      run.timeline.note("steps", step)
+    if saving:
       run.records.flush()
       run.checkpoints.save(state)
+      run.timeline.note("save", step)
     if stopping:
       break
   return state
