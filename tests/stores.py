@@ -10,6 +10,7 @@ told of faults by `set_faults`.
 import contextlib
 import http.client
 import http.server
+import importlib.util
 import json
 import logging
 import os
@@ -57,18 +58,17 @@ def set_faults(store: Store, **faults: float) -> None:
       connection ends when half of an upload has been read), `refused` (403, of
       requests that write), `throttled` (429).
   """
-  urllib.request.urlopen(
-    f"{store.url}{_FAULTS}", data=json.dumps(faults).encode()
-  ).read()
+  content = json.dumps(faults).encode()
+  with urllib.request.urlopen(f"{store.url}{_FAULTS}", data=content) as answer:
+    answer.read()
 
 
 @contextlib.contextmanager
 def serve(scheme: str) -> Iterator[Store]:
   """A bucket named `bucket`, in a process of its own."""
-  pytest.importorskip(
-    _PACKAGES[scheme],
-    reason=f"SKIPPED FOR LACK OF {_PACKAGES[scheme]}: see requirements-dev.txt",
-  )
+  package = _PACKAGES[scheme]
+  if importlib.util.find_spec(package) is None:
+    pytest.skip(f"SKIPPED FOR LACK OF {package}: see requirements-dev.txt")
   with subprocess.Popen(
     [sys.executable, "-W", "ignore", "-m", "tests.stores", scheme],
     cwd=_ROOT,
@@ -110,7 +110,8 @@ def _start(scheme: str) -> str:
     request = urllib.request.Request(
       f"http://127.0.0.1:{port}/bucket", method="PUT"
     )
-  urllib.request.urlopen(request).read()
+  with urllib.request.urlopen(request) as answer:
+    answer.read()
   return f"http://127.0.0.1:{port}"
 
 

@@ -1,11 +1,14 @@
 """Where wall time goes: every second to one part, whatever happened."""
 
+import itertools
 import json
+import math
 
 import pytest
 
 from deeplab_jax import goodput
-from deeplab_jax.train import timeline
+from deeplab_jax.config import arguments
+from deeplab_jax.train import saving, timeline
 from deeplab_jax.train.timeline import Event
 
 
@@ -131,3 +134,55 @@ def test_a_folder_without_events_is_refused_in_a_line(
   error = capsys.readouterr().err
   assert error.startswith("error: WORKDIR must be that of a training, got ")
   assert error.count("\n") == 1
+
+
+# ------------------------------------------------------------ how often to save
+
+
+def _simulated_loss(between: float, cost: float, failures: float) -> float:
+  """The share of time lost to saves of this distance and to failures.
+
+  Exponential failures, restart at no cost: the time that `between` seconds of
+  work take on average is M (exp((between + cost) / M) - 1).
+  """
+  taken = failures * math.expm1((between + cost) / failures)
+  return 1 - between / taken
+
+
+@pytest.mark.parametrize("cost", [0.5, 2.0, 20.0])
+@pytest.mark.parametrize("failures", [600.0, 3600.0, 86400.0])
+def test_the_interval_is_the_best_there_is(cost, failures):
+  chosen = saving.interval(cost, failures)
+  loss = _simulated_loss(chosen, cost, failures)
+  others = (
+    _simulated_loss(max(30, x), cost, failures) for x in range(10, 9999)
+  )
+  assert loss < 1.01 * min(others)
+
+
+def test_failures_are_counted_from_events():
+  done = _events("b", 2000.0, ("steps", 5, 50.0), ("stop", 5, 50.0))
+  cut = _events("c", 3000.0, ("steps", 5, 20.0))
+  between = saving.mean_time_between_failures
+  assert between([]) == 6 * 3600
+  assert between([*_FIRST, *done, *cut]) == (45 + 100 + 20) / 2
+  assert between(done) > between(cut)
+
+
+def test_saves_follow_their_cost_and_the_pace(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
+  times, saved = saving.SavingTimes(tmp_path, 0, log_every=10), []
+  for step in range(1, 3001):
+    now[0] += 1.0
+    if times.due(step):
+      saved.append(step)
+      times.saved(step, 4.0)
+  distances = [b - a for a, b in itertools.pairwise(saved)]
+  assert saved[0] == pytest.approx(math.sqrt(2 * 1 * 21600), rel=0.1)
+  assert distances[-1] == pytest.approx(math.sqrt(2 * 4 * 21600), rel=0.1)
+
+
+def test_auto_is_a_word_for_leaving_it_to_the_run():
+  words = ["--config=quickstart", "--config.checkpoint_every=auto"]
+  assert arguments.check_command_line(words)[1] == "--config.checkpoint_every=0"

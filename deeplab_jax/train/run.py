@@ -30,6 +30,7 @@ from deeplab_jax.train.initialize import (
 )
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
+from deeplab_jax.train.saving import SavingTimes
 from deeplab_jax.train.state import TrainState, initializer
 from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
 from deeplab_jax.train.timeline import Timeline
@@ -223,6 +224,9 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   step = int(state.step)
   batches = run.task.train_batches(run.dataset, config, step)
   window = _Window(run, step)
+  times = None  # of saves, where the config does not tell them
+  if config.checkpoint_every == 0:
+    times = SavingTimes(run.workdir, step, config.log_every)
   evaluating = _owes_evaluation(run, state, step)
   if evaluating or step < config.steps:
     run.timeline.begin()
@@ -254,6 +258,8 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     run.progress.advance(step)
     stopping = run.stop.at(step)
     saving = stopping or run.due(step, config.checkpoint_every)
+    if times is not None:
+      saving = times.due(step) or saving
     evaluating = run.evaluates(step) and not stopping
     if run.due(step, config.log_every):
       window.log()
@@ -262,9 +268,12 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     if saving or evaluating or run.due(step, config.log_every):
       run.timeline.note("steps", step)
     if saving:
+      began = time.monotonic()
       run.records.flush()
       run.checkpoints.save(state)
       run.timeline.note("save", step)
+      if times is not None:
+        times.saved(step, time.monotonic() - began)
     if stopping:
       break
   return state
