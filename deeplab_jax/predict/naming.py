@@ -62,7 +62,7 @@ def find_jobs(
   for path in map(remote.as_path, inputs):
     if isinstance(path, remote.Address) and not _is_one_picture(path):
       named = _in_store(path, results)
-    elif sources.is_archive(path) and not path.is_dir():
+    elif not path.is_dir() and sources.is_archive(path):
       named = _in_archive(path)
     elif isinstance(path, remote.Address):
       named = [(path, pathlib.PurePosixPath(path.name))]
