@@ -130,10 +130,13 @@ def test_slashes_that_a_path_took_are_put_back():
 
 
 def test_a_second_run_is_refused_while_the_first_lives(bucket, monkeypatch):
+  monkeypatch.setattr(remote_lock, "_BEAT", 0.2)
+  monkeypatch.setattr(remote_lock, "_LOOK", 0.1)
+  this = remote_lock._machine()
   with lock.only_writer(bucket) as still_held:
     still_held()
-    for machine in ("this", "another"):
-      monkeypatch.setattr(remote_lock, "_BEAT", 0.1)
+    for machine in (this, "another"):
+      monkeypatch.setattr(remote_lock, "_machine", lambda m=machine: m)
       pattern = rf"in use by another run \(process {os.getpid()} on .*heard of"
       with (
         pytest.raises(ValueError, match=pattern) as caught,
@@ -141,6 +144,7 @@ def test_a_second_run_is_refused_while_the_first_lives(bucket, monkeypatch):
       ):
         pytest.fail("it got the lock")
       assert "\n" not in str(caught.value), machine
+    monkeypatch.setattr(remote_lock, "_machine", lambda: this)
   assert bucket.below() == []
 
 
@@ -186,7 +190,8 @@ def test_a_damaged_lock_is_no_lock(bucket, content, monkeypatch):
 def _step(folder: pathlib.Path, name: str) -> pathlib.Path:
   step = folder / name
   (step / "variables").mkdir(parents=True)
-  (step / "variables" / "d").write_bytes(os.urandom(100))
+  for name in ("d", "e"):
+    (step / "variables" / name).write_bytes(os.urandom(100))
   wholeness.write_checksums(step)
   return step
 
@@ -196,7 +201,7 @@ def test_a_step_counts_once_all_of_it_is_there(bucket, tmp_path, monkeypatch):
   mirror.publish(_step(tmp_path, "5"), "checkpoints", "5")
   assert mirror.steps("checkpoints") == [bucket / "checkpoints/5"]
   six = _step(tmp_path, "6")
-  for count in range(1, 5):  # of the writes, after which the run is killed
+  for count in range(1, 5):  # of the writes before that at which it is killed
     left = iter([None] * count)
     write = Address.write_bytes
 
@@ -206,9 +211,8 @@ def test_a_step_counts_once_all_of_it_is_there(bucket, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
       patch.setattr(Address, "write_bytes", cut_off)
-      if count < 4:
-        with pytest.raises((StopIteration, RuntimeError)):
-          mirror.publish(six, "checkpoints", "6")
+      with pytest.raises((StopIteration, RuntimeError)):
+        mirror.publish(six, "checkpoints", "6")
     names = [step.name for step in mirror.steps("checkpoints")]
     assert names == ["5"], count
   mirror.open("checkpoints", writes=True)  # the next start clears what is left
@@ -217,13 +221,14 @@ def test_a_step_counts_once_all_of_it_is_there(bucket, tmp_path, monkeypatch):
   assert wholeness.fault(copy, "variables") is None
 
 
-def test_what_is_damaged_in_the_store_is_found(bucket, tmp_path):
+def test_what_is_damaged_in_the_store_is_found(bucket, tmp_path, monkeypatch):
   mirror = fetching.Mirror(bucket, 0)
   mirror.publish(_step(tmp_path, "5"), "checkpoints", "5")
   mirror.publish(_step(tmp_path, "6"), "checkpoints", "6")
   (bucket / "checkpoints/6/variables/d").write_bytes(b"torn")
   assert checkpoints.find_step(bucket).name == "5"
   (bucket / "checkpoints/5/variables/d").unlink()
+  monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "new"))  # without its copy
   with pytest.raises(ValueError, match=r"d is (missing|not what was saved)"):
     checkpoints.find_step(f"{bucket}/checkpoints/5")
 
