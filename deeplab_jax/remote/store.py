@@ -22,6 +22,7 @@ SCHEMES = ("gs", "s3")
 # throttle or be away before a run gives up.
 _RETRIES = {"max_retries": 9, "initial_delay": "200ms", "max_delay": "32s"}
 _PATIENCE = 900  # seconds for one request with all its attempts
+_AT_FIRST = 10  # seconds
 _MISSING = b"\x02"  # tensorstore's generation of an object that is not there
 _LOG_LINE = re.compile(rb"[EW]\d{4} \d\d:\d\d:\d\d\.")
 
@@ -65,7 +66,7 @@ class Bucket:
       self._store = _open(scheme, name)
       # The first request looks for credentials, and logs where there are none.
       with contextlib.suppress(Exception):
-        self._store.read("deeplab_jax").result(timeout=_PATIENCE)
+        self._store.read("deeplab_jax").result(timeout=_AT_FIRST)
 
   def read(self, key: str) -> bytes | None:
     """The content of an object, None if there is none."""
