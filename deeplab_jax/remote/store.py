@@ -113,8 +113,9 @@ class Bucket:
       ).result(timeout=_PATIENCE)
       if not found:
         self.read(f"{prefix}deeplab_jax")
-    length = len(prefix.encode())
-    return sorted(key[length:].decode() for key in found)
+    # Not every server heeds the ends of a range.
+    keys = (key.decode() for key in found)
+    return sorted(k.removeprefix(prefix) for k in keys if k.startswith(prefix))
 
   @contextlib.contextmanager
   def _explaining(self, key: str) -> Iterator[None]:
