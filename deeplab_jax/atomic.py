@@ -2,6 +2,7 @@
 
 Written beside their place under another name, brought to the disk, and renamed:
 after a kill or a power cut a file holds what it held before, or all of the new.
+Objects of a store, see `remote`, are put whole in one request.
 """
 
 import contextlib
@@ -11,20 +12,31 @@ import itertools
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from deeplab_jax import remote
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def replacing(
+  path: str | os.PathLike | remote.Address,
+) -> Iterator[pathlib.Path]:
   """Gives a path to write to, which becomes `path` when the block has ended.
 
   Its folder is made if it is missing. If the block raises, `path` stays as it
   was. Several may write one path at a time: each whole, the last one stays.
   A link is followed; a device or pipe, such as /dev/stdout, is handed out as it
-  is.
+  is. What is written for an address is put there in the end.
   """
-  path = pathlib.Path(path)
+  path = remote.as_path(path)
+  if isinstance(path, remote.Address):
+    with tempfile.TemporaryDirectory() as folder:
+      partial = pathlib.Path(folder, "partial")
+      yield partial
+      path.write_bytes(partial.read_bytes())
+    return
   if path.exists() and not path.is_file():
     yield path
     return
@@ -82,13 +94,15 @@ def _is_still(path: pathlib.Path, file: int) -> bool:
     return False
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(
+  path: str | os.PathLike | remote.Address, content: bytes
+) -> None:
   """Writes a file whole or not at all; makes its folder if it is missing."""
   with replacing(path) as partial:
     partial.write_bytes(content)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike | remote.Address, text: str) -> None:
   r"""The same of text in UTF-8; what that cannot hold is written as `\udc..`.
 
   Such are the bytes of a file's name that is not UTF-8.
@@ -96,6 +110,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
+def write_json(path: str | os.PathLike | remote.Address, content: Any) -> None:
   """The same of a value as JSON."""
   write_text(path, json.dumps(content, indent=2) + "\n")

@@ -94,11 +94,9 @@ again: it fits, and is slower per image.
   sums the gradients of kernels over chips in bfloat16, half the bytes.
   `--config.model.dtype=float32` sums in float32; all else of the state is
   float32 in either.
-- **Workdirs are folders** that all hosts see. Addresses such as gs://bucket are
-  refused: records append to files, and checkpoints are whole because folders
-  are renamed at once. Mount the bucket on every host, with a hierarchical
-  namespace so that renaming is one operation: `gcsfuse BUCKET FOLDER`. Not
-  tried here, for lack of a bucket.
+- **Workdirs are folders** that all hosts see, or addresses such as
+  gs://bucket/run and s3://bucket/run, for which hosts need share nothing: see
+  [docs/runs.md](runs.md). Other stores are mounted.
 
 ## Agreement of devices and processes
 

@@ -6,7 +6,7 @@
 # NAME: of the job; IMAGE: with this package and libtpu; ACCELERATOR, TOPOLOGY:
 # of the node pool, such as tpu-v5-lite-podslice and 4x4; HOSTS: its nodes;
 # CHIPS: of each; CLAIM: volume claim of data and runs, mounted at /data;
-# CONFIG, WORKDIR: as of deeplab_jax.main.
+# CONFIG, WORKDIR: as of deeplab_jax.main, such as gs://BUCKET/RUN.
 set -euo pipefail
 
 action=${1:?must be apply or delete}

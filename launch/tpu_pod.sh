@@ -3,7 +3,7 @@
 #
 # usage: launch/tpu_pod.sh create|run|continue|delete [FLAGS of deeplab_jax.main]
 # run trains on all workers; continue does, with a new slice whenever one was
-# preempted. All workers must see the workdir. TPU_NAME, TPU_ZONE: of the slice;
+# preempted: give --workdir gs://BUCKET/RUN. TPU_NAME, TPU_ZONE: of the slice;
 # TPU_TYPE, TPU_VERSION: v5litepod-16 and v2-alpha-tpuv5-lite for v5e:4x4;
 # REPOSITORY: what to clone.
 set -euo pipefail

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 
 PACKAGE = "deeplab_jax"
 FLOORS = (
-  ("atomic", "messages"),
+  ("messages", "remote"),
+  ("atomic",),
   ("download",),
   ("data", "models", "runtime", "sharding"),
   ("checkpoints", "losses", "metrics", "optimizer", "summary", "visualize"),
@@ -28,7 +29,16 @@ FLOORS = (
   ("evaluate", "export", "predict"),
   ("tasks",),
   ("train",),
-  ("__main__", "compare", "doctor", "main", "plan", "prepare", PACKAGE),
+  (
+    "__main__",
+    "compare",
+    "doctor",
+    "goodput",
+    "main",
+    "plan",
+    "prepare",
+    PACKAGE,
+  ),
 )
 """The rooms, lowest floor first; last the doors, which nothing imports.
 

@@ -44,8 +44,8 @@ _COMPILES = {
     import_weights_torch inference_fusion inference_network inference_onednn
     inference_segmenter late_crops losses_defined losses_sigmoids models_atrous
     models_deeplab models_depthwise models_golden models_layers models_loops
-    multilabel official_weights one_answer train_auxiliary train_folded_norms
-    train_step train_step_golden train_unreached_taps zoo
+    multilabel official_weights one_answer remote train_auxiliary
+    train_folded_norms train_step train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """

@@ -57,12 +57,12 @@ _MISTAKES = {
     "error: no checkpoint at",
   ),
   "workdir": (
-    ["--config", _QUICKSTART, "--mode=eval", "--workdir=gs://bucket/run"],
-    "error: a folder is needed, got the address gs://bucket/run; mount the",
+    ["--config", _QUICKSTART, "--mode=eval", "--workdir=az://bucket/run"],
+    "error: an address must begin with gs:// or s3://, got az://bucket/run;",
   ),
   "bucket": (
-    ["--config", _QUICKSTART, "--config.init_from=gs://bucket/run"],
-    "error: a folder is needed, got the address gs://bucket/run; mount the",
+    ["--config", _QUICKSTART, "--config.init_from=az://bucket/run"],
+    "error: an address must begin with gs:// or s3://, got az://bucket/run;",
   ),
   "checkpoint": (
     ["--config", _QUICKSTART, "--mode=eval", "--checkpoint=nowhere"],

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,25 +17,44 @@ Tree = Any
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders being written
 _SHOWN = 20  # differences between two trees
+_FIRST_ALONE = ocp.options.MultiprocessingOptions(
+  primary_host=0, active_processes={0}, barrier_sync_key_prefix="first_alone"
+)
 
 
 class CannotRestoreError(ValueError):
   """The files of an item are not what Orbax wrote."""
 
 
-def manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+def manager(
+  folder: pathlib.Path,
+  publish: Callable[[pathlib.Path, str], None] | None = None,
+  **options: Any,
+) -> ocp.CheckpointManager:
   """Orbax's manager of `folder`; first clears what killed saves left there.
 
   Orbax offers to clear in a thread, which fails noisily if the program ends.
   Checksums are written in the thread that saves, before the step is renamed.
+
+  Args:
+    folder: of the steps; with `publish` one that the first process alone sees
+      and saves to.
+    publish: called with the files of a step, whole, and the step's name, before
+      it counts as saved.
+    **options: of Orbax's manager.
   """
   if jax.process_index() == 0:
     for unfinished in _unfinished(folder):
       shutil.rmtree(unfinished)
+  if publish is not None:
+    folder.mkdir(parents=True, exist_ok=True)
+    options |= {"multiprocessing_options": _FIRST_ALONE, "create": False}
 
   def finish() -> None:  # In the first process, once all have written.
     for unfinished in _unfinished(folder):
       wholeness.write_checksums(unfinished)
+      if publish is not None:
+        publish(unfinished, unfinished.name.partition(_UNFINISHED)[0])
 
   return ocp.CheckpointManager(
     folder,
@@ -49,6 +68,14 @@ def manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
 
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
   return list(folder.glob(f"*{_UNFINISHED}*"))
+
+
+def of_this_process(tree: Tree) -> Tree:
+  """`tree`, which is the same on all devices, as one of its devices holds it.
+
+  A process can save it without the others.
+  """
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def to_save(**trees: Tree) -> ocp.args.Composite:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pathlib
-import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 from deeplab_jax.checkpoints import items, wholeness
+from deeplab_jax.checkpoints.fetching import local_copy
 from deeplab_jax.models import (
   Classifier,
   DeepLab,
@@ -25,7 +26,7 @@ from deeplab_jax.models import (
   without_auxiliary,
 )
 
-Path = pathlib.Path | str
+Path = remote.AnyPath | str
 Tree = Any
 Network = DeepLab | Classifier
 
@@ -35,25 +36,22 @@ _MODEL_JSON = "model.json"
 _CHECKSUM = "sha256"  # its field; those of earlier versions have none
 
 
-def local_path(path: Path, writing: bool = False) -> pathlib.Path:
-  """`path` made absolute.
+def local_path(path: Path, writing: bool = False) -> remote.AnyPath:
+  """`path` made absolute; an object store's address as it is.
 
   Args:
     path: of a folder, which need not exist.
     writing: whether checkpoints are to be saved there.
 
   Raises:
-    ValueError: an object store's address. Those neither append to files nor
-      rename folders, on which records and the wholeness of checkpoints rest.
-      Or Orbax cannot save there: it takes [ for a pattern and a backslash for
-      a slash, and needs UTF-8.
+    ValueError: the address of a store that is not supported. Or Orbax cannot
+      save there: it takes [ for a pattern and a backslash for a slash, and
+      needs UTF-8.
   """
-  if re.match(r"\w{2,}:/", str(path)):
-    raise ValueError(
-      f"a folder is needed, got the address {path}; mount the bucket, with "
-      "gcsfuse for one, and give the folder where it is: see docs/scaling.md"
-    )
-  path = pathlib.Path(path).expanduser().absolute()
+  path = remote.as_path(path)
+  if isinstance(path, remote.Address):
+    return path
+  path = path.expanduser().absolute()
   if ".." in path.parts:  # which tensorstore takes for a fault of the files
     path = path.resolve()
   text = os.fsencode(path).decode("utf-8", "replace")
@@ -91,6 +89,9 @@ def save_model(
   folder = local_path(folder, writing=True)
   if dtype is not None:
     variables = _with_kernels_in(variables, np.dtype(dtype))
+  if isinstance(folder, remote.Address):
+    _save_remotely(folder, model, variables, fields)
+    return
   with _only_one(folder):
     refuse_to_replace(folder)
     write_model_json(folder, model, **fields)
@@ -98,7 +99,20 @@ def save_model(
       manager.save(0, args=items.to_save(variables=variables), force=True)
 
 
-def refuse_to_replace(folder: pathlib.Path) -> None:
+def _save_remotely(
+  folder: remote.Address, model: Network, variables: Tree, fields: dict
+) -> None:
+  """The same for an object store: made here and put there."""
+  refuse_to_replace(folder)
+  with tempfile.TemporaryDirectory() as here:
+    save_model(here, model, variables, **fields)
+    content = pathlib.Path(here, _MODEL_JSON).read_bytes()
+    atomic.write_bytes(folder / _MODEL_JSON, content)
+    step = pathlib.Path("checkpoints", "0")
+    remote.upload(here / step, folder / str(step), wholeness.CHECKSUMS)
+
+
+def refuse_to_replace(folder: remote.AnyPath) -> None:
   """Refuses a folder that holds a model; what a kill left is none."""
   if wholeness.steps(folder / "checkpoints"):
     raise ValueError(f"{folder} holds a model already; give another --out")
@@ -150,7 +164,7 @@ def write_model_json(folder: Path, model: Network, **fields: Any) -> None:
     **fields,
   }
   content[_CHECKSUM] = _checksum(content)
-  atomic.write_json(pathlib.Path(folder) / _MODEL_JSON, content)
+  atomic.write_json(remote.as_path(folder) / _MODEL_JSON, content)
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -222,7 +236,7 @@ def read_description(path: Path) -> tuple[Network, dict[str, Any]]:
   )
 
 
-def _read_model(folder: pathlib.Path) -> tuple[Network, dict[str, Any]]:
+def _read_model(folder: remote.AnyPath) -> tuple[Network, dict[str, Any]]:
   """The network that `model.json` describes, and all that it holds."""
   content = _read_model_json(folder)
   try:
@@ -233,7 +247,10 @@ def _read_model(folder: pathlib.Path) -> tuple[Network, dict[str, Any]]:
 
 
 def find_step(path: Path) -> pathlib.Path:
-  """The folder of the newest whole step of `path` (see `load_variables`)."""
+  """The folder of the newest whole step of `path` (see `load_variables`).
+
+  Of an object store, a copy on this machine, of what inference needs.
+  """
   path = local_path(path)
   if path.name.isdecimal() and (path / "variables").is_dir():
     steps = [path]
@@ -241,11 +258,11 @@ def find_step(path: Path) -> pathlib.Path:
     steps = wholeness.steps(path / "checkpoints") or wholeness.steps(path)
   faults = []
   for step in steps:
-    fault = wholeness.fault(step, "variables")
+    folder, fault = _examine(step)
     if fault is None:
       if faults:
         logging.warning("using %s, as %s", step, "; ".join(faults))
-      return step
+      return folder
     faults.append(f"{step} is not whole: {fault}")
   if faults:
     raise ValueError("; ".join(faults) + way_out(steps[0].parent.parent))
@@ -255,10 +272,20 @@ def find_step(path: Path) -> pathlib.Path:
   )
 
 
-def way_out(workdir: pathlib.Path) -> str:
+def _examine(step: remote.AnyPath) -> tuple[pathlib.Path, str | None]:
+  """Where to read a step's `variables`, and what is wrong with them."""
+  if isinstance(step, remote.Address):
+    try:
+      step = local_copy(step)
+    except FileNotFoundError as error:
+      return pathlib.Path(), f"{error.filename} is missing"
+  return step, wholeness.fault(step, "variables")
+
+
+def way_out(workdir: remote.AnyPath) -> str:
   """What is left of a run without a whole checkpoint."""
   for step in wholeness.steps(workdir / "best"):
-    if wholeness.fault(step, "variables") is None:
+    if _examine(step)[1] is None:
       best = step.parent
       return (
         f"; the best model is whole: it can be used as {best}, and trained on "
@@ -267,7 +294,7 @@ def way_out(workdir: pathlib.Path) -> str:
   return "; no best model is beside it: restore the files from a copy"
 
 
-def _read_model_json(folder: pathlib.Path) -> dict[str, Any]:
+def _read_model_json(folder: remote.AnyPath) -> dict[str, Any]:
   path = folder / _MODEL_JSON
   if not path.is_file():
     raise ValueError(f"{path} is missing: {folder} is no model directory")
@@ -290,7 +317,7 @@ def _read_model_json(folder: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _damaged(path: pathlib.Path, error: object) -> str:
+def _damaged(path: remote.AnyPath, error: object) -> str:
   return (
     f"{path} is damaged ({error}): restore it from a copy; a run that goes on "
     "writes it anew"

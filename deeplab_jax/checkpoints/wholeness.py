@@ -17,27 +17,44 @@ from collections.abc import Iterator
 import orbax.checkpoint as ocp
 import tensorstore
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 
-_CHECKSUMS = "checksums.json"
-_LEFT_OUT = ("_CHECKPOINT_METADATA", "commit_success.txt", _CHECKSUMS)
+CHECKSUMS = "checksums.json"
+"""The file of a step that tells of the others."""
+_LEFT_OUT = ("_CHECKPOINT_METADATA", "commit_success.txt", CHECKSUMS)
 # Errors that tell of the files; all others tell of the disk, the network or
 # the permissions, and the files may be whole.
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-def steps(folder: pathlib.Path) -> list[pathlib.Path]:
+def steps(folder: remote.AnyPath) -> list[remote.AnyPath]:
   """The step folders in `folder`, newest first; none if it is not there.
+
+  In an object store, those that have been put there as a whole.
 
   Raises:
     OSError: it cannot be read.
   """
   try:
-    names = os.listdir(folder)
+    if isinstance(folder, remote.Address):
+      names = _finished(folder.below())
+    else:
+      names = os.listdir(folder)
   except FileNotFoundError:
     return []
   numbers = [int(n) for n in names if re.fullmatch("0|[1-9][0-9]*", n)]
   return [folder / str(number) for number in sorted(numbers, reverse=True)]
+
+
+def _finished(keys: list[str]) -> set[str]:
+  """The folders among `keys` that no upload or removal was cut off in."""
+  found, names = set(keys), {key.partition("/")[0] for key in keys}
+  return {
+    name
+    for name in names
+    if f"{name}/{CHECKSUMS}" in found
+    or f"{name}/{remote.UNFINISHED}" not in found
+  }
 
 
 def write_checksums(step: pathlib.Path) -> None:
@@ -49,7 +66,7 @@ def write_checksums(step: pathlib.Path) -> None:
       with path.open("rb") as file:
         os.fsync(file.fileno())
         sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-  atomic.write_json(step / _CHECKSUMS, {"sha256": sums})
+  atomic.write_json(step / CHECKSUMS, {"sha256": sums})
 
 
 def fault(step: pathlib.Path, *items: str) -> str | None:
@@ -75,13 +92,13 @@ def fault(step: pathlib.Path, *items: str) -> str | None:
 def _read_checksums(step: pathlib.Path) -> dict[str, str] | None:
   """File -> sum; None if the step is of a version that wrote none."""
   try:
-    text = (step / _CHECKSUMS).read_bytes()
+    text = (step / CHECKSUMS).read_bytes()
   except _GONE:
     return None
   try:
     return dict(json.loads(text)["sha256"])
   except (ValueError, KeyError, TypeError):
-    raise ValueError(f"{_CHECKSUMS} is damaged") from None
+    raise ValueError(f"{CHECKSUMS} is damaged") from None
 
 
 def _compare(item: pathlib.Path, sums: dict[str, str]) -> None:
@@ -94,7 +111,7 @@ def _compare(item: pathlib.Path, sums: dict[str, str]) -> None:
   step = item.parent
   names = [name for name in sums if name.startswith(f"{item.name}/")]
   if not names:
-    raise ValueError(f"{_CHECKSUMS} names no file of it")
+    raise ValueError(f"{CHECKSUMS} names no file of it")
   for name in names:
     with (step / name).open("rb") as file:
       if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from deeplab_jax import tasks
+from deeplab_jax import remote, tasks
 from deeplab_jax.tasks import Task
 from deeplab_jax.train import continuing, records
 from deeplab_jax.visualize import curves
@@ -57,13 +57,13 @@ def read_runs(workdirs: Sequence[pathlib.Path | str]) -> list[Run]:
   """
   runs = []
   for path, name in zip(workdirs, short_names(workdirs)):
-    rows = records.read(pathlib.Path(path) / "metrics.jsonl")
+    rows = records.read(remote.as_path(path) / "metrics.jsonl")
     if not rows:
       raise ValueError(
         f"RUN must be the workdir of a training, got {path}: it has no "
         "metrics.jsonl, or an empty one"
       )
-    scored_on = continuing.scored_on(pathlib.Path(path))
+    scored_on = continuing.scored_on(remote.as_path(path))
     run = Run(name, rows, _task(rows), scored_on)
     if runs and run.task is not runs[0].task:
       raise ValueError(
@@ -86,11 +86,18 @@ def short_names(paths: Sequence[pathlib.Path | str]) -> list[str]:
   Raises:
     ValueError: a path is given twice.
   """
-  whole = [pathlib.Path(os.path.abspath(path)).parts for path in paths]
+  whole = [_parts(path) for path in paths]
   for index, parts in enumerate(whole):
     if parts in whole[:index]:
       raise ValueError(f"RUN {paths[index]} is given twice")
   return [_short_name(parts, whole) for parts in whole]
+
+
+def _parts(path: remote.AnyPath | str) -> tuple[str, ...]:
+  found = remote.as_path(path)
+  if isinstance(found, pathlib.Path):
+    found = pathlib.Path(os.path.abspath(found))
+  return found.parts
 
 
 def _short_name(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from deeplab_jax.config.fields import base_config, field_names
 from deeplab_jax.config.local import SMALL_BACKBONE
 
+_AUTO = re.compile(r"^(--?config\.checkpoint_every=)auto$")
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG_FLAG = re.compile(r"((?:^|\0)--?config[=\0])([^\0]+)")
 _WITHOUT_CONFIG = ("-h", "--h", "-?", "--?", "--flagfile", "-flagfile")
@@ -135,12 +136,13 @@ def check_command_line(words: list[str]) -> list[str]:
     words: of the command line, without the program.
 
   Returns:
-    The words, with a config's file in place of its name.
+    The words, with a config's file in place of its name, and 0 in that of auto.
 
   Raises:
     ValueError: a misspelt field, no config or an unknown one, a wrong argument.
   """
   check_overrides(words)
+  words = [_AUTO.sub(r"\g<1>0", word) for word in words]
   joined = "\0".join(words)
   flag = _CONFIG_FLAG.search(joined)
   if flag:

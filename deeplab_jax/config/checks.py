@@ -175,14 +175,15 @@ def _number(value: Any) -> float:
 
 def _check_ranges(config: ConfigDict) -> None:
   positive = ("batch_size", "accumulate_steps", "steps", "lr", "log_every")
-  positive += ("checkpoint_every", "keep_checkpoints", "lr_decay_steps")
+  positive += ("keep_checkpoints", "lr_decay_steps")
   positive += ("batch_norm_groups",)
   positive += ("data.min_scale", "data.scale_step", "eval.batch_size")
   for name in positive:
     _require(name, _get(config, name) > 0, "above 0", _get(config, name))
   for name in ("momentum", "last_layer_multiplier", "weight_decay"):
     _require(name, config[name] >= 0, "0 or more", config[name])
-  for name in ("eval_every", "data.workers", "data.eval_limit"):
+  not_negative = ("checkpoint_every", "eval_every")
+  for name in (*not_negative, "data.workers", "data.eval_limit"):
     _require(name, _get(config, name) >= 0, "0 or more", _get(config, name))
   slow = config.slow_start_steps
   _require(

@@ -97,7 +97,9 @@ def base_config() -> ConfigDict:
       # normalises each by its own statistics; 1 is all of it, over all
       # devices. As many as devices spares these the exchange.
       "batch_norm_groups": 1,
-      # Steps between log lines, checkpoints, evaluations (0: at the end only).
+      # Steps between log lines, checkpoints (0, or auto on the command line: as
+      # seldom as saves and failures so far make it best), evaluations (0: at
+      # the end only).
       "log_every": 100,
       "checkpoint_every": 1000,
       "eval_every": 0,

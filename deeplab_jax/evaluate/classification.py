@@ -4,7 +4,6 @@ import collections
 import functools
 import json
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import atomic, sharding
+from deeplab_jax import atomic, remote, sharding
 from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data import classification
 from deeplab_jax.data.changes import describe
@@ -29,7 +28,7 @@ def evaluate(
   dataset: Dataset,
   mesh: Mesh,
   should_stop: Callable[[], bool] = lambda: False,
-  picture: pathlib.Path | None = None,
+  picture: remote.AnyPath | None = None,
 ) -> dict[str, float] | None:
   """Top-1 and top-5 accuracy of the evaluation split, each image once.
 
@@ -79,6 +78,8 @@ def report(
     raise ValueError(
       f"--compare is of segmentation: classifiers have none, got {compare}"
     )
+  if workdir is not None:
+    remote.require_writable(workdir)
   model, variables, _ = load_variables(checkpoint, kind="classifier")
   dataset = open_dataset(config.data, testing=True)
   described = json.dumps(describe(dataset, ["eval"]))
@@ -89,7 +90,7 @@ def report(
   if jax.process_index() == 0:
     print(f"top-1 {figures['eval/top1']:.2%}, top-5 {figures['eval/top5']:.2%}")
     if workdir is not None:
-      path = pathlib.Path(workdir) / "evaluation" / "results.json"
+      path = remote.as_path(workdir) / "evaluation" / "results.json"
       atomic.write_json(path, figures)
       print(f"report: {path}")
   return figures

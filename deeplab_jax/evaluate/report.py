@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import resource
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import rich
 from ml_collections import ConfigDict
 
-from deeplab_jax import atomic, messages, sharding, visualize
+from deeplab_jax import atomic, messages, remote, sharding, visualize
 from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.datasets import DatasetInfo
@@ -49,6 +48,8 @@ def report(
     ValueError: nothing to compare with, or of other classes; a wrong field; the
       model's classes in another order.
   """
+  if workdir is not None:
+    remote.require_writable(workdir)
   model, variables, facts = load_variables(checkpoint)
   if stored_thresholds(facts) is not None:
     raise ValueError(
@@ -60,7 +61,7 @@ def report(
   described = json.dumps(describe(dataset, ["eval"]))
   sharding.require_same(described, f"the data in {dataset.directory}")
   check_order(facts, dataset.info)
-  other = compare and read_other(pathlib.Path(compare), dataset.info)
+  other = compare and read_other(remote.as_path(compare), dataset.info)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0
@@ -78,7 +79,7 @@ def report(
     rich.print(evaluation.table())
     say_least_crop(least_crop, config, checkpoint)
   if first and workdir is not None:
-    folder = pathlib.Path(workdir) / "evaluation"
+    folder = remote.as_path(workdir) / "evaluation"
     write(evaluation, folder, other)
     print(f"report: {messages.printable(folder / 'report.html')}")
   return evaluation
@@ -111,7 +112,7 @@ def say_least_crop(
 
 
 def write(
-  evaluation: Evaluation, folder: pathlib.Path, other: dict[str, Any] | None
+  evaluation: Evaluation, folder: remote.AnyPath, other: dict[str, Any] | None
 ) -> None:
   """Writes the folder of a detailed evaluation, see `report`."""
   content = evaluation.to_dict() | {"peak_memory_bytes": peak_memory()}
@@ -124,7 +125,7 @@ def write(
   atomic.write_text(folder / "report.html", text)
 
 
-def read_other(path: pathlib.Path, info: DatasetInfo) -> dict[str, Any]:
+def read_other(path: remote.AnyPath, info: DatasetInfo) -> dict[str, Any]:
   """The `results.json` to compare with, checked."""
   if path.is_dir():
     path = path / "evaluation" / "results.json"

@@ -2,11 +2,10 @@
 
 import hashlib
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 from deeplab_jax.export import agreement, certificate, machine, speed
 from deeplab_jax.export.formats import find_format
 from deeplab_jax.export.job import Job, Size, read_job
@@ -50,7 +49,7 @@ def export(
     ImportError: the format needs a package that is not installed.
     ValueError: an argument is wrong, or the format cannot express the network.
   """
-  found, out = find_format(format), pathlib.Path(out)
+  found, out = find_format(format), remote.as_path(out)
   _check_out(out, overwrite)
   found.check(tuple(sizes))
   job = read_job(checkpoint, sizes=sizes, **options)
@@ -86,25 +85,26 @@ def export(
   return facts
 
 
-def certificate_of(out: pathlib.Path) -> pathlib.Path:
+def certificate_of(out: remote.AnyPath) -> remote.AnyPath:
   """Where the certificate of a file is."""
   return out.with_name(f"{out.name}.certificate.json")
 
 
-def _check_out(out: pathlib.Path, overwrite: bool) -> None:
+def _check_out(out: remote.AnyPath, overwrite: bool) -> None:
   """Finds out before any work whether the files can be written."""
   if out.is_dir():
     raise ValueError(f"--out must be a file, got the folder {out}")
   for path in (out, certificate_of(out)):
     if path.exists() and not overwrite:
       raise ValueError(f"{path} is there; --overwrite replaces it")
+  remote.require_writable(out.parent)
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ValueError(f"--out {out}: {error.strerror}") from error
 
 
-def _write(out: pathlib.Path, content: bytes, facts: dict[str, Any]) -> None:
+def _write(out: remote.AnyPath, content: bytes, facts: dict[str, Any]) -> None:
   atomic.write_json(certificate_of(out), {"file": out.name, **facts})
   atomic.write_bytes(out, content)
 

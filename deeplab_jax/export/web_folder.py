@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 from deeplab_jax.checkpoints.model_directory import read_description
 from deeplab_jax.export import certificate, web_runtime
 from deeplab_jax.export.exporting import export
@@ -84,7 +84,7 @@ def export_web(
     ImportError: onnx or onnxruntime is not installed.
     ValueError: an argument is wrong, or ONNX cannot express the network.
   """
-  out = pathlib.Path(out)
+  out = remote.as_path(out)
   _check(out, overwrite, options)
   model, description = read_description(checkpoint)
   if (model.channels, model.image_dtype) != (3, "uint8"):
@@ -116,7 +116,7 @@ def export_web(
 
 
 def _check(
-  out: pathlib.Path, overwrite: bool, options: Mapping[str, Any]
+  out: remote.AnyPath, overwrite: bool, options: Mapping[str, Any]
 ) -> None:
   """Finds out before any work whether the folder can be written."""
   if options.get("output", "labels") != "labels":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax import checkpoints
+from deeplab_jax import checkpoints, remote
 from deeplab_jax.data.classes import IGNORE, bit_colors
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.import_weights.architecture import (
@@ -39,7 +39,7 @@ _DEFAULT_CLASSES = 21
 
 def convert(
   source: str,
-  out: pathlib.Path | str,
+  out: remote.AnyPath | str,
   *,
   archive: str | None = None,
   dataset: str | None = None,
@@ -71,7 +71,8 @@ def convert(
   Raises:
     ValueError: anything is wrong with the source, or with what was given.
   """
-  out = pathlib.Path(out)
+  out = remote.as_path(out)
+  remote.require_writable(out)
   checkpoints.refuse_to_replace(out)
   release, path = _locate(source, archive)
   dataset = dataset or (release.dataset if release else None)

@@ -10,23 +10,27 @@ unless --no_overlay is given. --probabilities adds DIR/probabilities/<name>.npy,
 with a place on earth these are TIFFs of that place, and --polygons adds
 DIR/polygons/<name>.geojson or .gpkg; this needs rasterio. Exit status 1 if a
 picture could not be done; the others are. `--package NAME` also packs the
-labels of a whole test split for its server, see `packages`.
+labels of a whole test split for its server, see `packages`. CHECKPOINT, DIR and
+pictures may be in an object store, and pictures in tar files. With
+`--share INDEX/COUNT` several processes label together, with `--resume` they go
+on where they were cut off, see `shares`.
 """
 
 import argparse
+import hashlib
 import pathlib
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from deeplab_jax import messages, runtime
-from deeplab_jax.checkpoints.model_directory import find_step, read_model
+from deeplab_jax import messages, remote, runtime
+from deeplab_jax.checkpoints.model_directory import find_step, read_description
 from deeplab_jax.data import bands
 from deeplab_jax.inference import load
-from deeplab_jax.inference.protocol import scales_argument
+from deeplab_jax.inference.protocol import scales_argument, stored_thresholds
 from deeplab_jax.models import INFERENCE_DTYPES
-from deeplab_jax.predict import geo, polygons
+from deeplab_jax.predict import geo, polygons, shares
 from deeplab_jax.predict.files import Failure, predict_files
 from deeplab_jax.predict.naming import (
   LABELS,
@@ -34,6 +38,7 @@ from deeplab_jax.predict.naming import (
   PROBABILITIES,
   UNCERTAINTY,
   Job,
+  class_folders,
   find_jobs,
   folders_like_pictures,
 )
@@ -44,6 +49,7 @@ from deeplab_jax.predict.reading import (
   remarks,
   takes_rgb,
 )
+from deeplab_jax.predict.sources import read_list
 
 __all__ = [
   "SERVERS",
@@ -78,9 +84,28 @@ def _run(flags: argparse.Namespace) -> int:
   for folder in folders_like_pictures(flags.inputs):
     line = f"{folder} is a folder: the pictures in it are taken"
     print(messages.printable(line), file=sys.stderr)
-  is_rgb = takes_rgb(read_model(find_step(flags.checkpoint)))
-  jobs = find_jobs(flags.inputs, flags.out, arrays=not is_rgb)
+  inputs = [*flags.inputs]
+  for path in flags.list or ():
+    inputs += read_list(path)
+  if not inputs:
+    raise ValueError("give pictures, folders or tar files, or --list FILE")
+  share = shares.parse(flags.share) if flags.share else None
+  if share and flags.package:
+    raise ValueError("--package needs all labels: give it without --share")
+  model, facts = read_description(find_step(flags.checkpoint))
+  is_rgb, overlap = takes_rgb(model), stored_thresholds(facts) is not None
+  if flags.package and overlap:
+    raise ValueError(
+      f"--package {flags.package} is of one class a pixel, but those of "
+      f"{flags.checkpoint} overlap; leave it out"
+    )
+  jobs = every = find_jobs(inputs, flags.out, arrays=not is_rgb)
   rasters = [job for job in jobs if geo.is_raster(job.source)]
+  if rasters and remote.is_address(flags.out):
+    raise ValueError(
+      f"--out must be a folder here for TIFFs with a place on earth, such as "
+      f"{rasters[0].source}, got {flags.out}"
+    )
   if flags.polygons:
     bands.import_rasterio("raster whose polygons are wanted")
     if without := len(jobs) - len(rasters):
@@ -88,14 +113,12 @@ def _run(flags: argparse.Namespace) -> int:
       print(f"warning: {line}", file=sys.stderr)
   kinds = _kinds(flags)
   _make_folders(flags.out, kinds)
+  if share or flags.resume:
+    folders = class_folders(facts["dataset"]["class_names"]) if overlap else []
+    jobs, skipped = _left(flags, jobs, share, kinds, folders, rasters)
   segmenter = load(
     flags.checkpoint, flags.output_stride, flags.dtype, **_protocol(flags)
   )
-  if flags.package and segmenter.thresholds is not None:
-    raise ValueError(
-      f"--package {flags.package} is of one class a pixel, but those of "
-      f"{flags.checkpoint} overlap; leave it out"
-    )
   others = [job.source for job in jobs if job not in rasters]
   for line in remarks(others, is_rgb):
     print(f"warning: {line}", file=sys.stderr)
@@ -111,15 +134,78 @@ def _run(flags: argparse.Namespace) -> int:
   done = len(jobs) - len(failures)
   out = messages.printable(flags.out)
   print(f"{done} of {len(jobs)} pictures done in {seconds:.1f} s: {out}")
+  if share or flags.resume:
+    _summarise(flags, share, skipped, jobs, failures, seconds)
   for failure in failures:
     line = f"failed: {failure.source}: {failure.reason}"
     print(messages.printable(line), file=sys.stderr)
   if failures:
     return 1
   if flags.package:
-    archive = pack(flags.package, jobs, flags.out)
+    archive = pack(flags.package, every, flags.out)
     print(f"packed: {messages.printable(archive)}")
   return 0
+
+
+def _left(
+  flags: argparse.Namespace,
+  jobs: Sequence[Job],
+  share: shares.Share | None,
+  kinds: Sequence[str],
+  *results: Any,
+) -> tuple[list[Job], int]:
+  """What this process has to do, and how much of its share is done already.
+
+  `results` are the last arguments of `shares.undone`.
+  """
+  out = remote.as_path(flags.out)
+  settings = {
+    "checkpoint": _identity(flags.checkpoint),
+    "kinds": list(kinds),
+    "output_stride": flags.output_stride,
+    "dtype": flags.dtype,
+    **_protocol(flags),
+  }
+  shares.require_same_settings(out, settings, flags.resume)
+  mine = shares.of_share(jobs, share or shares.Share(0, 1))
+  left = shares.undone(mine, out, kinds, *results) if flags.resume else mine
+  return left, len(mine) - len(left)
+
+
+def _identity(checkpoint: str) -> str:
+  """Tells the weights of a checkpoint from others, wherever they are."""
+  step = find_step(checkpoint)
+  sums = step / "checksums.json"
+  text = sums.read_bytes() if sums.is_file() else str(step).encode()
+  return f"{step.name} {hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def _summarise(
+  flags: argparse.Namespace,
+  share: shares.Share | None,
+  skipped: int,
+  jobs: Sequence[Job],
+  failures: Sequence[Failure],
+  seconds: float,
+) -> None:
+  """Notes and says what this share has done, and all of them if it is last."""
+  if skipped:
+    print(f"{skipped} pictures were done before")
+  facts = {
+    "pictures": len(jobs) + skipped,
+    "done": len(jobs) - len(failures),
+    "skipped": skipped,
+    "seconds": round(seconds, 1),
+    "failures": [f"{failure.source}: {failure.reason}" for failure in failures],
+  }
+  out = remote.as_path(flags.out)
+  total = shares.write_summary(out, share or shares.Share(0, 1), facts)
+  if total is not None and share is not None:
+    where = messages.printable(out / shares.SUMMARY)
+    print(
+      f"all {total['shares']} shares: {total['done'] + total['skipped']} of "
+      f"{total['pictures']} pictures are labelled: {where}"
+    )
 
 
 def _kinds(flags: argparse.Namespace) -> list[str]:
@@ -143,6 +229,9 @@ def _protocol(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _make_folders(out: str, kinds: Sequence[str]) -> None:
   """Finds out before any work whether results can be written."""
+  if remote.is_address(out):
+    remote.require_writable(out)
+    return
   for kind in kinds:
     try:
       pathlib.Path(out, kind).mkdir(parents=True, exist_ok=True)
@@ -158,9 +247,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     "checkpoint", help="workdir, step in it, or imported model directory"
   )
   parser.add_argument(
-    "inputs", nargs="+", metavar="IMAGE_OR_FOLDER", help="pictures, or folders"
+    "inputs",
+    nargs="*",
+    metavar="IMAGE_OR_FOLDER",
+    help="pictures, folders, or tar files of pictures",
+  )
+  parser.add_argument(
+    "--list",
+    action="append",
+    metavar="FILE",
+    help="a text file with a picture, folder or tar file a line",
   )
   parser.add_argument("--out", required=True, help="folder of the results")
+  parser.add_argument(
+    "--share",
+    metavar="INDEX/COUNT",
+    help="label every COUNT-th picture, from INDEX on, such as 0/8; auto takes "
+    "both from SLURM, Kubernetes or JAX's variables",
+  )
+  parser.add_argument(
+    "--resume", action="store_true", help="leave out what DIR holds already"
+  )
   parser.add_argument(
     "--output_stride", type=int, help="8, 16 or 32; the model's by default"
   )

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -12,7 +11,7 @@ import numpy as np
 import rich.progress
 from PIL import Image
 
-from deeplab_jax import atomic, messages, visualize
+from deeplab_jax import atomic, messages, remote, visualize
 from deeplab_jax.inference import Segmenter
 from deeplab_jax.predict import geo
 from deeplab_jax.predict import polygons as polygons_lib
@@ -27,6 +26,7 @@ from deeplab_jax.predict.naming import (
   class_folders,
 )
 from deeplab_jax.predict.reading import read_for
+from deeplab_jax.predict.sources import Source
 
 T = TypeVar("T")
 
@@ -42,14 +42,14 @@ class Failure(NamedTuple):
     reason: one line.
   """
 
-  source: pathlib.Path
+  source: Source
   reason: str
 
 
 def predict_files(
   segmenter: Segmenter,
   jobs: Sequence[Job],
-  out: str | os.PathLike,
+  out: str | os.PathLike | remote.Address,
   kinds: Sequence[str] = (LABELS, OVERLAYS),
   show_progress: bool = False,
   polygons: str = "",
@@ -86,7 +86,7 @@ def predict_files(
   """
   if not kinds or not set(kinds) <= set(KINDS):
     raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {kinds}")
-  out = pathlib.Path(out)
+  out = remote.as_path(out)
   computed = [k for k in (PROBABILITIES, UNCERTAINTY) if k in kinds]
   failures = []
   rasters = [job for job in jobs if geo.is_raster(job.source)]
@@ -122,7 +122,7 @@ def predict_files(
 def _label_raster(
   segmenter: Segmenter,
   job: Job,
-  out: pathlib.Path,
+  out: remote.AnyPath,
   kinds: Sequence[str],
   polygons: str,
 ) -> None:
@@ -132,9 +132,7 @@ def _label_raster(
   if OVERLAYS in kinds and geo.fits_whole(segmenter, job.source):
     image = geo.read_whole(segmenter, job.source)
     labels = geo.read_labels(paths[LABELS])
-    _write(
-      {OVERLAYS: out / OVERLAYS / job.name}, image, {LABELS: labels}, segmenter
-    )
+    _write(out, job.name, [OVERLAYS], image, {LABELS: labels}, segmenter)
   if polygons:
     path = out / POLYGONS / job.name
     path = path.with_suffix(polygons_lib.FORMATS[polygons])
@@ -172,7 +170,7 @@ def _noting(failures: list[Failure], job: Job) -> Iterator[None]:
 
 
 def _write(
-  out: pathlib.Path,
+  out: remote.AnyPath,
   name: str,
   kinds: Sequence[str],
   image: np.ndarray,
@@ -199,7 +197,7 @@ def _write(
 
 
 def _write_masks(
-  folder: pathlib.Path,
+  folder: remote.AnyPath,
   name: str,
   masks: np.ndarray,
   class_names: Sequence[str],
@@ -209,11 +207,11 @@ def _write_masks(
     _write_png(folder / class_folder / name, 255 * masks[..., index])
 
 
-def _write_png(path: pathlib.Path, picture: np.ndarray) -> None:
+def _write_png(path: remote.AnyPath, picture: np.ndarray) -> None:
   with atomic.replacing(path) as partial:
     Image.fromarray(picture).save(partial, "PNG")
 
 
-def _write_npy(path: pathlib.Path, array: np.ndarray) -> None:
+def _write_npy(path: remote.AnyPath, array: np.ndarray) -> None:
   with atomic.replacing(path) as partial, partial.open("wb") as file:
     np.save(file, array)

@@ -8,6 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from deeplab_jax import remote
+from deeplab_jax.predict import sources
+from deeplab_jax.predict.sources import Member, Source
+
 LABELS, OVERLAYS = "labels", "overlays"
 PROBABILITIES, UNCERTAINTY = "probabilities", "uncertainty"
 KINDS = (LABELS, OVERLAYS, PROBABILITIES, UNCERTAINTY)
@@ -27,17 +31,17 @@ class Job(NamedTuple):
   """One picture and the name of its results.
 
   Attributes:
-    source: path of the picture.
+    source: path of the picture, its address, or its place in a tar file.
     name: relative path of its results, ending in ".png".
   """
 
-  source: pathlib.Path
+  source: Source
   name: str
 
 
 def find_jobs(
-  inputs: Iterable[str | os.PathLike],
-  out: str | os.PathLike,
+  inputs: Iterable[str | os.PathLike | remote.Address],
+  out: str | os.PathLike | remote.Address,
   *,
   arrays: bool = False,
 ) -> list[Job]:
@@ -46,28 +50,39 @@ def find_jobs(
   A picture given by its path goes to `<stem>.png`, one found in a folder keeps
   its place in the folder's tree: `<below folder>/<stem>.png`. Where that would
   be the same for several, the ending stays (`<stem>.jpg.png`), and if that does
-  not tell them apart either, they are numbered (`<stem>.jpg.2.png`).
+  not tell them apart either, they are numbered (`<stem>.jpg.2.png`). Pictures
+  in a tar file go to `<stem of the tar file>/<path there>.png`.
 
   Args:
-    inputs: files, taken whatever their name, and folders, searched to any
-      depth for files with the ending of a picture.
+    inputs: files, taken whatever their name; folders, searched to any depth
+      for files with the ending of a picture; tar files, likewise. Each may be
+      in an object store.
     out: folder of the results, which are passed over when searching.
     arrays: whether .npy files are pictures, too.
 
   Raises:
     ValueError: a folder holds no picture, or a result would replace a picture.
   """
-  results = [pathlib.Path(out).resolve() / kind for kind in KINDS]
+  out = remote.as_path(out)
+  out = out if isinstance(out, remote.Address) else out.resolve()
+  results = [out / kind for kind in KINDS]
   found = {}  # the same file may be named twice
-  for path in map(pathlib.Path, inputs):
-    if path.is_dir():
-      named = (
-        (p, p.relative_to(path)) for p in _pictures(path, results, arrays)
-      )
+  for path in map(remote.as_path, inputs):
+    if isinstance(path, remote.Address) and not _is_one_picture(path):
+      named = _in_store(path, results, arrays)
+    elif not path.is_dir() and sources.is_archive(path):
+      named = _in_archive(path, arrays)
+    elif isinstance(path, remote.Address):
+      named = [(path, pathlib.PurePosixPath(path.name))]
+    elif path.is_dir():
+      found_here = _pictures(path, results, arrays)
+      named = ((p, p.relative_to(path)) for p in found_here)
     else:
       named = [(path, pathlib.Path(path.name))]
     for source, name in named:
-      found.setdefault(os.path.abspath(source), (source, name))
+      local = isinstance(source, pathlib.Path)
+      key = os.path.abspath(source) if local else str(source)
+      found.setdefault(key, (source, name))
   names = _distinct_names([name for _, name in found.values()])
   jobs = [Job(source, name) for (source, _), name in zip(found.values(), names)]
   _refuse_to_replace(jobs, results)
@@ -89,19 +104,74 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
   return found
 
 
+def _is_one_picture(address: remote.Address) -> bool:
+  """Whether an address is of a picture or a tar file, not of a folder."""
+  if sources.is_archive(address) or _looks_like_picture(address.name):
+    return not address.is_dir()
+  return address.is_file()
+
+
+def _in_store(
+  folder: remote.Address, results: list[remote.AnyPath], arrays: bool
+) -> list[tuple[remote.Address, pathlib.PurePosixPath]]:
+  """The pictures of a store below `folder` but not below `results`."""
+  left_out = tuple(f"{result}/" for result in results)
+  names = [
+    pathlib.PurePosixPath(name)
+    for name in folder.below()
+    if _looks_like_picture(name.rpartition("/")[2], arrays)
+    and not any(part.startswith(".") for part in name.split("/"))
+    and not f"{folder}/{name}".startswith(left_out)
+  ]
+  if not names:
+    raise ValueError(f"no pictures in {folder}, and it is none itself")
+  return [(folder / str(name), name) for name in sorted(names)]
+
+
+def _in_archive(
+  archive: remote.AnyPath, arrays: bool
+) -> list[tuple[Member, pathlib.PurePosixPath]]:
+  """The pictures in a tar file, in their order there."""
+  folder = pathlib.PurePosixPath(archive.stem)
+  found = [
+    member
+    for member in sources.members(archive)
+    if _looks_like_picture(member.name, arrays)
+  ]
+  if not found:
+    raise ValueError(f"no pictures in {archive}")
+  return [(member, folder / _inside(member.path)) for member in found]
+
+
+def _inside(path: str) -> str:
+  """A path of an archive that cannot lead out of the folder of its results."""
+  parts = pathlib.PurePosixPath(path).parts
+  return "/".join(p for p in parts if p not in ("/", "..", "."))
+
+
 def folders_like_pictures(inputs: Iterable[str | os.PathLike]) -> list[str]:
   """Those of `inputs` that are folders but have the ending of a picture."""
   return [
     str(path)
-    for path in map(pathlib.Path, inputs)
-    if _looks_like_picture(path.name) and path.is_dir()
+    for path in map(remote.as_path, inputs)
+    if isinstance(path, pathlib.Path)
+    and _looks_like_picture(path.name)
+    and path.is_dir()
   ]
 
 
 def _refuse_to_replace(jobs: list[Job], results: list[pathlib.Path]) -> None:
-  sources = {job.source.resolve() for job in jobs}
+  local = isinstance(results[0], pathlib.Path)
+  taken = {
+    job.source.resolve() if local else job.source
+    for job in jobs
+    if isinstance(job.source, type(results[0]))
+  }
+  if not taken:
+    return
   for job, folder in itertools.product(jobs, results):
-    if (folder / job.name).resolve() in sources:
+    place = folder / job.name
+    if (place.resolve() if local else place) in taken:
       raise ValueError(
         f"the result of {job.source} would replace the picture "
         f"{folder / job.name}: give another --out"

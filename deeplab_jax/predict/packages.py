@@ -7,7 +7,6 @@ set's own label ids at full size, any folder, named by city, sequence and frame.
 """
 
 import io
-import pathlib
 import re
 import tarfile
 import zipfile
@@ -17,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from deeplab_jax import atomic, visualize
+from deeplab_jax import atomic, remote, visualize
 from deeplab_jax.data.classes import CITYSCAPES_IDS
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.predict.naming import LABELS, Job
+from deeplab_jax.predict.sources import Source
 
 _FAULTS_SHOWN = 10
 
@@ -79,8 +79,8 @@ SERVERS = {
 
 
 def pack(
-  name: str, jobs: Sequence[Job], out: pathlib.Path | str
-) -> pathlib.Path:
+  name: str, jobs: Sequence[Job], out: remote.AnyPath | str
+) -> remote.AnyPath:
   """Packs the labels of a whole test split for its server.
 
   Args:
@@ -96,7 +96,7 @@ def pack(
       picture, or labelled with other classes than the data set's.
   """
   server = SERVERS[name]
-  out = pathlib.Path(out)
+  out = remote.as_path(out)
   faults = list(_faults(server, jobs, out))
   if faults:
     more = len(faults) - _FAULTS_SHOWN
@@ -110,7 +110,7 @@ def pack(
 
 
 def _faults(
-  server: Server, jobs: Sequence[Job], out: pathlib.Path
+  server: Server, jobs: Sequence[Job], out: remote.AnyPath
 ) -> Iterator[str]:
   """What the server would refuse, a line each."""
   if len(jobs) != server.num_images:
@@ -128,12 +128,12 @@ def _faults(
 
 
 def _label_faults(
-  server: Server, job: Job, path: pathlib.Path
+  server: Server, job: Job, path: remote.AnyPath
 ) -> Iterator[str]:
   if not path.is_file():
     yield f"{path}: missing"
     return
-  with Image.open(path) as picture, Image.open(job.source) as source:
+  with _open(path) as picture, _open(job.source) as source:
     if picture.size != source.size:
       yield f"{path}: size is {picture.size}, its picture's {source.size}"
     largest, classes = np.max(picture), DATASETS[server.dataset].num_classes
@@ -141,12 +141,16 @@ def _label_faults(
       yield f"{path}: label {largest}, allowed are 0..{classes - 1}"
 
 
+def _open(path: Source) -> Image.Image:
+  return Image.open(io.BytesIO(path.read_bytes()))
+
+
 def _entries(
-  server: Server, jobs: Sequence[Job], out: pathlib.Path
+  server: Server, jobs: Sequence[Job], out: remote.AnyPath
 ) -> Iterator[tuple[str, bytes]]:
   """Names in the archive and contents."""
   for job in jobs:
-    with Image.open(out / LABELS / job.name) as picture:
+    with _open(out / LABELS / job.name) as picture:
       encoded = server.encode(np.asarray(picture))
     stream = io.BytesIO()
     encoded.save(stream, "PNG")

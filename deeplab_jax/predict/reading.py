@@ -10,16 +10,18 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deeplab_jax import remote
 from deeplab_jax.data import bands, headers, limits
 from deeplab_jax.data.headers import Header
 from deeplab_jax.models import DeepLab
+from deeplab_jax.predict.sources import Member, Source
 
 _WHITE = (255, 255, 255, 255)
 _UNKNOWN = "not a picture of 8 or 16 bits in a known format"
 _SHOWN = 3  # pictures that a remark names
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike | Source) -> np.ndarray:
   """Reads a picture as a viewer would show it.
 
   The first frame of an animation, turned upright as its EXIF orientation says;
@@ -27,7 +29,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   converted. Of more bands than three, those of red, green and blue.
 
   Args:
-    path: of a file in any format that Pillow or OpenCV reads.
+    path: of a file in any format that Pillow or OpenCV reads; its address, or
+      its place in a tar file.
 
   Returns:
     uint8 RGB (h, w, 3).
@@ -37,8 +40,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     ValueError: pixels of a kind whose range is unknown, or more of them than
       memory holds.
   """
-  limits.check_file(path)
-  encoded = pathlib.Path(path).read_bytes()
+  return _read_encoded(_content(path))
+
+
+def _read_encoded(encoded: bytes) -> np.ndarray:
   header = headers.read(encoded)
   if header is not None:
     _check(header)
@@ -52,13 +57,13 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return _read_with_opencv(encoded)
 
 
-def read_for(model: DeepLab, path: str | os.PathLike) -> np.ndarray:
+def read_for(model: DeepLab, path: str | os.PathLike | Source) -> np.ndarray:
   """Reads a picture as `model` takes it.
 
   Args:
     model: of RGB of 8 bits, as `read_image` gives them, or of other channels or
       numbers, which are then read as the file has them.
-    path: of the file; a TIFF may need the package rasterio.
+    path: as `read_image` takes it; a TIFF may need the package rasterio.
 
   Returns:
     (h, w, channels) of the model's `image_dtype`.
@@ -67,10 +72,9 @@ def read_for(model: DeepLab, path: str | os.PathLike) -> np.ndarray:
     OSError: the file is missing.
     ValueError: it is no such picture, or has other channels or numbers.
   """
-  limits.check_file(path)
-  encoded = pathlib.Path(path).read_bytes()
+  encoded = _content(path)
   if takes_rgb(model) and not bands.is_stored(encoded):
-    return read_image(path)
+    return _read_encoded(encoded)
   picture = bands.decode(encoded, model.channels)
   found = picture.pixels.dtype.name
   if found != model.image_dtype:
@@ -84,6 +88,16 @@ def read_for(model: DeepLab, path: str | os.PathLike) -> np.ndarray:
 def takes_rgb(model: DeepLab) -> bool:
   """Whether `model` takes pictures as a viewer shows them."""
   return (model.channels, model.image_dtype) == (3, "uint8")
+
+
+def _content(path: str | os.PathLike | Source) -> bytes:
+  """The bytes of a picture, wherever it is."""
+  if isinstance(path, (Member, remote.Address)):
+    return path.read_bytes()
+  if remote.is_address(path):
+    return remote.as_path(path).read_bytes()
+  limits.check_file(path)
+  return pathlib.Path(path).read_bytes()
 
 
 def _check(header: Header) -> None:
@@ -117,11 +131,13 @@ def remarks(
   """What of pictures is not read, or not as one might think: a line a kind.
 
   With `as_rgb` they are read by `read_image`, else with all that they have.
-
-  Files that cannot be read are passed over: reading them says why.
+  Files that cannot be read are passed over: reading them says why. So are those
+  of object stores, which would be fetched twice.
   """
   kinds = collections.defaultdict(list)
   for path in paths:
+    if isinstance(path, (Member, remote.Address)):
+      continue
     try:
       limits.check_file(path)
       header = headers.read(pathlib.Path(path).read_bytes())

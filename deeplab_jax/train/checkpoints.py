@@ -1,15 +1,23 @@
-"""The checkpoints of a training run."""
+"""The checkpoints of a training run.
+
+Those of a run in an object store are saved to a folder of the first process's
+machine, and from there put into the store, before they count as saved. Every
+process restores from a copy of its own: machines need not share a disk.
+"""
 
 import logging
 import math
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from deeplab_jax import remote
 from deeplab_jax.checkpoints import items, wholeness
+from deeplab_jax.checkpoints.fetching import Mirror
 from deeplab_jax.checkpoints.model_directory import local_path, way_out
 from deeplab_jax.sharding import of_first_process
 from deeplab_jax.train.state import TrainState
@@ -22,25 +30,65 @@ class Checkpoints:
     folder: the workdir.
   """
 
-  def __init__(self, folder: pathlib.Path | str, keep: int):
+  def __init__(
+    self,
+    folder: remote.AnyPath | str,
+    keep: int,
+    still_held: Callable[[], None] = lambda: None,
+  ):
     """Opens `folder`, keeping the `keep` newest steps and the best one.
+
+    Args:
+      folder: the workdir.
+      keep: how many steps.
+      still_held: raises if the workdir has become another run's.
 
     Raises:
       OSError: the best one cannot be read.
     """
     self.folder = local_path(folder, writing=True)
-    self._recent = items.manager(self.folder / "checkpoints", max_to_keep=keep)
-    for step, fault in _faults(self.folder / "best", "variables", "metrics"):
+    self._keep, self._still_held = keep, still_held
+    self._here, self._mirror = self.folder, None
+    first = jax.process_index() == 0
+    if isinstance(self.folder, remote.Address):
+      self._mirror = Mirror(self.folder, jax.process_index())
+      self._here = self._mirror.folder
+      for kind in ("checkpoints", "best"):
+        self._mirror.open(kind, writes=first)
+    self._saves = first or self._mirror is None
+    self._recent = self._manager("checkpoints", max_to_keep=keep)
+    for step, fault in self._faults("best", "variables", "metrics"):
       if fault is not None:
         self._put_aside(step, f"not whole ({fault})")
-    self._best = items.manager(
-      self.folder / "best",
-      max_to_keep=1,
-      best_fn=lambda metrics: metrics["score"],
+    self._best = self._manager(
+      "best", max_to_keep=1, best_fn=lambda metrics: metrics["score"]
     )
-    for step in self._best.all_steps():  # A killed run may leave the former.
-      if step != self._best.best_step():
-        self._best.delete(step)
+    if self._best is not None:
+      for step in self._best.all_steps():  # A killed run may leave the former.
+        if step != self._best.best_step():
+          self._delete_best(step)
+
+  def _manager(self, kind: str, **options: Any) -> Any:
+    """Orbax's manager of a folder; None where another process saves."""
+    if not self._saves:
+      return None
+    publish = None
+    if self._mirror is not None:
+
+      def publish(step: pathlib.Path, name: str) -> None:
+        self._still_held()
+        self._mirror.publish(step, kind, name)
+        kept = self._keep if kind == "checkpoints" else 1
+        found = self._mirror.steps(kind)
+        for old in sorted(found, key=lambda x: x.name != name)[kept:]:
+          self._mirror.remove(kind, old.name)
+
+    return items.manager(self._here / kind, publish, **options)
+
+  def _delete_best(self, step: int) -> None:
+    self._best.delete(step)
+    if self._mirror is not None:
+      self._mirror.remove("best", str(step))
 
   def save(self, state: TrainState) -> None:
     """Begins to save `state`, unless its step is saved already.
@@ -48,26 +96,34 @@ class Checkpoints:
     What is the best so far is then on disk: a run that continues from this step
     cannot have lost it.
     """
+    if not self._saves:
+      return
     step = int(state.step)
     self._best.wait_until_finished()
     if step in self._recent.all_steps():
       return
     self._recent.save(
       step,
-      args=items.to_save(variables=state.shipped, training=_training(state)),
+      args=self._to_save(variables=state.shipped, training=_training(state)),
     )
+
+  def _to_save(self, **trees: Any) -> Any:
+    alone = self._mirror is not None and jax.process_count() > 1
+    return items.to_save(**(items.of_this_process(trees) if alone else trees))
 
   def save_best(self, state: TrainState, score: float) -> None:
     """Begins to save the variables if `score` is the highest so far."""
-    self._best.wait_until_finished()  # or the last score cannot be read yet
-    best, step = self._best.best_step(), int(state.step)
-    better = best is None or score > self._best.metrics(best)["score"]
-    if of_first_process(better and not math.isnan(score)):
+    better, step = False, int(state.step)
+    if self._saves:
+      self._best.wait_until_finished()  # or the last score cannot be read yet
+      best = self._best.best_step()
+      better = best is None or score > self._best.metrics(best)["score"]
+    if of_first_process(better and not math.isnan(score)) and self._saves:
       if step in self._best.all_steps():  # Trained again, with another outcome.
-        self._best.delete(step)
+        self._delete_best(step)
       self._best.save(
         step,
-        args=items.to_save(variables=state.shipped),
+        args=self._to_save(variables=state.shipped),
         metrics={"score": float(score)},
         force=True,
       )
@@ -89,7 +145,7 @@ class Checkpoints:
     """
     folder = self.folder / "checkpoints"
     faults = {}
-    for step, fault in _faults(folder, "variables", "training"):
+    for step, fault in self._faults("checkpoints", "variables", "training"):
       try:
         restored = None if fault else _restore_state(step, state)
       except items.CannotRestoreError as error:
@@ -97,7 +153,8 @@ class Checkpoints:
       if restored is not None:
         for broken, reason in faults.items():
           self._put_aside(broken, f"not whole ({reason})")
-        self._recent.reload()
+        if self._saves:
+          self._recent.reload()
         return restored
       faults[step] = fault
     if not faults:
@@ -119,54 +176,84 @@ class Checkpoints:
       the newest step that stays, None without one.
     """
     self.wait()
-    if step in self._recent.all_steps():
-      self._put_aside(self.folder / "checkpoints" / str(step), fault)
-      self._recent.reload()
-    return self._recent.latest_step()
+    found = self._saves and step in self._recent.all_steps()
+    if of_first_process(found):
+      self._put_aside(self._here / "checkpoints" / str(step), fault)
+      if self._saves:
+        self._recent.reload()
+    newest = self._recent.latest_step() if self._saves else None
+    newest = of_first_process(-1 if newest is None else newest)
+    return None if newest < 0 else newest
 
   def _put_aside(self, step: pathlib.Path, fault: str) -> None:
     """Moves a broken step into `broken/`, so that it can be saved anew."""
     if jax.process_index() == 0:
-      of_best = step.parent.name == "best"
-      name = f"best_{step.name}" if of_best else step.name
+      kind = step.parent.name
+      name = f"best_{step.name}" if kind == "best" else step.name
       target = self.folder / "broken" / name
       count = 1
       while target.exists():
         count += 1
         target = target.with_name(f"{name}_{count}")
-      target.parent.mkdir(exist_ok=True)
-      step.rename(target)
+      if self._mirror is not None:
+        self._mirror.put_aside(kind, step.name, target)
+      else:
+        target.parent.mkdir(exist_ok=True)
+        step.rename(target)
       logging.warning(
         "checkpoint %s is %s; moved to %s", step.name, fault, target
       )
+    elif self._mirror is not None:
+      shutil.rmtree(step, ignore_errors=True)
     multihost_utils.sync_global_devices("put_aside")
 
   def wait(self) -> None:
     """Returns when every save so far is on disk; raises what failed."""
-    self._recent.wait_until_finished()
-    self._best.wait_until_finished()
+    if self._saves:
+      self._recent.wait_until_finished()
+      self._best.wait_until_finished()
 
   def close(self) -> None:
     """Waits for the saves and stops their threads."""
-    self._recent.close()
-    self._best.close()
+    if self._saves:
+      self._recent.close()
+      self._best.close()
+    if self._mirror is not None:
+      self._mirror.close()
 
+  def _faults(
+    self, kind: str, *names: str
+  ) -> Iterator[tuple[pathlib.Path, str | None]]:
+    """The steps in `kind`, newest first, with what is wrong with them.
 
-def _faults(
-  folder: pathlib.Path, *names: str
-) -> Iterator[tuple[pathlib.Path, str | None]]:
-  """The steps in `folder`, newest first, with what is wrong with them.
+    The first process looks and tells the others, so that they do not go apart.
+    """
+    first = jax.process_index() == 0
+    steps = wholeness.steps(self.folder / kind) if first else []
+    for index in range(of_first_process(len(steps))):
+      number = int(steps[index].name) if first else 0
+      step = self._here / kind / str(of_first_process(number))
+      fault = self._fault(step, names) if first else None
+      whole = of_first_process(fault is None)
+      if whole and not first and self._mirror is not None:
+        self._fetch(step, names)
+      yield step, None if whole else fault or "the first process says why"
 
-  The first process looks and tells the others, so that they do not go apart.
-  """
-  first = jax.process_index() == 0
-  steps = wholeness.steps(folder) if first else []
-  for index in range(of_first_process(len(steps))):
-    number = int(steps[index].name) if first else 0
-    step = folder / str(of_first_process(number))
-    fault = wholeness.fault(step, *names) if first else None
-    whole = of_first_process(fault is None)
-    yield step, None if whole else fault or "the first process says why"
+  def _fault(self, step: pathlib.Path, names: tuple[str, ...]) -> str | None:
+    """What is wrong with a step, which is brought here first."""
+    if self._mirror is not None:
+      try:
+        self._mirror.fetch(step.parent.name, step.name)
+      except FileNotFoundError as error:
+        return f"{pathlib.PurePath(error.filename).name} is missing"
+    return wholeness.fault(step, *names)
+
+  def _fetch(self, step: pathlib.Path, names: tuple[str, ...]) -> None:
+    """Brings here what the first process has found whole."""
+    if step.parent.name == "checkpoints":  # only the first needs the best
+      fault = self._fault(step, names)
+      if fault is not None:
+        raise OSError(f"{self.folder}: {step.name} came here damaged: {fault}")
 
 
 def _training(state: TrainState) -> dict[str, Any]:

@@ -6,14 +6,13 @@ What gives the weights another meaning is refused, unless the user insists.
 """
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 from deeplab_jax.checkpoints import wholeness
 from deeplab_jax.config import base_config
 from deeplab_jax.data.changes import Changes, Record, changes
@@ -64,7 +63,7 @@ class Change(NamedTuple):
 
 
 def config_changes(
-  workdir: pathlib.Path, config: ConfigDict, allow_changes: bool
+  workdir: remote.AnyPath, config: ConfigDict, allow_changes: bool
 ) -> list[Change]:
   """How `config` differs from the one that `workdir` was last trained with.
 
@@ -91,7 +90,7 @@ def config_changes(
 
 
 def _require_same_state(
-  workdir: pathlib.Path, before: dict[str, Any], config: ConfigDict
+  workdir: remote.AnyPath, before: dict[str, Any], config: ConfigDict
 ) -> None:
   """Refuses another optimizer, or an average that is not, or not used."""
   optimizer, averaged = before["optimizer"], before["ema_decay"] > 0
@@ -111,7 +110,7 @@ def _require_same_state(
   )
 
 
-def scored_on(workdir: pathlib.Path) -> dict[str, Any]:
+def scored_on(workdir: remote.AnyPath) -> dict[str, Any]:
   """What the scores of a run are of, by name; what is not known is left out.
 
   Raises:
@@ -143,7 +142,7 @@ def told(config: Sequence[Change], data: Changes | None = None) -> Changes:
 
 
 def data_changes(
-  workdir: pathlib.Path, data: Record, allow_changes: bool
+  workdir: remote.AnyPath, data: Record, allow_changes: bool
 ) -> Changes:
   """What differs in the data from that which `workdir` was trained on so far.
 
@@ -166,7 +165,7 @@ def data_changes(
   return changes(stored, data)
 
 
-def _stored(workdir: pathlib.Path) -> Record:
+def _stored(workdir: remote.AnyPath) -> Record:
   """What is known of a run's data; older runs tell of the classes only."""
   stored = _read(workdir / _DATA)
   if stored is None:
@@ -176,13 +175,13 @@ def _stored(workdir: pathlib.Path) -> Record:
   return stored
 
 
-def write_data(workdir: pathlib.Path, data: Record) -> None:
+def write_data(workdir: remote.AnyPath, data: Record) -> None:
   """Stores what `describe` says, for whoever continues the run."""
   if jax.process_index() == 0:
     _write_if_new(workdir / _DATA, json.loads(json.dumps(data)))
 
 
-def settle(workdir: pathlib.Path, found: Changes, allowed: bool) -> str:
+def settle(workdir: remote.AnyPath, found: Changes, allowed: bool) -> str:
   """Lines that tell of changes; "" if there are none.
 
   Raises:
@@ -198,7 +197,7 @@ def settle(workdir: pathlib.Path, found: Changes, allowed: bool) -> str:
 
 
 def write_config(
-  workdir: pathlib.Path,
+  workdir: remote.AnyPath,
   config: ConfigDict,
   changes: Sequence[Change],
   step: int,
@@ -221,7 +220,7 @@ def write_config(
   _write_if_new(workdir / _CONFIG, content)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _read(path: remote.AnyPath) -> dict[str, Any] | None:
   """The content of one of a run's JSON files, None without it.
 
   Raises:
@@ -238,11 +237,11 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
   return content
 
 
-def _damaged(path: pathlib.Path) -> str:
+def _damaged(path: remote.AnyPath) -> str:
   return f"{path} is damaged: restore it from a copy"
 
 
-def _write_if_new(path: pathlib.Path, content: dict[str, Any]) -> None:
+def _write_if_new(path: remote.AnyPath, content: dict[str, Any]) -> None:
   try:
     before = _read(path)
   except ValueError:
@@ -252,7 +251,7 @@ def _write_if_new(path: pathlib.Path, content: dict[str, Any]) -> None:
     atomic.write_json(path, content)
 
 
-def has_begun(workdir: pathlib.Path) -> bool:
+def has_begun(workdir: remote.AnyPath) -> bool:
   """Whether the run has saved a step, and so goes on with its own weights."""
   return bool(wholeness.steps(workdir / "checkpoints"))
 

@@ -1,13 +1,11 @@
 """The curves of a run as a picture, to be looked at while it goes on."""
 
-import pathlib
-
-from deeplab_jax import visualize
+from deeplab_jax import remote, visualize
 from deeplab_jax.tasks import Task
 from deeplab_jax.train import records
 
 
-def write(workdir: pathlib.Path, task: Task) -> None:
+def write(workdir: remote.AnyPath, task: Task) -> None:
   """Writes WORKDIR/curves.png of WORKDIR/metrics.jsonl, if that holds any."""
   rows = records.read(workdir / "metrics.jsonl")
   if rows:

@@ -9,12 +9,14 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
+from deeplab_jax import remote
 from deeplab_jax.messages import printable
 from deeplab_jax.sharding import of_first_process
+from deeplab_jax.train import remote_lock
 
 _NAME = "lock"
 _BUSY = (errno.EACCES, errno.EAGAIN)
@@ -22,33 +24,57 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def only_writer(workdir: pathlib.Path) -> Iterator[None]:
+def only_writer(workdir: remote.AnyPath) -> Iterator[Callable[[], None]]:
   """Keeps other runs from `workdir`, created if missing, until the block ends.
 
   The first process of a run holds `WORKDIR/lock` for all of them. The system
   keeps the lock, not the file: a run that is killed leaves a file, no lock. NFS
   keeps it across hosts, and drops that of a host that died once its lease has
   ended. Other mounts, such as gcsfuse, may keep it within a host only; the file
-  then tells of the run that was there.
+  then tells of the run that was there. In object stores, see `remote_lock`.
+
+  Yields:
+    what raises `StoreError` if the lock has become another run's, which happens
+    in object stores alone.
 
   Raises:
     ValueError: another run holds it; names its process and host.
+    StoreError: the object store cannot be read or written.
   """
-  found = file = None
+  found, holding = None, contextlib.nullcontext(_do_nothing)
   if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file, found = _acquire(workdir / _NAME)
+    if isinstance(workdir, remote.Address):
+      held, found = remote_lock.acquire(workdir / _NAME)
+      if held is not None:
+        holding = remote_lock.holding(held)
+    else:
+      workdir.mkdir(parents=True, exist_ok=True)
+      file, found = _acquire(workdir / _NAME)
+      holding = _holding(workdir / _NAME, file)
   if of_first_process(found is not None):
     raise ValueError(
       f"{workdir} is in use by another run ({found or 'ask the first process'})"
       ": wait for its end or stop it, or give another --workdir"
     )
+  with holding as still_held:
+    yield still_held
+
+
+def _do_nothing() -> None:
+  pass
+
+
+@contextlib.contextmanager
+def _holding(
+  path: pathlib.Path, file: int | None
+) -> Iterator[Callable[[], None]]:
+  """Closes and removes the locked `file` when the block ends."""
   try:
-    yield
+    yield _do_nothing
   finally:
     if file is not None:
       with contextlib.suppress(FileNotFoundError):
-        os.unlink(workdir / _NAME)
+        os.unlink(path)
       os.close(file)
 
 

@@ -5,12 +5,13 @@ import json
 import logging
 import math
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import IO
 
 import tensorboardX
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 
 
 class Records:
@@ -18,7 +19,9 @@ class Records:
 
   A run that continues from an earlier step than the last one written first
   drops what it will write again: no step is ever there twice. Until it writes,
-  the files stay as they are.
+  the files stay as they are. For an object store they are written here, and
+  copied there; `flush` before a checkpoint is saved makes sure that the store
+  has all rows up to the step from which a run may go on.
 
   Attributes:
     rows: those up to the step that the run continues from.
@@ -27,7 +30,7 @@ class Records:
 
   def __init__(
     self,
-    workdir: pathlib.Path,
+    workdir: remote.AnyPath,
     step: int,
     score: str = "eval/miou",
     writes: bool = True,
@@ -50,15 +53,24 @@ class Records:
     self._files = contextlib.ExitStack()
     self._lines: IO[str] | None = None
     self._board: tensorboardX.SummaryWriter | None = None
+    self._follower: remote.Follower | None = None
 
   def _open(self) -> None:
     """Opens the files, less what will be written again."""
     text = "".join(json.dumps(row) + "\n" for row in self.rows)
-    if not self._path.exists() or self._path.read_bytes() != text.encode():
-      atomic.write_text(self._path, text)
-    self._lines = self._files.enter_context(self._path.open("a"))
+    folder = self._path.parent
+    if isinstance(folder, remote.Address):
+      temporary = tempfile.TemporaryDirectory(prefix="deeplab_jax_records_")
+      here = pathlib.Path(self._files.enter_context(temporary))
+      self._follower = remote.Follower(here, folder)
+      self._files.callback(self._follower.close)
+      folder = here
+    path = folder / self._path.name
+    if not path.exists() or path.read_bytes() != text.encode():
+      atomic.write_text(path, text)
+    self._lines = self._files.enter_context(path.open("a"))
     self._board = tensorboardX.SummaryWriter(
-      str(self._path.parent / "tensorboard"), purge_step=self._step + 1
+      str(folder / "tensorboard"), purge_step=self._step + 1
     )
     self._files.callback(self._board.close)
 
@@ -92,17 +104,29 @@ class Records:
     if self._score in values:
       self._board.flush()
 
+  def flush(self) -> None:
+    """Returns when all that was written is where it belongs.
+
+    Raises:
+      StoreError: an object store does not take it.
+    """
+    if self._follower is not None:
+      self._follower.flush()
+
   def close(self) -> None:
     """Closes the files."""
     self._files.close()
 
 
-def read(path: pathlib.Path) -> list[dict[str, float]]:
+def read(path: remote.AnyPath) -> list[dict[str, float]]:
   """The rows of a metrics.jsonl, less lines that are damaged, which are told.
 
   A crash cuts off the last one; a fault of the disk may hit any.
   """
-  text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+  try:
+    text = path.read_bytes().decode("utf-8", "replace")
+  except FileNotFoundError:
+    text = ""
   lines = text.split("\n")
   rows = [_row(line) for line in lines]
   damaged = [i for i, row in enumerate(rows, 1) if row is None and lines[i - 1]]

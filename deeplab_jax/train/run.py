@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import pathlib
 import statistics
 import time
 
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
-from deeplab_jax import runtime, sharding
+from deeplab_jax import remote, runtime, sharding
 from deeplab_jax.data.changes import Record, describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, DeepLab
@@ -31,8 +30,10 @@ from deeplab_jax.train.initialize import (
 )
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.records import Records
+from deeplab_jax.train.saving import SavingTimes
 from deeplab_jax.train.state import TrainState, initializer
 from deeplab_jax.train.step import Metrics, TrainStep, make_train_step
+from deeplab_jax.train.timeline import Timeline
 
 # A loss is not believed so many times above the median of the first ones, or of
 # 1: the worst that mislabelled images do to a good network is far below.
@@ -41,7 +42,7 @@ _FIRST, _EXPLODED = 100, 100
 
 def train_and_evaluate(
   config: ConfigDict,
-  workdir: pathlib.Path | str,
+  workdir: remote.AnyPath | str,
   *,
   evaluating: bool = True,
   allow_changes: bool = False,
@@ -50,7 +51,8 @@ def train_and_evaluate(
 
   Args:
     config: see `config.base_config`; checked before anything else.
-    workdir: a folder, created if missing; everything the run writes goes there.
+    workdir: a folder, created if missing, or an object store's address, such
+      as gs://bucket/run; everything the run writes goes there.
     evaluating: False trains only.
     allow_changes: go on with what changes the meaning of the run, such as
       another model or other classes.
@@ -67,10 +69,15 @@ def train_and_evaluate(
   config_lib.check(config, jax.device_count())
   task = find_task(config)
   workdir = checkpoints_lib.local_path(workdir, writing=True)
+  first = jax.process_index() == 0
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
+    timeline = stack.enter_context(
+      contextlib.closing(Timeline(workdir, writes=first))
+    )
+    timeline.note("imports", 0)
     stop = stack.enter_context(contextlib.closing(StopRequest()))
-    stack.enter_context(lock.only_writer(workdir))
+    still_held = stack.enter_context(lock.only_writer(workdir))
     changes = continuing.config_changes(workdir, config, allow_changes)
     found = continuing.told(changes)
     continuing.settle(workdir, found, allow_changes)  # before data is built
@@ -79,6 +86,7 @@ def train_and_evaluate(
     multilabel = config.task == "multilabel"
     dataset = open_dataset(config.data, multilabel=multilabel)
     data = describe(dataset)
+    timeline.note("data", 0)
     # Every process compares before the first of them may write.
     of_data = continuing.data_changes(workdir, data, allow_changes)
     found = continuing.told(changes, of_data)
@@ -95,12 +103,15 @@ def train_and_evaluate(
       model, optimizer, crop_size, config.seed, mesh, averaged
     )
     checkpoints = stack.enter_context(
-      contextlib.closing(Checkpoints(workdir, config.keep_checkpoints))
+      contextlib.closing(
+        Checkpoints(workdir, config.keep_checkpoints, still_held)
+      )
     )
     state, origin = starting_point(
       create, checkpoints, config, task, dataset, model, mesh
     )
-    step, first = int(state.step), jax.process_index() == 0
+    step = int(state.step)
+    timeline.note("restored", step)
     records = stack.enter_context(
       contextlib.closing(Records(workdir, step, task.score, writes=first))
     )
@@ -115,6 +126,7 @@ def train_and_evaluate(
       model=model,
       checkpoints=checkpoints,
       records=records,
+      timeline=timeline,
       progress=Progress(config.steps, step, visible=first),
       stop=stop,
       data=data,
@@ -133,6 +145,7 @@ def train_and_evaluate(
       state = _loop(run, state, train_step)
     checkpoints.wait()
     last = int(state.step)
+    timeline.note("stop", last)
     if last > step and records.score(last) is None:
       _draw_curves(run)
     return _report(run, last)
@@ -148,13 +161,14 @@ class _Run:
   given: ConfigDict
   config: ConfigDict
   task: Task
-  workdir: pathlib.Path
+  workdir: remote.AnyPath
   evaluating: bool
   mesh: Mesh
   dataset: Dataset
   model: DeepLab | Classifier
   checkpoints: Checkpoints
   records: Records
+  timeline: Timeline
   progress: Progress
   stop: StopRequest
   data: Record
@@ -213,16 +227,25 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
   step = int(state.step)
   batches = run.task.train_batches(run.dataset, config, step)
   window = _Window(run, step)
+  times = None  # of saves, where the config does not tell them
+  if config.checkpoint_every == 0:
+    times = SavingTimes(run.workdir, step, config.log_every)
   evaluating = _owes_evaluation(run, state, step)
+  if evaluating or step < config.steps:
+    run.timeline.begin()
   while True:
     if evaluating:
-      if not _evaluate(run, state, step):
+      going_on = _evaluate(run, state, step)
+      run.timeline.note("evaluation", step)
+      if not going_on:
         run.checkpoints.save(state)
         break
       window.restart_clock()
     if step >= config.steps:
       break
+    began = time.monotonic()
     batch = next(batches)
+    run.timeline.waiting(time.monotonic() - began)
     names = batch.pop("name")
     late = config.data.late_crop_step
     if step in (run.first_step, late or run.first_step):
@@ -234,6 +257,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
       run.stop.training_began()
       _write_descriptions(run)
       jax.block_until_ready(metrics)
+      run.timeline.note("compiled", step)
       window.restart_clock()
     elif late and step == late + 1:  # compiled anew
       jax.block_until_ready(metrics)
@@ -241,12 +265,22 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     run.progress.advance(step)
     stopping = run.stop.at(step)
     saving = stopping or run.due(step, config.checkpoint_every)
+    if times is not None:
+      saving = times.due(step) or saving
     evaluating = run.evaluates(step) and not stopping
     if run.due(step, config.log_every):
       window.log()
-    if saving:
+    if saving or evaluating:
       window.check()
+    if saving or evaluating or run.due(step, config.log_every):
+      run.timeline.note("steps", step)
+    if saving:
+      began = time.monotonic()
+      run.records.flush()
       run.checkpoints.save(state)
+      run.timeline.note("save", step)
+      if times is not None:
+        times.saved(step, time.monotonic() - began)
     if stopping:
       break
   return state

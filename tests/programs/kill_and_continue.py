@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax import atomic
+from deeplab_jax import atomic, remote
 from deeplab_jax.checkpoints import items, wholeness
 from deeplab_jax.config import base_config
 from deeplab_jax.models import DeepLab
@@ -30,7 +30,7 @@ from deeplab_jax.tasks import SEGMENTATION
 from deeplab_jax.train import run
 from deeplab_jax.train.state import TrainState
 
-_STEPS = 6
+STEPS = 6
 _SCORES = {0: 0.1, 2: 0.6, 4: 0.3, 6: 0.5}
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
@@ -67,12 +67,12 @@ def _evaluate(scores, model, variables, config, *, picture, **_):
   return {"eval/miou": scores[step]}
 
 
-def _train(workdir: pathlib.Path, best: int) -> None:
+def train(workdir: remote.AnyPath, best: int, data: pathlib.Path) -> None:
   """A run whose best step is `best`: the real one around a small network."""
   config = base_config()
-  config.update(steps=_STEPS, eval_every=2, checkpoint_every=1, log_every=1)
+  config.update(steps=STEPS, eval_every=2, checkpoint_every=1, log_every=1)
   config.update(batch_size=1, keep_checkpoints=1, eval_first=True)
-  config.data.update(name="shapes", data_dir=str(workdir.parent / "data"))
+  config.data.update(name="shapes", data_dir=str(data))
   scores = _SCORES | {best: 0.9}
   task = SEGMENTATION._replace(
     train_batches=_batches,
@@ -87,7 +87,7 @@ def _train(workdir: pathlib.Path, best: int) -> None:
   run.train_and_evaluate(config, workdir)
 
 
-def _in_child(function) -> int:
+def in_child(function) -> int:
   """Runs `function` in a fork; gives the status as `os.waitpid` does."""
   child = os.fork()
   if child == 0:
@@ -152,7 +152,7 @@ def _outcome(workdir: pathlib.Path) -> dict:
 
 def _note_outcome(workdir: pathlib.Path) -> dict:
   path = workdir.parent / "outcome.json"
-  assert _in_child(lambda: path.write_text(json.dumps(_outcome(workdir)))) == 0
+  assert in_child(lambda: path.write_text(json.dumps(_outcome(workdir)))) == 0
   return json.loads(path.read_text())
 
 
@@ -163,9 +163,9 @@ def _undisturbed(folder: pathlib.Path, best: int) -> tuple[dict, int]:
 
   def whole():
     _killed_at(0, 0, writer)
-    _train(workdir, best)
+    train(workdir, best, folder / "data")
 
-  assert _in_child(whole) == 0
+  assert in_child(whole) == 0
   calls = len(os.read(reader, 1 << 16))
   found = [step.name for step in wholeness.steps(workdir / "best")]
   assert found == [str(best)], found
@@ -174,7 +174,7 @@ def _undisturbed(folder: pathlib.Path, best: int) -> tuple[dict, int]:
 
 def main(folder: pathlib.Path, kills: int) -> None:
   """Raises AssertionError if a run that was killed ends in another way."""
-  chance, bests = random.Random(0), (2, _STEPS)
+  chance, bests = random.Random(0), (2, STEPS)
   whole = {best: _undisturbed(folder, best) for best in bests}
   workdir, done, runs = folder / "run_killed", 0, 0
   while done < kills or workdir.exists():
@@ -186,9 +186,9 @@ def main(folder: pathlib.Path, kills: int) -> None:
 
     def attempt(event=event, delay=delay, best=best):
       _killed_at(event, delay)
-      _train(workdir, best)
+      train(workdir, best, folder / "data")
 
-    status = _in_child(attempt)
+    status = in_child(attempt)
     if status == signal.SIGKILL:
       done += 1
       continue
