@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 import tempfile
 import time
 from typing import IO, NamedTuple
@@ -24,6 +25,8 @@ EVENTS = (
 """In the order of a run: the process began; it had imported what it needs,
 opened its data, had its first state, made its first step; it had waited for a
 batch, made steps, begun to save, evaluated; it had ended by itself."""
+
+_begun: list[bool] = []  # one for each timeline of this process
 
 
 class Event(NamedTuple):
@@ -46,7 +49,7 @@ class Timeline:
   """Notes the events of a run; keeps them back until `begin`."""
 
   def __init__(self, workdir: remote.AnyPath, writes: bool = True):
-    """Begins with the start of this process.
+    """Begins with the start of this process, or now if another one did.
 
     Args:
       workdir: of the run.
@@ -54,8 +57,9 @@ class Timeline:
     """
     self._workdir, self._writes = workdir, writes
     self._zero = time.time() - time.monotonic()
-    began = time.monotonic() - _age()
-    self._run = f"{began + self._zero:.3f}-{os.getpid()}"
+    began = time.monotonic() - (0.0 if _begun else _age())
+    _begun.append(True)
+    self._run = secrets.token_hex(8)
     self._kept: list[str] = []
     self._files = contextlib.ExitStack()
     self._lines: IO[bytes] | None = None
