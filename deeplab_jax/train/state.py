@@ -70,7 +70,8 @@ def create_state(
     seed: of the draws.
     averaged: whether there is to be a moving average.
   """
-  images = jnp.zeros((1, *crop_size, model.channels))
+  channels = getattr(model, "channels", 3)
+  images = jnp.zeros((1, *crop_size, channels))
   variables = model.init(jax.random.key(seed), images, train=False)
   params = clear_unreached_taps(model, variables["params"], crop_size)
   state = TrainState(

@@ -172,7 +172,7 @@ def _forward_pass(model: Network, config: ConfigDict) -> Callable:
   def apply(variables, images, key):
     logits, changed = model.apply(
       variables,
-      preprocess(images, model.backbone, model.value_range),
+      preprocess(images, model.backbone, getattr(model, "value_range", ())),
       train=True,
       frozen_batch_norm=not config.train_batch_norm,
       rngs={"dropout": key},

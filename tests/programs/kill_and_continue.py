@@ -80,7 +80,7 @@ def train(workdir: remote.AnyPath, best: int, data: pathlib.Path) -> None:
   )
   run.find_task = lambda _: task
   run.initializer = lambda *_: jax.jit(_state)
-  run.config_lib.make_model = lambda *_: DeepLab(21)
+  run.config_lib.make_model = lambda *_, **images: DeepLab(21, **images)
   run.make_optimizer = lambda *_: None
   run.make_train_step = lambda *_: _train_step
   run._summary = lambda *_: ""
