@@ -298,7 +298,8 @@ def test_every_door_reads_and_writes_a_store(
   assert goodput.main([f"{bucket}/run"]) == 1
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow  # two minutes and more, most of which a store is slow in
+@pytest.mark.parametrize("kills", [2, 30])
 def test_a_killed_run_ends_as_an_undisturbed_one(
   bucket, served, tmp_path, kills
 ):
