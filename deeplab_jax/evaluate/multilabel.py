@@ -5,9 +5,7 @@ held-out split, and stored with the model; a stored model is scored by those.
 """
 
 import functools
-import json
 import os
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,34 +13,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import atomic, messages, metrics, sharding, visualize
+from deeplab_jax import atomic, metrics, remote, sharding, visualize
 from deeplab_jax.checkpoints import load_variables
-from deeplab_jax.data.changes import describe
-from deeplab_jax.data.source import Dataset, open_dataset
+from deeplab_jax.data.source import Dataset
 from deeplab_jax.evaluate import multilabel_page
 from deeplab_jax.evaluate.loop import make_protocol, tally_split
 from deeplab_jax.evaluate.multilabel_results import (
   MultilabelEvaluation,
   threshold_key,
 )
-from deeplab_jax.evaluate.report import (
-  check_order,
-  peak_memory,
-  read_other,
-  say_least_crop,
-)
+from deeplab_jax.evaluate.report import peak_memory, report_on
 from deeplab_jax.evaluate.results import ScoredPicture
 from deeplab_jax.evaluate.tally import Tally, sum_over_processes
 from deeplab_jax.inference import predict_fn
-from deeplab_jax.inference.protocol import (
-  checked_thresholds,
-  stored_least_crop,
-  stored_thresholds,
-)
+from deeplab_jax.inference.protocol import checked_thresholds, stored_thresholds
 from deeplab_jax.models import DeepLab
 
 __all__ = ["evaluate", "report", "threshold_key"]
@@ -212,6 +199,8 @@ def report(
     ValueError: the model's classes exclude each other, or have another order;
       nothing to compare with, or of other classes; a wrong field.
   """
+  if workdir is not None:
+    remote.require_writable(workdir)
   model, variables, facts = load_variables(checkpoint)
   thresholds = stored_thresholds(facts)
   if thresholds is None:
@@ -221,38 +210,21 @@ def report(
     )
   if config.eval.threshold:
     thresholds = (config.eval.threshold,) * model.num_classes
-  least_crop = stored_least_crop(facts)
-  dataset = open_dataset(config.data, testing=True, multilabel=True)
-  described = json.dumps(describe(dataset, ["eval"]))
-  sharding.require_same(described, f"the data in {dataset.directory}")
-  check_order(facts, dataset.info)
-  other = compare and read_other(pathlib.Path(compare), dataset.info)
-  mesh = sharding.make_mesh()
-  variables = jax.device_put(variables, sharding.replicated(mesh))
-  first = jax.process_index() == 0
-  evaluation = evaluate(
-    model,
-    variables,
+  return report_on(
+    checkpoint,
+    (model, variables, facts),
     config,
-    dataset=dataset,
-    thresholds=thresholds,
-    least_crop=least_crop,
-    mesh=mesh,
-    show_progress=first,
+    workdir,
+    compare,
+    evaluate=functools.partial(evaluate, thresholds=thresholds),
+    write=_write,
+    multilabel=True,
   )
-  if first:
-    rich.print(evaluation.table())
-    say_least_crop(least_crop, config, checkpoint)
-  if first and workdir is not None:
-    folder = pathlib.Path(workdir) / "evaluation"
-    _write(evaluation, folder, other)
-    print(f"report: {messages.printable(folder / 'report.html')}")
-  return evaluation
 
 
 def _write(
   evaluation: MultilabelEvaluation,
-  folder: pathlib.Path,
+  folder: remote.AnyPath,
   other: dict[str, Any] | None,
 ) -> None:
   """Writes the folder of an evaluation, see `report`."""

@@ -1,9 +1,11 @@
 """`--mode eval`: a stored model on a split, and a folder that tells of it."""
 
+import functools
 import json
 import os
 import resource
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import rich
@@ -18,6 +20,9 @@ from deeplab_jax.evaluate import page
 from deeplab_jax.evaluate.loop import evaluate
 from deeplab_jax.evaluate.results import Evaluation
 from deeplab_jax.inference.protocol import stored_least_crop, stored_thresholds
+from deeplab_jax.models import DeepLab
+
+E = TypeVar("E")  # an evaluation
 
 
 def report(
@@ -56,12 +61,47 @@ def report(
       f"{checkpoint} holds a model whose classes overlap: evaluate it with "
       "--config.task=multilabel, got 'segmentation'"
     )
+  return report_on(
+    checkpoint,
+    (model, variables, facts),
+    config,
+    workdir,
+    compare,
+    evaluate=functools.partial(evaluate, detailed=True),
+    write=write,
+  )
+
+
+def report_on(
+  checkpoint: str | os.PathLike,
+  stored: tuple[DeepLab, Any, dict[str, Any]],
+  config: ConfigDict,
+  workdir: str | os.PathLike | None,
+  compare: str | os.PathLike | None,
+  *,
+  evaluate: Callable[..., E],
+  write: Callable[[E, remote.AnyPath, dict[str, Any] | None], None],
+  multilabel: bool = False,
+) -> E:
+  """What reports of all kinds of models do; see `report`.
+
+  Args:
+    checkpoint: where the model is, for messages.
+    stored: the model, its variables and facts.
+    config: `data` and `eval` say on what and how.
+    workdir: as `report` has it.
+    compare: as `report` has it.
+    evaluate: gives the evaluation, of the arguments of `loop.evaluate`.
+    write: writes it into a folder, with what it is compared with.
+    multilabel: whether the classes of the data overlap.
+  """
+  model, variables, facts = stored
   least_crop = stored_least_crop(facts)
-  dataset = open_dataset(config.data, testing=True)
+  dataset = open_dataset(config.data, testing=True, multilabel=multilabel)
   described = json.dumps(describe(dataset, ["eval"]))
   sharding.require_same(described, f"the data in {dataset.directory}")
-  check_order(facts, dataset.info)
-  other = compare and read_other(remote.as_path(compare), dataset.info)
+  _check_order(facts, dataset.info)
+  other = compare and _read_other(remote.as_path(compare), dataset.info)
   mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0
@@ -72,12 +112,11 @@ def report(
     dataset=dataset,
     least_crop=least_crop,
     mesh=mesh,
-    detailed=True,
     show_progress=first,
   )
   if first:
     rich.print(evaluation.table())
-    say_least_crop(least_crop, config, checkpoint)
+    _say_least_crop(least_crop, config, checkpoint)
   if first and workdir is not None:
     folder = remote.as_path(workdir) / "evaluation"
     write(evaluation, folder, other)
@@ -85,7 +124,7 @@ def report(
   return evaluation
 
 
-def check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
+def _check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
   """Refuses the classes that a model knows in another order.
 
   Other names are no fault: those of a folder without a list are made up.
@@ -99,7 +138,7 @@ def check_order(facts: dict[str, Any], info: DatasetInfo) -> None:
     )
 
 
-def say_least_crop(
+def _say_least_crop(
   least_crop: tuple[int, int], config: ConfigDict, checkpoint: str | os.PathLike
 ) -> None:
   """Where the config asks for another padding than the model is served with."""
@@ -125,7 +164,7 @@ def write(
   atomic.write_text(folder / "report.html", text)
 
 
-def read_other(path: remote.AnyPath, info: DatasetInfo) -> dict[str, Any]:
+def _read_other(path: remote.AnyPath, info: DatasetInfo) -> dict[str, Any]:
   """The `results.json` to compare with, checked."""
   if path.is_dir():
     path = path / "evaluation" / "results.json"
