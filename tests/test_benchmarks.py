@@ -16,6 +16,7 @@ from deeplab_jax.config import make_model
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_command_writes_table_and_samples_without_torch(tmp_path):
   command = [sys.executable, "-m", "tests.programs.benchmark_tiny"]
   command += ["--out", str(tmp_path)]

@@ -61,6 +61,7 @@ def test_backbones(shallow_backbones, name):
   exported.assert_equals_definition(job, open_stablehlo(job), (37, 50))
 
 
+@pytest.mark.slow
 def test_scales_and_mirror_images():
   model = tiny_model()
   variables = exported.with_large_logits(model, make_job(model).variables)

@@ -46,6 +46,7 @@ def test_a_batch_is_of_its_step_on_both_sides_of_the_change(config):
   assert [b["name"] for b in batches(3, 3)] == [b["name"] for b in whole[3:]]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_the_change_bit_for_bit(config, tmp_path):
   train.train_and_evaluate(config, tmp_path / "run")
 
