@@ -152,7 +152,7 @@ def test_a_function_computes_the_same(name):
     (lambda x: jnp.sort(x, axis=-1), "the primitive sort"),
     (lambda x: x[:, ::2, ::2], "pixels chosen one by one .*gather"),
     (lambda x: jnp.cumsum(x, axis=1), "the primitive cumsum"),
-    (lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x), "a product other than"),
+    (lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x), "over several axes"),
     (lambda x: lax.map(lambda y: y * 2, x), "the primitive scan"),
     (lambda x: lax.cond(x.sum() > 1, jnp.sin, jnp.cos, x), "primitive cond"),
     (
