@@ -107,10 +107,11 @@ def _calls(text):
   ]
 
 
-def test_continuous_integration_tests_all_formats():
+def test_continuous_integration_has_what_tests_skip_without():
   if not os.environ.get("DEEPLAB_REQUIRE_SHARED"):
     pytest.skip("this is not .ci/run")
   packages = (*as_onnx.PACKAGES, "tensorflow", "ai_edge_litert")
+  packages += ("rasterio", "moto", "gcp_storage_emulator")
   assert all(map(importlib.util.find_spec, packages))
 
 

@@ -11,8 +11,7 @@ import ml_collections
 
 from deeplab_jax.data.annotations.options import DEFAULT, Options
 from deeplab_jax.data.builders.folder_tiles import Tiling
-
-ValueRange = tuple[tuple[float, float], ...]
+from deeplab_jax.data.preprocess import ValueRange
 
 MOST_CHANNELS = 32
 _WHOLE = Tiling()

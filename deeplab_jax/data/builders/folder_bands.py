@@ -21,8 +21,7 @@ from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.folder_layout import Layout
 from deeplab_jax.data.builders.folder_tiles import Tiles
 from deeplab_jax.data.builders.trees import Tree
-
-ValueRange = tuple[tuple[float, float], ...]
+from deeplab_jax.data.preprocess import ValueRange
 
 _PIXELS = 1_000_000  # of all pictures together that percentiles are taken of
 _FEWEST = 64  # of each picture
