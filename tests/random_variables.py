@@ -7,9 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 _SPREAD = {"scale": (1, 0.1), "bias": (0, 0.1), "mean": (0, 0.1)}
-# Of kernels of squeeze and excitation. Gates that jump between 0 and 1 make of
-# a rounding error of 1e-7 a tenth of the logits, in a deep EfficientNetV2.
-_GATES = 0.1
 
 
 def random_variables(module, images, *arguments, seed: int = 0) -> dict:
@@ -20,6 +17,14 @@ def random_variables(module, images, *arguments, seed: int = 0) -> dict:
   """
   shapes = abstract_variables(module, images.shape, *arguments)
   generator = np.random.default_rng(seed)
+  # Activations grow from block to block, to 10,000 in a deep EfficientNetV2.
+  # Gates of squeeze and excitation that jump between 0 and 1 there make a tenth
+  # of the logits of a rounding error of 1e-7, so many gates are gentle ones.
+  paths = [
+    jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(shapes)
+  ]
+  kernels = sum("squeeze_excite" in x and "kernel" in x for x in paths)
+  gentle = min(0.1, (5 / max(1, kernels)) ** 2)
 
   def draw(path, leaf):
     name = path[-1].key
@@ -32,7 +37,7 @@ def random_variables(module, images, *arguments, seed: int = 0) -> dict:
       fan_in = np.prod(leaf.shape[:3])
       value = generator.standard_normal(leaf.shape) * (2 / fan_in) ** 0.5
       if "squeeze_excite" in jax.tree_util.keystr(path):
-        value *= _GATES
+        value *= gentle
     return jnp.asarray(value, leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
