@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from deeplab_jax.data.builders import blending
 from deeplab_jax.doctor import (
   Severity,
-  blending,
   checkup_text,
   examine,
   overfit,

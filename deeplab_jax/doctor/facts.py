@@ -10,10 +10,10 @@ import ml_collections
 import numpy as np
 
 from deeplab_jax.data import preprocess
-from deeplab_jax.data.builders import masks
+from deeplab_jax.data.builders import blending, masks
+from deeplab_jax.data.builders.blending import Blending
 from deeplab_jax.data.builders.faults import BadExample, Remark
-from deeplab_jax.doctor import blending, fitting
-from deeplab_jax.doctor.blending import Blending
+from deeplab_jax.doctor import fitting
 from deeplab_jax.doctor.samples import Sample
 
 _LOOK_SIDE = 16

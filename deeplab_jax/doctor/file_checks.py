@@ -19,7 +19,7 @@ _MOST_VALUES = 256
 # Remarks on labels, which the doctor counts for any data set.
 _COUNTED = {
   *("class-absent", "gaps-in-ids", "all-ignored", "mostly-ignored"),
-  *("class-missing-in-train", "class-missing-in-val"),
+  *("class-missing-in-train", "class-missing-in-val", "blended-labels"),
 }
 
 # Faults of annotations without a picture, which skip_bad leaves out.
@@ -113,10 +113,7 @@ def _blended(facts: Facts) -> str | None:
   blending = facts.mask and facts.mask.blending
   if not blending or not blending.is_suspect:
     return None
-  return (
-    f"{blending.share:.0%} of its boundaries pass through values between "
-    f"({blending.between} of them)"
-  )
+  return str(blending)
 
 
 def _surely_blended(facts: Facts) -> str | None:
@@ -178,8 +175,7 @@ _RULES = (
   Rule(
     "blended-labels",
     Severity.ERROR,
-    "labels were smoothed by a resize: boundaries pass through values between, "
-    "which mean other classes",
+    REMARKS["blended-labels"].message,
     _EXPORT,
     _surely_blended,
   ),

@@ -295,6 +295,12 @@ REMARKS = {
     "files hold several pictures, of which the first is read",
     "save the picture that is meant as a file of its own",
   ),
+  "blended-labels": Kind(
+    "labels were smoothed by a resize: boundaries pass through values between, "
+    "which mean other classes",
+    "export the masks again, without smoothing (Pillow's NEAREST, OpenCV's "
+    "INTER_NEAREST); nothing if these are classes that line others",
+  ),
   "declared-nodata": Kind(
     "masks declare a value that means that nothing is known: it is ignored",
     "nothing if that is so; else remove the declaration (TIFF tag 42113, "

@@ -409,8 +409,10 @@ def _check_palettes(found: Sequence[Found], report: Report) -> None:
 
 
 def _remarks(classes: FolderClasses, found: Sequence[Found]):
-  """Declared no-data, and palettes in another order than the list."""
+  """Smoothed labels, declared no-data, and palettes in another order."""
   for f in found:
+    if f.blending.is_suspect:
+      yield Remark("blended-labels", f.file, str(f.blending))
     if f.declares:
       said = f"{f.declares} pixels are declared as no-data"
       yield Remark("declared-nodata", f.file, said)

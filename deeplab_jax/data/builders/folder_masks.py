@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import tqdm
 
-from deeplab_jax.data.builders import masks
+from deeplab_jax.data.builders import blending, masks
 from deeplab_jax.data.builders.base import in_order
+from deeplab_jax.data.builders.blending import Blending
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
@@ -25,6 +26,7 @@ class Found:
     counts: pixels of each of its numbers, or of the code of each colour.
     declares: how many pixels are declared as no-data.
     solid: the numbers or codes that fill a square of 3 x 3 pixels somewhere.
+    blending: how its regions meet.
   """
 
   file: str
@@ -32,6 +34,7 @@ class Found:
   counts: dict[int, int]
   declares: int
   solid: frozenset[int]
+  blending: Blending
 
   def colors(self) -> set[int | None]:
     """Codes of the colours that its pixels look like; None is no colour."""
@@ -64,4 +67,5 @@ def _look(tree: Tree, nodata: float | None, path: str) -> Found | None:
   codes = masks.codes_of(mask.pixels) if mask.is_colour else mask.pixels
   solid = frozenset(masks.solid(codes)[:_MOST_VALUES])
   sample = dataclasses.replace(mask, pixels=mask.pixels[:1, :1], unknown=None)
-  return Found(file, sample, counts, declares, solid)
+  meeting = blending.measure(mask.pixels)
+  return Found(file, sample, counts, declares, solid, meeting)

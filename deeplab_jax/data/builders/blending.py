@@ -42,6 +42,13 @@ class Blending:
     blended = self.blended
     return blended >= _FEWEST and self.share > 0.12 and 2 * blended > self.thin
 
+  def __str__(self) -> str:
+    """What to say of a mask that is suspect."""
+    return (
+      f"{self.share:.0%} of its boundaries pass through values between "
+      f"({self.between} of them)"
+    )
+
 
 def measure(mask: np.ndarray) -> Blending:
   """Looks at some rows and columns of values (h, w) or colours (h, w, 3)."""
