@@ -361,7 +361,12 @@ def _random_networks(count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index, sizes, arguments", list(_random_networks(200)))
-def test_random_networks_answer_as_defined(tmp_path, index, sizes, arguments):
+def test_random_networks_answer_as_defined(
+  request, tmp_path, index, sizes, arguments
+):
+  """A quarter of them at full depth, the others of few units of every kind."""
+  if index % 4:
+    request.getfixturevalue("shallow_backbones")
   folder = tmp_path / "pictures"
   _write_pictures(folder, sizes + sizes[::-1])
   dataset = open_dataset(_config(folder).data)
