@@ -10,7 +10,7 @@ import contextlib
 
 from absl import flags
 
-from deeplab_jax import checkpoints, runtime, tasks, train
+from deeplab_jax import checkpoints, peers, runtime, tasks, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.config import door
 
@@ -40,6 +40,11 @@ _ALLOW_CHANGES = flags.DEFINE_bool(
 def main() -> None:
   """Runs the mode that the flags ask for."""
   runtime.start_runtime()
+  with peers.watched():
+    _run_mode()
+
+
+def _run_mode() -> None:
   config, workdir = _CONFIG.value, _WORKDIR.value
   if workdir is not None:
     workdir = checkpoints.local_path(workdir)

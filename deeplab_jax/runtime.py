@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ _PATIENCE = 5  # seconds
 _OTHERS_FIRST = 2  # seconds; longer than it takes them to notice
 _POLL_MILLISECONDS = 200
 _STOP = "deeplab_jax/stop"  # a key that all processes of a run see
+_WORDS = ("blocking_key_value_get", "key_value_set")
 _SIZE_OF_ACTION = 1024  # bytes, more than a `struct sigaction` has anywhere
 _HUGE_PAGES_MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -138,7 +140,7 @@ class StopRequest:
     # Ignored, as in jobs that a script runs in the background, it stays so.
     numbers = (signal.SIGINT, signal.SIGTERM)
     numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
-    client = None if self._alone else _client()
+    client = None if self._alone else coordination(_WORDS)
     if not self._alone and client is None:
       numbers = []  # no way to tell the others: jax's service alone listens
     self._before = {n: signal.getsignal(n) for n in numbers}
@@ -244,19 +246,22 @@ class StopRequest:
 def _tell_the_others() -> None:
   """Has the processes of this run that listen end."""
   with contextlib.suppress(Exception):  # told already, or the first is gone
-    _client().key_value_set(_STOP, "1")
+    coordination(_WORDS).key_value_set(_STOP, "1")
 
 
-def _client() -> Any | None:
-  """What carries words between processes; None where jax hides it elsewhere."""
+def coordination(methods: Sequence[str]) -> Any | None:
+  """What carries words between processes; None where jax hides it elsewhere.
+
+  Args:
+    methods: that it must have.
+  """
   try:
     from jax._src import distributed
 
     client = distributed.global_state.client
   except (ImportError, AttributeError):
     return None
-  names = "blocking_key_value_get", "key_value_set"
-  return client if all(hasattr(client, name) for name in names) else None
+  return client if all(hasattr(client, name) for name in methods) else None
 
 
 def _action(number: int) -> ctypes.Array:

@@ -4,6 +4,8 @@
 # usage: PROCESSES=2 launch/local.sh --config configs/x.py --workdir DIR [FLAGS]
 #
 # PROCESSES: how many; with GPUs, each gets the one of its number.
+# RESTARTS: how often to start all of them again after one has failed, died or
+#   hung; 0 by default.
 # PORT: of the first process on localhost; any free one by default.
 # PYTHON: the interpreter; python by default.
 set -euo pipefail
@@ -26,13 +28,22 @@ end() { # One failed: the others would wait for it as long as it takes.
 }
 wait_for_all() {
   for (( ; left; left--)); do wait -n || { : "${status:=$?}"; end; }; done
-  exit "${status:-0}"
+  return "${status:-0}"
 }
-trap 'trap "" TERM INT; stop; wait_for_all' TERM INT # All save and end.
+trap 'trap "" TERM INT; stop; wait_for_all; exit' TERM INT # All save and end.
 for ((i = 0; i < PROCESSES; i++)); do
-  JAX_NUM_PROCESSES=$PROCESSES JAX_PROCESS_ID=$i CUDA_VISIBLE_DEVICES=$i \
-    "$python" -m deeplab_jax.main "$@" {pipe}>&- &
+  (
+    echo "$BASHPID" >&"$pipe" # Before it is a run: none is ever forgotten.
+    exec {pipe}>&-
+    JAX_NUM_PROCESSES=$PROCESSES JAX_PROCESS_ID=$i CUDA_VISIBLE_DEVICES=$i \
+      exec "$python" -m deeplab_jax.main "$@"
+  ) &
   children+=($!)
-  echo $! >&"$pipe"
 done
-wait_for_all
+wait_for_all && exit
+if ((${RESTARTS:-0} > 0)); then
+  echo "starting all processes again, $((--RESTARTS)) times more at most" >&2
+  exec {pipe}>&- # Its reader has nothing left to end.
+  RESTARTS=$RESTARTS exec "$BASH" "$0" "$@"
+fi
+exit "$status"

@@ -24,7 +24,10 @@ FLOORS = (
   ("atomic",),
   ("download",),
   ("data", "models", "runtime", "sharding"),
-  ("checkpoints", "losses", "metrics", "optimizer", "summary", "visualize"),
+  (
+    *("checkpoints", "losses", "metrics", "optimizer", "peers", "summary"),
+    "visualize",
+  ),
   ("config", "import_weights", "inference", "tables"),
   ("evaluate", "export", "predict"),
   ("tasks",),

@@ -345,6 +345,7 @@ _PROCESS = """\
 #!/usr/bin/env bash
 [[ $1 == -c ]] && echo 1 && exit
 echo $$ > "$NOTES/$JAX_PROCESS_ID"
+echo >> "$NOTES/started$JAX_PROCESS_ID"
 trap 'touch "$NOTES/saved$JAX_PROCESS_ID"; exit 0' TERM
 [[ $JAX_PROCESS_ID == "${DEAF-}" ]] && trap '' TERM
 [[ $JAX_PROCESS_ID == "${FAILS-}" ]] && sleep 0.5 && exit 7
@@ -394,9 +395,17 @@ def test_local_ends_all_processes_with_one_that_fails(launcher, deaf):
   assert time.monotonic() - began < (12 if deaf else 8)
 
 
+def test_local_starts_all_again_as_often_as_it_may(launcher):
+  process, notes = launcher(FAILS="1", RESTARTS="2")
+  assert process.wait(timeout=60) == 7
+  assert _alive(notes) == []
+  started = [path.read_text().count("\n") for path in notes.glob("started*")]
+  assert started == [3, 3, 3]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_told_to_stop_waits_for_all_to_save(launcher, number):
-  process, notes = launcher()
+  process, notes = launcher(RESTARTS="1")
   process.send_signal(number)
   assert process.wait(timeout=60) == 0
   assert sorted(path.name for path in notes.glob("saved*")) == [

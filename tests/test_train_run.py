@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_jax import checkpoints, train
+from deeplab_jax import checkpoints, peers, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints import items
 from deeplab_jax.train import lock
@@ -290,7 +290,9 @@ def _last_step(workdir) -> int:
   return max((row["step"] for row in _rows(workdir)), default=0)
 
 
-def _start_two(folder, workdir, *flags) -> list[subprocess.Popen]:
+def _start_two(
+  folder, workdir, *flags, largest_files=(None, None)
+) -> list[subprocess.Popen]:
   """Two processes of one run, joined over loopback."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
@@ -300,6 +302,7 @@ def _start_two(folder, workdir, *flags) -> list[subprocess.Popen]:
       folder,
       workdir,
       *flags,
+      largest_file=largest_files[index] or "unlimited",
       JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
       JAX_NUM_PROCESSES="2",
       JAX_PROCESS_ID=str(index),
@@ -339,6 +342,44 @@ def test_a_signal_to_one_of_two_that_compile_ends_both(folder, told, number):
   assert "stopped" not in other
   assert not (workdir / "metrics.jsonl").exists()
   assert not list((workdir / "checkpoints").iterdir())
+
+
+_LOSSES = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", _LOSSES)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_loss_of_one_of_two_processes_ends_the_other(folder, lost, how):
+  """Within a bounded time, with a line that names it."""
+  workdir = folder / f"lost_{lost}_{how}"
+  flags = ("--config.steps=100000", "--config.checkpoint_every=100000")
+  processes = _start_two(folder, workdir, *flags, "--config.eval_first=False")
+  _wait_for_step(processes[0], workdir, 7)
+  began = time.monotonic()
+  processes[lost].send_signal(_LOSSES[how])
+  output, _ = processes[1 - lost].communicate(timeout=90)
+  assert time.monotonic() - began < peers.SILENCE + 20
+  processes[lost].kill()
+  processes[lost].communicate()
+  assert processes[1 - lost].returncode == 1
+  said = output.splitlines()[-1]
+  assert said.startswith(f"error: process {lost} of 2 (on ")
+  assert "the same command, in all processes, continues" in said
+  assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_the_fault_of_one_of_two_processes_ends_both(folder):
+  workdir = folder / "one_fails"
+  flags = ("--config.eval_first=False", "--config.steps=100000")
+  processes = _start_two(folder, workdir, *flags, largest_files=("300", None))
+  outputs = [process.communicate(timeout=90)[0] for process in processes]
+  assert [process.returncode for process in processes] == [1, 1]
+  ends = [output.splitlines()[-1] for output in outputs]
+  assert ends[0].startswith("error: the disk is full: Error wr")
+  assert ends[1].startswith("error: process 0 of 2 (on ")
+  assert ") has failed: the disk is full: Error wr" in ends[1]
 
 
 @pytest.mark.slow

@@ -4,9 +4,13 @@
 
 The loop, records, checkpoints, pictures and restarts are the real ones; the
 network is a sum, so that a start takes a fraction of a second. Each run is a
-fork of this process, which has imported everything and computed nothing.
+fork of this process, which has imported everything and computed nothing. Kills
+come at the run's calls to the disk or soon after, and at any time. It prints
+how many there were in each phase of a run.
 """
 
+import collections
+import functools
 import json
 import os
 import pathlib
@@ -27,12 +31,34 @@ from deeplab_jax.checkpoints import items, wholeness
 from deeplab_jax.config import base_config
 from deeplab_jax.models import DeepLab
 from deeplab_jax.tasks import SEGMENTATION
-from deeplab_jax.train import run
+from deeplab_jax.train import checkpoints, continuing, run, timeline
 from deeplab_jax.train.state import TrainState
 
 STEPS = 6
 _SCORES = {0: 0.1, 2: 0.6, 4: 0.3, 6: 0.5}
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
+# What begins when an event of the run is over, or a function is called.
+_AFTER = {
+  "start": "setting up",
+  "imports": "opening data",
+  "data": "restoring",
+  "restored": "before the first step",
+  "compiled": "steps",
+  "steps": "steps",
+  "waited": "steps",
+  "save": "steps, while it is saved",
+  "evaluation": "steps, while it is saved",
+  "stop": "ending",
+}
+_BEGUN = (
+  (checkpoints.Checkpoints, "save", "beginning to save"),
+  (checkpoints.Checkpoints, "save_best", "beginning to save the best"),
+  (checkpoints.Checkpoints, "wait", "waiting for the last save"),
+  (continuing, "write_config", "writing descriptions"),
+  (run, "_evaluate", "evaluation"),
+  (run, "_draw_curves", "drawing curves"),
+)
+PHASES = tuple(dict.fromkeys((*_AFTER.values(), *(x[2] for x in _BEGUN))))
 
 
 def _state() -> TrainState:
@@ -127,6 +153,31 @@ def _killed_at(event: int, delay: float, counter: pathlib.Path | None = None):
   sys.addaudithook(note)
 
 
+def _tell_phases(writer: int) -> None:
+  """Writes the number of each phase, one byte, when it begins."""
+
+  def tell(phase):
+    os.write(writer, bytes([PHASES.index(phase)]))
+
+  def telling(function, phase):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+      tell(phase)
+      return function(*args, **kwargs)
+
+    return call
+
+  for place, name, phase in _BEGUN:
+    setattr(place, name, telling(getattr(place, name), phase))
+  note = timeline.Timeline._note
+
+  def note_and_tell(self, event, step, at):
+    note(self, event, step, at)
+    tell(_AFTER[event])
+
+  timeline.Timeline._note = note_and_tell
+
+
 def _outcome(workdir: pathlib.Path) -> dict:
   """All that a run leaves, the clock apart; in a fork, as it computes."""
   trees = {}
@@ -177,25 +228,43 @@ def main(folder: pathlib.Path, kills: int) -> None:
   chance, bests = random.Random(0), (2, STEPS)
   whole = {best: _undisturbed(folder, best) for best in bests}
   workdir, done, runs = folder / "run_killed", 0, 0
+  phases = collections.Counter()
+  seconds = 1.0  # that a start takes; learnt
   while done < kills or workdir.exists():
     best = bests[runs % 2]
     expected, calls = whole[best]
     # Once there have been enough, the last run may end.
     event = chance.randrange(1, calls) if done < kills else 0
     delay = chance.choice([0, chance.uniform(0, 0.02)])
+    if event and chance.random() < 0.4:
+      event, delay = 0, chance.uniform(0, seconds)
+    reader, writer = os.pipe()
 
-    def attempt(event=event, delay=delay, best=best):
-      _killed_at(event, delay)
+    def attempt(event=event, delay=delay, best=best, writer=writer):
+      _tell_phases(writer)
+      if event:
+        _killed_at(event, delay)
+      elif delay:
+        kill = os.kill, (os.getpid(), signal.SIGKILL)
+        threading.Timer(delay, *kill).start()
       train(workdir, best, folder / "data")
 
+    began = time.monotonic()
     status = in_child(attempt)
+    os.close(writer)
+    told = os.read(reader, 1 << 16)
+    os.close(reader)
     if status == signal.SIGKILL:
       done += 1
+      phases[PHASES[told[-1]] if told else "checking the config"] += 1
       continue
     assert status == 0, status
+    seconds = time.monotonic() - began
     assert _note_outcome(workdir) == expected, (runs, done)
     shutil.rmtree(workdir)
     runs += 1
+  for phase, count in phases.most_common():
+    print(f"{count:>5}  {phase}")
   print(f"{done} kills, {runs} runs ended alike", flush=True)
 
 
