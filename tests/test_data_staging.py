@@ -32,7 +32,10 @@ _CONFIG = pathlib.Path(__file__).parent / "programs/tiny_config.py"
 _SHARDS = 4
 
 
-@pytest.fixture(scope="module", params=stores.SCHEMES)
+_BOTH = pytest.mark.parametrize("served", stores.SCHEMES, indirect=True)
+
+
+@pytest.fixture(scope="module", params=["gs"])
 def served(request):
   with stores.serve(request.param) as found:
     yield found
@@ -127,6 +130,7 @@ def reads(monkeypatch) -> list[tuple]:
 # ------------------------------------------------------------------ publishing
 
 
+@_BOTH
 def test_prepare_publishes_and_another_host_reads_the_same(
   bucket, served, scenes, built, monkeypatch, capsys
 ):
@@ -167,6 +171,7 @@ def test_what_is_built_on_the_machine_is_published_as_it_is(
   assert len(open_dataset(_data(scenes, "")).train) == 8  # as $TFDS_DATA_DIR
 
 
+@_BOTH
 def test_an_upload_that_was_cut_off_is_continued(bucket, built, monkeypatch):
   target = bucket / "folder" / built.parent.name / built.name
   write, put = Address.write_bytes, []
@@ -305,6 +310,7 @@ def test_what_a_dead_process_left_is_continued(put, built, reads, left):
   assert begins == ([half] if left == "good" else [half, 0])
 
 
+@_BOTH
 def test_large_files_are_read_in_parts(put, built, reads, monkeypatch):
   monkeypatch.setattr(staging, "_PART", 10_000)
   dataset = _open(put)
@@ -340,6 +346,7 @@ def test_too_little_space_is_told_before_anything_is_copied(
 # ---------------------------------------------------------------------- damage
 
 
+@_BOTH
 def test_what_is_damaged_in_the_store_is_named(put, built, capsys):
   record, index = "folder-train.array_record-00001-of-00004", published.INDEX
   whole = (put / record).read_bytes()
@@ -481,7 +488,6 @@ _DOORS = {
 }
 
 
-@pytest.mark.parametrize("served", ["gs"], indirect=True)
 def test_every_door_takes_an_address(
   put, served, scenes, built, tmp_path, monkeypatch
 ):
