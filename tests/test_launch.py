@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from deeplab_jax import prepare, remote
+from deeplab_jax.remote import store
 from tests import doctor_scenes, stores
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -209,53 +210,103 @@ esac
 """
 
 
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A bucket with a user's folder: flags to train on it, and the environment.
+
+  Whoever published it is gone.
+  """
+  scenes, cache = doctor_scenes.write(tmp_path / "mine"), tmp_path / "prepared"
+  monkeypatch.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
+  store.bucket.cache_clear()
+  with stores.serve("gs") as served:
+    for name, value in served.environment.items():
+      monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DEEPLAB_CACHE", str(cache))
+    data_dir = "gs://bucket/data"
+    command = ["folder", "--manual_dir", str(scenes), "--data_dir", data_dir]
+    assert prepare.main(command) == 0
+    (name,) = remote.Address(f"{data_dir}/folder").names()
+    shutil.rmtree(cache)
+    shutil.rmtree(scenes)
+    flags = [
+      *("--config", "tests/programs/tiny_config.py"),
+      *("--workdir", "gs://bucket/runs/mine", "--config.data.name=folder"),
+      *(f"--config.data.data_dir={data_dir}", f"--config.data.path={name}"),
+    ]
+    environment = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
+    yield flags, served.environment | environment
+  store.bucket.cache_clear()
+
+
+def _logged_steps() -> list[int]:
+  """The steps whose losses the run in the bucket has noted."""
+  workdir = remote.Address("gs://bucket/runs/mine")
+  assert "lock" not in workdir.names()
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [r["step"] for r in map(json.loads, lines) if "train/loss" in r]
+
+
 @pytest.mark.slow
 def test_a_preempted_slice_continues_with_nothing_but_the_bucket(
-  stubs, tmp_path, monkeypatch
+  stubs, bucket, tmp_path
 ):
   for name in ("gcloud", "git", "pip", "uv"):
     (stubs / name).write_text(_SLICES)
     (stubs / name).chmod(0o755)
-  scenes = doctor_scenes.write(tmp_path / "mine")
-  slice_ = tmp_path / "slice"
-  with stores.serve("gs") as served:
-    bucket = "gs://bucket"
-    for name, value in served.environment.items():
-      monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
-    command = ["folder", "--manual_dir", str(scenes)]
-    assert prepare.main([*command, "--data_dir", f"{bucket}/data"]) == 0
-    (name,) = remote.Address(f"{bucket}/data/folder").names()
-    shutil.rmtree(tmp_path / "cache")
-    shutil.rmtree(scenes)
-    environment = {**_TPU, **served.environment, "JAX_PLATFORMS": "cpu"}
-    environment |= {"SLICE": str(slice_), "ROOT": str(_ROOT)}
-    environment |= {"PYTHON": sys.executable, "HOME": str(tmp_path)}
-    environment |= {"DEEPLAB_CACHE": str(slice_ / "cache")}
-    done, _ = _run(stubs, "tpu_pod.sh", "create", **environment)
-    assert done.returncode == 0, done.stderr
-    flags = [
-      *("--config", "tests/programs/tiny_config.py", "--config.steps=20"),
-      *("--workdir", f"{bucket}/runs/mine", "--config.data.name=folder"),
-      *(f"--config.data.data_dir={bucket}/data", f"--config.data.path={name}"),
-    ]
-    states = ["PREEMPTED", "READY"]
-    done, calls = _run(
-      *(stubs, "tpu_pod.sh", "continue", *flags), states=states, **environment
+  flags, environment = bucket
+  environment |= _TPU | {"ROOT": str(_ROOT), "HOME": str(tmp_path)}
+  environment |= {"SLICE": str(tmp_path / "slice")}
+  environment |= {"DEEPLAB_CACHE": str(tmp_path / "slice/cache")}
+  done, _ = _run(stubs, "tpu_pod.sh", "create", **environment)
+  assert done.returncode == 0, done.stderr
+  words = stubs, "tpu_pod.sh", "continue", *flags, "--config.steps=20"
+  states = ["PREEMPTED", "READY"]
+  done, calls = _run(*words, states=states, **environment)
+  assert done.returncode == 0, done.stdout + done.stderr
+  calls = [call for call in calls if call.startswith("gcloud")]
+  cycle = ["run", "describe", "delete", "create", "ssh", "run", "describe"]
+  assert _verbs(calls) == ["create", "ssh", *cycle]
+  assert (tmp_path / "slice.gone/cache/data").is_dir()
+  # What was still on its way to the bucket is gone with the slice.
+  assert re.search(r"continuing from step (5|10)\n", done.stdout)
+  assert _logged_steps() == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_processes_need_share_nothing_but_a_bucket(bucket, tmp_path):
+  """Each has a cache of its own; a second start continues the first."""
+  flags, environment = bucket
+  python = tmp_path / "python"
+  python.write_text(
+    '#!/usr/bin/env bash\n[[ -v JAX_PROCESS_ID ]] && export DEEPLAB_CACHE="'
+    f'{tmp_path}/cache$JAX_PROCESS_ID"\nexec {sys.executable} "$@"\n'
+  )
+  python.chmod(0o755)
+  for steps, says in (
+    (6, "starting from random"),
+    (8, "continuing from step 6"),
+  ):
+    done = subprocess.run(
+      [
+        *_LOCAL,
+        *flags,
+        f"--config.steps={steps}",
+        "--config.checkpoint_every=3",
+      ],
+      env=os.environ | environment | {"PROCESSES": "2", "PYTHON": str(python)},
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    calls = [call for call in calls if call.startswith("gcloud")]
-    cycle = ["run", "describe", "delete", "create", "ssh", "run", "describe"]
-    assert _verbs(calls) == ["create", "ssh", *cycle]
-    assert (tmp_path / "slice.gone/cache/data").is_dir()
-    # What was still on its way to the bucket is gone with the slice.
-    assert re.search(r"continuing from step (5|10)\n", done.stdout)
-    workdir = remote.Address(f"{bucket}/runs/mine")
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    steps = [r["step"] for r in map(json.loads, lines) if "train/loss" in r]
-    assert steps == list(range(1, 21))
-    assert "20" in (workdir / "checkpoints").names()
-    assert "lock" not in workdir.names()
+    assert says in done.stdout
+    assert _logged_steps() == list(range(1, steps + 1))
+    copies = [
+      list(tmp_path.glob(f"cache{i}/data/*/*/*record*")) for i in (0, 1)
+    ]
+    assert [path.name for path in copies[0]] == [p.name for p in copies[1]]
+    shutil.rmtree(tmp_path / "cache1")  # as a host that was replaced
 
 
 def test_tpu_pod_does_not_repeat_a_run_that_failed_by_itself(stubs):
