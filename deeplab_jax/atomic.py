@@ -86,6 +86,20 @@ def lock(file: int) -> bool:
   return True
 
 
+@contextlib.contextmanager
+def alone(path: pathlib.Path) -> Iterator[None]:
+  """Has one process of the machine at a time do what the block does.
+
+  Others wait at the file `path`, which stays. A process that dies holds up
+  nobody: the system drops its lock.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("a") as file:
+    with contextlib.suppress(OSError):  # of a file system that knows no locks
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 def _is_still(path: pathlib.Path, file: int) -> bool:
   """Whether `path` leads to `file`, which another may have renamed."""
   try:

@@ -1,20 +1,22 @@
 """Builds a data set once: `python -m deeplab_jax.prepare NAME`.
 
 A build that is killed leaves nothing that looks finished; the same command
-starts it again and reuses what was downloaded.
+starts it again and reuses what was downloaded. With `--data_dir
+gs://BUCKET/data`, or s3://..., what was built is published there: see
+docs/data.md.
 """
 
 import argparse
 import sys
 
-from deeplab_jax import messages
+from deeplab_jax import messages, remote
 from deeplab_jax.data.datasets import DATASETS
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Parses `arguments` (default: the command line); gives the exit status."""
   options = _parser().parse_args(arguments)
-  from deeplab_jax.data import build  # TFDS takes a while to import
+  from deeplab_jax.data import build, published  # TFDS takes a while to import
   from deeplab_jax.data.annotations.options import Options
   from deeplab_jax.data.builders.folder_tiles import Tiling
 
@@ -32,17 +34,23 @@ def main(arguments: list[str] | None = None) -> int:
       options.manual_dir,
       **reading,
     )
-    skipped = build.build(
-      options.name,
-      manual_dir=options.manual_dir,
-      skip_bad=options.skip_bad,
-      partial=options.partial,
-      folder=folder,
-      **reading,
-    )
+    how = {
+      "manual_dir": options.manual_dir,
+      "skip_bad": options.skip_bad,
+      "partial": options.partial,
+    }
+    if isinstance(folder, remote.Address):
+      skipped = published.publish(options.name, folder, **how, **reading)
+    else:
+      skipped = build.build(options.name, folder=folder, **how, **reading)
   except Exception as error:
     return messages.tell(error)
   print(f"{options.name} is in {folder}")
+  if options.name == "folder" and isinstance(folder, remote.Address):
+    print(
+      f"train with --config.data.name=folder --config.data.data_dir="
+      f"{folder.parent.parent.parent} --config.data.path={folder.parent.name}"
+    )
   for line in build.said(folder):
     print(line)
   for line in build.remarks(folder):
@@ -71,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--data_dir",
     default="",
-    help="where data sets are kept; $TFDS_DATA_DIR or ~/tensorflow_datasets",
+    help="where data sets are kept, a folder, gs://BUCKET/data or "
+    "s3://BUCKET/data; $TFDS_DATA_DIR or ~/tensorflow_datasets",
   )
   parser.add_argument(
     "--nodata",

@@ -25,6 +25,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from deeplab_jax import messages
+from deeplab_jax.cache import cache_folder
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """The value of `GLIBC_TUNABLES`; glibc 2.35 and newer know it."""
@@ -96,12 +97,6 @@ def _start_processes() -> None:
     # On CPUs processes wait 30 s for each other where they first meet, and as
     # long as it takes later: let it be before one compiles longer than others.
     multihost_utils.sync_global_devices("start")
-
-
-def cache_folder() -> pathlib.Path:
-  """`$DEEPLAB_CACHE`, or `~/.cache/deeplab_jax`."""
-  default = pathlib.Path.home() / ".cache" / "deeplab_jax"
-  return pathlib.Path(os.environ.get("DEEPLAB_CACHE", default))
 
 
 def _start_compilation_cache() -> None:

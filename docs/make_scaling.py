@@ -97,6 +97,11 @@ again: it fits, and is slower per image.
 - **Workdirs are folders** that all hosts see, or addresses such as
   gs://bucket/run and s3://bucket/run, for which hosts need share nothing: see
   [docs/runs.md](runs.md). Other stores are mounted.
+- **Data** may be in the same bucket, where `prepare` publishes it, with
+  `--config.data.data_dir=gs://bucket/data`; each host copies what it reads: see
+  [docs/data.md](data.md#in-an-object-store). A slice that was taken away then
+  continues on another with nothing but the bucket left. `launch/tpu_pod.sh`,
+  `launch/gke.sh` and `launch/slurm.sbatch` show the commands with `--help`.
 
 ## Agreement of devices and processes
 

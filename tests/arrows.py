@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 
 PACKAGE = "deeplab_jax"
 FLOORS = (
-  ("messages", "remote"),
+  ("cache", "messages", "remote"),
   ("atomic",),
   ("download",),
   ("data", "models", "runtime", "sharding"),

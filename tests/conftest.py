@@ -49,8 +49,8 @@ _COMPILES = {
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """
-    benchmarks chain configs_run data_hostile data_segmentation doctor
-    doctor_sound extending import_weights_command launch main notebooks
+    benchmarks chain configs_run data_hostile data_segmentation data_staging
+    doctor doctor_sound extending import_weights_command launch main notebooks
     open_once predict prepare readme sharding train_continuing train_initialize
     train_lock train_run
     """,

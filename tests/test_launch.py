@@ -7,6 +7,7 @@ called; nothing here reaches a cluster.
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -16,6 +17,10 @@ import time
 
 import pytest
 import yaml
+
+from deeplab_jax import prepare, remote
+from deeplab_jax.remote import store
+from tests import doctor_scenes, stores
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAUNCH = _ROOT / "launch"
@@ -46,11 +51,11 @@ _GKE = {
   "TOPOLOGY": "4x4",
   "HOSTS": "4",
   "CHIPS": "4",
-  "CLAIM": "runs",
   "CONFIG": "configs/voc.py",
-  "WORKDIR": "/data/runs/voc",
+  "WORKDIR": "gs://bucket/runs/voc",
+  "DATA": "gs://bucket/data",
 }
-_SLURM = {"CONFIG": "configs/voc.py", "WORKDIR": "runs/voc"}
+_SLURM = {"CONFIG": "configs/voc.py", "WORKDIR": "s3://bucket/runs/voc"}
 _NEEDED = {
   "gke.sh": _GKE,
   "local.sh": {"PROCESSES": "2"},
@@ -86,7 +91,7 @@ def _run(stubs, script, *arguments, states=(), **environment):
     },
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=600,
   )
   return done, calls.read_text().splitlines()
 
@@ -116,6 +121,16 @@ def test_files_are_short_and_scripts_strict(path):
     assert os.access(path, os.X_OK)
 
 
+@pytest.mark.parametrize("name", [n for n in _SCRIPTS if n != "local.sh"])
+def test_help_shows_a_run_that_needs_nothing_but_a_bucket(stubs, name):
+  done, calls = _run(stubs, name, "--help")
+  assert done.returncode == 0 and not done.stderr and calls == []
+  assert re.search(r"^usage: ", done.stdout, re.MULTILINE)
+  assert re.search(r"(gs|s3)://BUCKET/runs/voc", done.stdout)
+  assert re.search(r"(gs|s3)://BUCKET/data", done.stdout)
+  assert "set -euo" not in done.stdout and "SBATCH" not in done.stdout
+
+
 @pytest.mark.parametrize(
   ("script", "name"), [(s, name) for s in _SCRIPTS for name in _NEEDED[s]]
 )
@@ -140,12 +155,14 @@ def test_tpu_pod_creates_and_installs(stubs):
 
 
 def test_tpu_pod_runs_on_all_workers_with_its_flags_quoted(stubs):
-  flags = ("--config", "configs/voc.py", "--workdir", "/mnt/my runs")
-  done, calls = _run(stubs, "tpu_pod.sh", "run", *flags, **_TPU)
+  flags = ("--config", "configs/voc.py", "--workdir", "gs://bucket/my runs")
+  data = "--config.data.data_dir=gs://bucket/data"
+  done, calls = _run(stubs, "tpu_pod.sh", "run", *flags, data, **_TPU)
   assert done.returncode == 0, done.stderr
   command = (
     "cd deeplab_jax && DEEPLAB_DISTRIBUTED=1 .venv/bin/python -m "
-    "deeplab_jax.main --config configs/voc.py --workdir /mnt/my\\ runs"
+    "deeplab_jax.main --config configs/voc.py --workdir gs://bucket/my\\ runs "
+    "--config.data.data_dir=gs://bucket/data"
   )
   prefix = [*_GCLOUD.format("ssh").split(), "--worker", "all", "--command"]
   assert [shlex.split(call) for call in calls] == [[*prefix, command]]
@@ -175,6 +192,123 @@ def test_tpu_pod_continues_on_a_new_slice_after_a_preemption(stubs):
   ]
 
 
+# A slice is the folder $SLICE: what is run there is run, what is kept is lost.
+_SLICES = """\
+#!/usr/bin/env bash
+echo "${0##*/} $*" >> "$CALLS"
+case "${0##*/} $*" in
+  *tpu-vm\\ create*) mkdir "$SLICE" ;;
+  *tpu-vm\\ delete*) mv "$SLICE" "$SLICE.gone" ;;
+  *tpu-vm\\ describe*) head -n 1 "$STATES"; sed -i 1d "$STATES" ;;
+  *tpu-vm\\ ssh*) cd "$SLICE" && bash -c "${@: -1}" ;;
+  git\\ clone*) mkdir "$3" && ln -s "$ROOT"/{deeplab_jax,tests} "$3" ;;
+  uv\\ venv*) mkdir -p .venv/bin && printf '%s\n' '#!/usr/bin/env bash' \
+    'unset DEEPLAB_DISTRIBUTED' \
+    'exec "$PYTHON" -m tests.programs.preempted "$@"' > .venv/bin/python
+    chmod +x .venv/bin/python ;;
+esac
+"""
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A bucket with a user's folder: flags to train on it, and the environment.
+
+  Whoever published it is gone.
+  """
+  scenes, cache = doctor_scenes.write(tmp_path / "mine"), tmp_path / "prepared"
+  monkeypatch.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
+  store.bucket.cache_clear()
+  with stores.serve("gs") as served:
+    for name, value in served.environment.items():
+      monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DEEPLAB_CACHE", str(cache))
+    data_dir = "gs://bucket/data"
+    command = ["folder", "--manual_dir", str(scenes), "--data_dir", data_dir]
+    assert prepare.main(command) == 0
+    (name,) = remote.Address(f"{data_dir}/folder").names()
+    shutil.rmtree(cache)
+    shutil.rmtree(scenes)
+    flags = [
+      *("--config", "tests/programs/tiny_config.py"),
+      *("--workdir", "gs://bucket/runs/mine", "--config.data.name=folder"),
+      *(f"--config.data.data_dir={data_dir}", f"--config.data.path={name}"),
+    ]
+    environment = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
+    yield flags, served.environment | environment
+  store.bucket.cache_clear()
+
+
+def _logged_steps() -> list[int]:
+  """The steps whose losses the run in the bucket has noted."""
+  workdir = remote.Address("gs://bucket/runs/mine")
+  assert "lock" not in workdir.names()
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [r["step"] for r in map(json.loads, lines) if "train/loss" in r]
+
+
+@pytest.mark.slow
+def test_a_preempted_slice_continues_with_nothing_but_the_bucket(
+  stubs, bucket, tmp_path
+):
+  for name in ("gcloud", "git", "pip", "uv"):
+    (stubs / name).write_text(_SLICES)
+    (stubs / name).chmod(0o755)
+  flags, environment = bucket
+  environment |= _TPU | {"ROOT": str(_ROOT), "HOME": str(tmp_path)}
+  environment |= {"SLICE": str(tmp_path / "slice")}
+  environment |= {"DEEPLAB_CACHE": str(tmp_path / "slice/cache")}
+  done, _ = _run(stubs, "tpu_pod.sh", "create", **environment)
+  assert done.returncode == 0, done.stderr
+  words = stubs, "tpu_pod.sh", "continue", *flags, "--config.steps=20"
+  states = ["PREEMPTED", "READY"]
+  done, calls = _run(*words, states=states, **environment)
+  assert done.returncode == 0, done.stdout + done.stderr
+  calls = [call for call in calls if call.startswith("gcloud")]
+  cycle = ["run", "describe", "delete", "create", "ssh", "run", "describe"]
+  assert _verbs(calls) == ["create", "ssh", *cycle]
+  assert (tmp_path / "slice.gone/cache/data").is_dir()
+  # What was still on its way to the bucket is gone with the slice.
+  assert re.search(r"continuing from step (5|10)\n", done.stdout)
+  assert _logged_steps() == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_processes_need_share_nothing_but_a_bucket(bucket, tmp_path):
+  """Each has a cache of its own; a second start continues the first."""
+  flags, environment = bucket
+  python = tmp_path / "python"
+  python.write_text(
+    '#!/usr/bin/env bash\n[[ -v JAX_PROCESS_ID ]] && export DEEPLAB_CACHE="'
+    f'{tmp_path}/cache$JAX_PROCESS_ID"\nexec {sys.executable} "$@"\n'
+  )
+  python.chmod(0o755)
+  for steps, says in (
+    (6, "starting from random"),
+    (8, "continuing from step 6"),
+  ):
+    done = subprocess.run(
+      [
+        *_LOCAL,
+        *flags,
+        f"--config.steps={steps}",
+        "--config.checkpoint_every=3",
+      ],
+      env=os.environ | environment | {"PROCESSES": "2", "PYTHON": str(python)},
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert says in done.stdout
+    assert _logged_steps() == list(range(1, steps + 1))
+    copies = [
+      list(tmp_path.glob(f"cache{i}/data/*/*/*record*")) for i in (0, 1)
+    ]
+    assert [path.name for path in copies[0]] == [p.name for p in copies[1]]
+    shutil.rmtree(tmp_path / "cache1")  # as a host that was replaced
+
+
 def test_tpu_pod_does_not_repeat_a_run_that_failed_by_itself(stubs):
   (stubs / "gcloud").write_text(_STUB.replace("!= PREEMPTED", "== FAILING"))
   states = ["READY", "READY"]
@@ -190,11 +324,13 @@ def test_tpu_pod_refuses_an_unknown_action(stubs):
 
 
 def test_slurm_starts_one_process_per_task(stubs):
-  done, calls = _run(stubs, "slurm.sbatch", "--config.lr=0.01", **_SLURM)
+  flags = ["--config.data.data_dir=s3://bucket/data", "--config.lr=0.01"]
+  done, calls = _run(stubs, "slurm.sbatch", *flags, **_SLURM)
   assert done.returncode == 0, done.stderr
   assert calls == [
     "srun --kill-on-bad-exit=1 python -m deeplab_jax.main --config "
-    "configs/voc.py --workdir runs/voc --config.lr=0.01"
+    "configs/voc.py --workdir s3://bucket/runs/voc "
+    "--config.data.data_dir=s3://bucket/data --config.lr=0.01"
   ]
   text = (_LAUNCH / "slurm.sbatch").read_text()
   # jax gives every process the device of its number on the node.
@@ -214,8 +350,8 @@ def test_slurm_saves_and_queues_again_before_the_time_limit(stubs):
   assert calls == ["started", "saved", "scontrol requeue 17"]
 
 
-def _manifests(stubs, action):
-  done, calls = _run(stubs, "gke.sh", action, **_GKE)
+def _manifests(stubs, action, **more):
+  done, calls = _run(stubs, "gke.sh", action, **_GKE, **more)
   assert done.returncode == 0, done.stderr
   assert calls == [f"kubectl {action} -f -"]
   return list(yaml.safe_load_all((stubs.parent / "calls.yaml").read_text()))
@@ -238,7 +374,13 @@ def test_gke_hands_over_a_service_and_a_pod_per_host(stubs):
   }
   (container,) = pod["containers"]
   assert container["resources"] == {"limits": {"google.com/tpu": 4}}
-  assert container["env"] == [{"name": "DEEPLAB_DISTRIBUTED", "value": "1"}]
+  assert container["env"] == [
+    {"name": "DEEPLAB_DISTRIBUTED", "value": "1"},
+    {"name": "DEEPLAB_CACHE", "value": "/cache"},
+  ]
+  # What a pod keeps is a copy, on a disk that is gone with it.
+  assert container["volumeMounts"] == [{"name": "cache", "mountPath": "/cache"}]
+  assert pod["volumes"] == [{"name": "cache", "emptyDir": {}}]
 
 
 def test_gke_deletes_what_it_made(stubs):
@@ -251,9 +393,9 @@ def test_gke_deletes_what_it_made(stubs):
 )
 def test_gke_pods_tell_a_stop_from_an_end(stubs, ending, status):
   """A run saves and gives 0 when told to stop, but its pod must come back."""
-  (container,) = _manifests(stubs, "apply")[1]["spec"]["template"]["spec"][
-    "containers"
-  ]
+  more = {"FLAGS": "--config.lr=0.01 --config.steps=9"}
+  _, job = _manifests(stubs, "apply", **more)
+  (container,) = job["spec"]["template"]["spec"]["containers"]
   (stubs / "python").write_text(
     "#!/usr/bin/env bash\ntrap 'exit 0' TERM\n"
     f'printf "%s " "$@"; echo >&2\n{ending}\n'
@@ -278,7 +420,9 @@ def test_gke_pods_tell_a_stop_from_an_end(stubs, ending, status):
   assert pod.returncode == status
   assert output.split() == [
     *("-m", "deeplab_jax.main", "--config=configs/voc.py"),
-    "--workdir=/data/runs/voc",
+    "--workdir=gs://bucket/runs/voc",
+    "--config.data.data_dir=gs://bucket/data",
+    *("--config.lr=0.01", "--config.steps=9"),
   ]
 
 

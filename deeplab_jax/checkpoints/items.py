@@ -73,9 +73,10 @@ def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
 def of_this_process(tree: Tree) -> Tree:
   """`tree`, which is the same on all devices, as one of its devices holds it.
 
-  A process can save it without the others.
+  In NumPy arrays, which a process can save without the others: Orbax refuses
+  arrays of one device where there are several processes.
   """
-  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+  return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
 
 def to_save(**trees: Tree) -> ocp.args.Composite:

@@ -157,8 +157,9 @@ def data_fields() -> dict[str, Any]:
     "tile": 0,
     "tile_overlap": 0,
     "tile_nodata": 0.5,
-    # Where built data sets are; "" is $TFDS_DATA_DIR, or else
-    # ~/tensorflow_datasets.
+    # Where built data sets are: a folder, or an address such as
+    # gs://bucket/data to which `prepare` has published them; "" is
+    # $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     "data_dir": "",
     # Where files downloaded by hand are, for data sets that need it.
     "manual_dir": "",

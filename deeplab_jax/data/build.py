@@ -5,7 +5,6 @@ everything is written, so whatever carries the final name is complete.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import json
@@ -19,6 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from deeplab_jax import atomic, remote
 from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
@@ -33,29 +33,55 @@ def directory(
   path: str = "",
   files: Tree | None = None,
   **reading: Any,
-) -> pathlib.Path:
+) -> remote.AnyPath:
   """Where data set `name` is, or will be; its version is the last part.
 
   Args:
     name: a key of `DATASETS`.
-    data_dir: root of all data sets; "" is $TFDS_DATA_DIR, or else
-      ~/tensorflow_datasets.
+    data_dir: root of all data sets, a folder or an object store's address; ""
+      is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     path: the user's files, for "folder": another directory whenever they
-      change.
+      change. In an object store also the name that they were published under.
     files: those at `path`, where the caller has walked the folder already.
     **reading: fields of `Reading`, for "folder".
 
   Raises:
     ValueError: `path` is no folder, or `reading` is wrong, or for another data
-      set.
+      set; or `data_dir` is of a store that is not supported.
   """
   how = Reading(**reading)
   how.check(name)
-  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  root = remote.as_path(data_dir or tfds.core.constants.DATA_DIR)
+  if isinstance(root, pathlib.Path):
+    root = root.expanduser()
   parts = [name]
   if name == "folder":
-    parts.append(_config(path, files or user_files(path), how))
+    is_name = is_published_name(data_dir, path)
+    parts.append(
+      path if is_name else _config(path, files or user_files(path), how)
+    )
   return root.joinpath(*parts, str(Builder.VERSION))
+
+
+def is_published_name(data_dir: str, path: str) -> bool:
+  """Whether `path` is the name of a folder published to the store `data_dir`.
+
+  Hosts that train on it need not have the folder.
+
+  Raises:
+    ValueError: it is neither such a name nor a folder, as a store allows.
+  """
+  root = remote.as_path(data_dir or tfds.core.constants.DATA_DIR)
+  if not isinstance(root, remote.Address):
+    return False
+  if path and pathlib.Path(path).expanduser().is_dir():
+    return False
+  if not re.fullmatch(r"\w+_[0-9a-f]{12}", path):
+    raise ValueError(
+      "data.path must be a folder of images and masks, or the name that "
+      f"`prepare folder` published it under in {root}, got {path!r}"
+    )
+  return True
 
 
 def user_files(path: str) -> Tree:
@@ -139,7 +165,8 @@ def build(
   options = {"reading": how} if name == "folder" else {}
   with _only_one(folder):
     if is_built(folder):
-      _check_complete(folder, partial)
+      metadata = tfds.builder_from_directory(folder).info.metadata
+      check_complete(folder, metadata["partial"], partial)
       return []
     options |= {"skip_bad": skip_bad, "partial": partial}
     kind = _MULTILABEL if how.multilabel else name
@@ -156,7 +183,7 @@ def build(
   return builder.skipped
 
 
-def remarks(folder: pathlib.Path) -> list[str]:
+def remarks(folder: remote.AnyPath) -> list[str]:
   """What may be meant of the data set in `folder`, a line for each kind.
 
   Such as 16-bit images, of which 8 bits are read, or a class that never occurs:
@@ -165,12 +192,12 @@ def remarks(folder: pathlib.Path) -> list[str]:
   return _stored(folder, "remarks")
 
 
-def said(folder: pathlib.Path) -> list[str]:
+def said(folder: remote.AnyPath) -> list[str]:
   """How the user's files in `folder` were read, and what was lost of them."""
   return _stored(folder, "said")
 
 
-def _stored(folder: pathlib.Path, name: str) -> list[str]:
+def _stored(folder: remote.AnyPath, name: str) -> list[str]:
   metadata = folder / "metadata.json"  # where TFDS keeps it: not opened twice
   try:
     return json.loads(metadata.read_text()).get(name, [])
@@ -192,10 +219,11 @@ def _check_unchanged(folder: pathlib.Path, path: str, reading: Reading) -> None:
     )
 
 
-def _check_complete(folder: pathlib.Path, partial: bool) -> None:
+def check_complete(
+  folder: remote.AnyPath, is_sample: bool, partial: bool
+) -> None:
   """Refuses a sample built earlier where all of the data set is asked for."""
-  built = tfds.builder_from_directory(folder).info.metadata
-  if built["partial"] and not partial:
+  if is_sample and not partial:
     raise ValueError(
       f"{folder} holds a sample, built with --partial; delete it to build the "
       "whole data set"
@@ -229,9 +257,7 @@ def _builder_class(name: str, module: str) -> type[Builder]:
 @contextlib.contextmanager
 def _only_one(folder: pathlib.Path) -> Iterator[None]:
   """Lets one process at a time build `folder`; clears what killed ones left."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with (folder.parent / ".lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  with atomic.alone(folder.parent / ".lock"):
     for leftover in folder.parent.glob(f"*incomplete*{folder.name}*"):
       shutil.rmtree(leftover)
     yield

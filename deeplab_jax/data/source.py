@@ -8,12 +8,11 @@ that changes meanwhile.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import functools
+import itertools
 import pathlib
-import shlex
 import struct
-import sys
 import typing
 from collections.abc import Collection
 from concurrent import futures
@@ -23,11 +22,12 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_jax.data import bands, build, manifest
+from deeplab_jax.data import bands, finding, manifest
 from deeplab_jax.data.builders.trees import Tree
-from deeplab_jax.data.datasets import DATASETS, DatasetInfo
+from deeplab_jax.data.datasets import DatasetInfo
 from deeplab_jax.data.preprocess import decode_image
-from deeplab_jax.data.reading import reading_of, value_range
+from deeplab_jax.data.reading import value_range
+from deeplab_jax.data.staging import Copy
 
 if typing.TYPE_CHECKING:
   import ml_collections
@@ -48,8 +48,21 @@ class Source:
   """
 
   def __init__(
-    self, builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo
+    self,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    info: DatasetInfo,
+    copy: Copy | None = None,
   ):
+    """Opens `split`.
+
+    Args:
+      builder: of the data set.
+      split: as TFDS writes it.
+      info: facts about the data set.
+      copy: what brings its files to this machine, if it is published; its
+        records of this split are on their way from now on.
+    """
     metadata = builder.info.metadata
     expression = _expression(split, info, metadata)
     names = _names(expression)
@@ -73,6 +86,12 @@ class Source:
         f"split {split!r} must be a split or a part of one that has examples, "
         f"as train[:10%], got {error}"
       ) from error
+    self._copy = copy
+    if copy is not None:
+      parts = builder.info.splits[expression].file_instructions
+      self._files = [pathlib.Path(part.filename).name for part in parts]
+      self._ends = list(itertools.accumulate(part.take for part in parts))
+      copy.begin(self._files)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -84,10 +103,12 @@ class Source:
     """The record as it is stored, whatever `source[index]` makes of it."""
     if not 0 <= index < len(self):  # IndexError ends a loop over the source
       raise IndexError(f"index must be in [0, {len(self)}), got {index}")
+    if self._copy is not None:
+      self._copy.require(self._files[bisect.bisect_right(self._ends, index)])
     try:
       encoded = self._records[index]
     except RuntimeError as error:  # ArrayRecord's, for any damage
-      raise ValueError(_damaged(self._directory, error)) from error
+      raise ValueError(_damaged(self._directory, error, self._copy)) from error
     skip = tfds.decode.SkipDecoding()
     record = self._features.deserialize_example_np(
       encoded, decoders={"image": skip, "label": skip}
@@ -192,6 +213,7 @@ class Dataset:
     train_split: str = "",
     eval_split: str = "",
     testing: bool = False,
+    copy: Copy | None = None,
   ):
     """Opens what is prepared in `directory`.
 
@@ -201,12 +223,14 @@ class Dataset:
       train_split: "" is the data set's own.
       eval_split: "" is the data set's own.
       testing: the data set's own is its `test_split`, if it has one.
+      copy: what brings the files of `directory` here, if it is published.
 
     Raises:
       ValueError: there is no data set, or a damaged one.
     """
     self.directory = directory
-    self._builder = _open_builder(directory)
+    self._copy = copy
+    self._builder = _open_builder(directory, copy)
     self.info = info or _stored_info(self._builder)
     self.train_split = train_split or self.info.train_split
     own = (testing and self.info.test_split) or self.info.eval_split
@@ -232,7 +256,7 @@ class Dataset:
     if split not in self._sources:
       kind = SegmentationSource if self.info.colors else Source
       kind = MultilabelSource if self.info.multilabel else kind
-      self._sources[split] = kind(self._builder, split, self.info)
+      self._sources[split] = kind(self._builder, split, self.info, self._copy)
     return self._sources[split]
 
   @property
@@ -268,7 +292,8 @@ def open_dataset(
   """Opens the data set that `data_config` describes.
 
   One that needs no download ("shapes", a user's "folder") is built now if it is
-  not there in its present state.
+  not there in its present state. One that is published in an object store is
+  copied to this machine, its records while they are read: see `staging`.
 
   Args:
     data_config: `config.data`.
@@ -281,15 +306,18 @@ def open_dataset(
   Raises:
     ValueError: there is no such data set, or it is not prepared; names those
       there are, or the command that prepares it. A user's folder is unusable.
+      What is published is damaged, or finds no space on this machine.
+    StoreError: it is in a bucket that is not there or cannot be read.
   """
-  info = _known_info(data_config)
-  directory = _prepared(data_config, files, multilabel)
+  info = finding.known_info(data_config)
+  directory, copy = finding.find(data_config, files, multilabel)
   dataset = Dataset(
     directory,
     None if info.name == "folder" else info,
     train_split=data_config.train_split,
     eval_split=data_config.eval_split,
     testing=testing,
+    copy=copy,
   )
   if asked := tuple(data_config.get("value_range") or ()):
     found = value_range(asked, dataset.info.channels)
@@ -308,19 +336,10 @@ def dataset_info(
   Raises:
     ValueError: there is no such data set, or the folder is unusable.
   """
-  info = _known_info(data_config)
+  info = finding.known_info(data_config)
   if info.name != "folder":
     return info
   return open_dataset(data_config, multilabel=multilabel).info
-
-
-def _known_info(data_config: ml_collections.ConfigDict) -> DatasetInfo:
-  if data_config.name not in DATASETS:
-    raise ValueError(
-      f"data.name must be one of {', '.join(sorted(DATASETS))}, "
-      f"got {data_config.name!r}"
-    )
-  return DATASETS[data_config.name]
 
 
 def _expression(split: str, info: DatasetInfo, metadata: dict[str, Any]) -> str:
@@ -337,41 +356,6 @@ def _names(expression: str) -> list[str]:
   return [part.split("[")[0].strip() for part in expression.split("+")]
 
 
-def _prepared(
-  data_config: ml_collections.ConfigDict,
-  files: Tree | None,
-  multilabel: bool,
-) -> pathlib.Path:
-  """Where the data set is; builds it now if it needs no source of its own."""
-  name, path = data_config.name, data_config.path
-  reading = vars(reading_of(data_config, multilabel))
-  directory = build.directory(
-    name, data_config.data_dir, path, files, **reading
-  )
-  if not build.is_built(directory):
-    if not DATASETS[name].builds_itself:
-      raise ValueError(_how_to_prepare(data_config, directory))
-    build.build(
-      name,
-      manual_dir=path,
-      skip_bad=data_config.get("skip_bad", False),
-      folder=directory,
-      **reading,
-    )
-  _say_remarks(directory)
-  return directory
-
-
-@functools.cache
-def _say_remarks(directory: pathlib.Path) -> None:
-  """Prints how the files of a data set were read, and what may be meant: once,
-  not whenever it is opened."""
-  for line in build.said(directory):
-    print(line, file=sys.stderr, flush=True)
-  for line in build.remarks(directory):
-    print(f"warning: {line}", file=sys.stderr, flush=True)
-
-
 def _stored_info(builder: tfds.core.DatasetBuilder) -> DatasetInfo:
   """Facts about a data set as its builder stored them."""
   fields = dict(builder.info.metadata["dataset"])
@@ -381,28 +365,20 @@ def _stored_info(builder: tfds.core.DatasetBuilder) -> DatasetInfo:
   return DatasetInfo(**fields)
 
 
-def _open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+def _open_builder(
+  directory: pathlib.Path, copy: Copy | None
+) -> tfds.core.DatasetBuilder:
   try:
     return tfds.builder_from_directory(directory)
   except Exception as error:  # whatever parsing damaged files ends in
-    raise ValueError(_damaged(directory, error)) from error
+    raise ValueError(_damaged(directory, error, copy)) from error
 
 
-def _damaged(directory: pathlib.Path | str, error: Exception) -> str:
+def _damaged(
+  directory: pathlib.Path | str, error: Exception, copy: Copy | None
+) -> str:
+  again = f"it is copied again from {copy.address}" if copy else ""
   return (
     f"{directory} must be a whole data set, got one that cannot be read "
-    f"({error}); delete this folder and prepare it again"
-  )
-
-
-def _how_to_prepare(
-  data_config: ml_collections.ConfigDict, directory: pathlib.Path
-) -> str:
-  command = ["python", "-m", "deeplab_jax.prepare", data_config.name]
-  for flag in ("manual_dir", "data_dir"):
-    if data_config[flag]:
-      command += [f"--{flag}", data_config[flag]]
-  return (
-    f"data.name {data_config.name}: no prepared data set at {directory}; run\n"
-    f"  {shlex.join(command)}"
+    f"({error}); delete this folder and {again or 'prepare it again'}"
   )

@@ -137,14 +137,17 @@ def examine(
 class _Data:
   """The data set: its examples, and the same as training opens it.
 
-  A user's folder is walked here; it is opened, and so built, only when asked
-  for, after its files have been found sound.
+  A user's folder is walked here, unless it is published and named; it is
+  opened, and so built, only when asked for, after its files have been found
+  sound.
   """
 
   def __init__(self, data_config: ConfigDict, multilabel: bool = False):
     self._config, self._multilabel = data_config, multilabel
-    is_folder = data_config.name == "folder"
-    self._files = build.user_files(data_config.path) if is_folder else None
+    has_files = data_config.name == "folder" and not build.is_published_name(
+      data_config.data_dir, data_config.path
+    )
+    self._files = build.user_files(data_config.path) if has_files else None
 
   @functools.cached_property
   def dataset(self) -> Dataset:

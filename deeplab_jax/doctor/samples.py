@@ -297,8 +297,11 @@ class RecordSamples:
     sample = Sample(record["name"], record["name"], record["name"])
     sample.remarks += checks.remarks(record["name"], record["image"])
     example = source[index]
-    sample.image, sample.mask = example["image"], example["label"]
-    sample.label = _ignoring(sample.mask, self.info)
+    image, label = example["image"], example["label"]
+    sample.image = visualize.to_8_bits(image, self.info.value_range)
+    if not self.info.multilabel:
+      sample.mask = label
+    sample.label = _ignoring(label, self.info)
     return sample
 
 

@@ -92,6 +92,10 @@ class Address:
       for count in range(len(self.parts) - 1, 0, -1)
     ]
 
+  def joinpath(self, *below: str) -> "Address":
+    """What is below it by these names."""
+    return Address("/".join([str(self), *below]))
+
   def with_name(self, name: str) -> "Address":
     """The same folder's `name`."""
     return self.parent / name
@@ -105,13 +109,14 @@ class Address:
     """What serves it."""
     return store.bucket(self._scheme, self._name)
 
-  def read_bytes(self) -> bytes:
-    """The content of the object.
+  def read_bytes(self, begin: int = 0, end: int | None = None) -> bytes:
+    """The content of the object, or its bytes from `begin` to before `end`.
 
     Raises:
       FileNotFoundError: there is none.
+      EOFError: it has fewer bytes.
     """
-    content = self.bucket.read(self._key) if self._key else None
+    content = self.bucket.read(self._key, begin, end) if self._key else None
     if content is None:
       raise FileNotFoundError(2, "No such object", str(self))
     return content

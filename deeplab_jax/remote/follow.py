@@ -13,6 +13,7 @@ _SHARE = 20  # a copy may take this fraction of the time between copies
 class Follower:
   """Copies the files of a folder to an address whenever they have changed.
 
+  Empty ones, of which nothing would be told, are left out.
   An object cannot be added to, so that each copy is of a whole file: a reader
   finds whole ones. Copies are made in a thread, every 5 s, and less often the
   longer they take. `flush` makes what is there by now safe at once.
@@ -48,7 +49,7 @@ class Follower:
       for path in sorted(p for p in self._folder.rglob("*") if p.is_file()):
         facts = path.stat()
         found = facts.st_size, facts.st_mtime_ns
-        if self._copied.get(path) != found:
+        if found[0] and self._copied.get(path) != found:
           name = path.relative_to(self._folder).as_posix()
           (self._target / name).write_bytes(path.read_bytes())
           self._copied[path] = found

@@ -68,10 +68,28 @@ class Bucket:
       with contextlib.suppress(Exception):
         self._store.read("deeplab_jax").result(timeout=_AT_FIRST)
 
-  def read(self, key: str) -> bytes | None:
-    """The content of an object, None if there is none."""
+  def read(
+    self, key: str, begin: int = 0, end: int | None = None
+  ) -> bytes | None:
+    """The content of an object, None if there is none.
+
+    Args:
+      key: its name.
+      begin: first byte read.
+      end: byte before which reading ends; None is the object's end.
+
+    Raises:
+      EOFError: it has fewer bytes than asked for.
+    """
+    # The whole is asked for without a range, which some servers do not know.
+    part = {"byte_range": slice(begin, end)} if begin or end else {}
     with self._explaining(key):
-      found = self._store.read(key).result(timeout=_PATIENCE)
+      try:
+        found = self._store.read(key, **part).result(timeout=_PATIENCE)
+      except ValueError as error:
+        if part and re.search("OUT_OF_RANGE|Content-Range", str(error)):
+          raise EOFError(f"{self.address}/{key} ends before {end}") from error
+        raise
       return None if found.state == "missing" else found.value
 
   def write(self, key: str, content: bytes, new: bool = False) -> bool:
