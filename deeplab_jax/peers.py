@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -28,7 +28,11 @@ the others some seconds later."""
 _KEY = "deeplab_jax/alive"
 _EVERY = 2.0  # seconds
 _GRACE = 5.0  # seconds for a process to tell of the same fault by itself
-_METHODS = ("key_value_set", "key_value_dir_get")
+_NEVER = "deeplab_jax/never"  # a key that nobody sets
+_PATIENCE = 20_000  # milliseconds to wait for it
+_METHODS = (
+  *("blocking_key_value_get", "key_value_set", "key_value_dir_get"),
+)
 _FAILED, _DONE = "failed", "done"
 _REMEDY = (
   "this process ends with it; the same command, in all processes, continues "
@@ -69,7 +73,7 @@ class _Watch:
     self._seen: dict[int, tuple[str, float]] = {}
     self._names: dict[int, str] = {}  # of the others, as they signed
     self._heard = time.monotonic()  # of the service, which process 0 keeps
-    for work in (self._run, self._listen):
+    for work in (self._run, self._listen, self._hold):
       threading.Thread(target=work, daemon=True).start()
 
   def _sign(self, text: str) -> None:
@@ -102,6 +106,18 @@ class _Watch:
       before = now
       if now - self._heard > SILENCE:
         self._lost(0, f"was not heard of for {now - self._heard:.0f} s")
+
+  def _hold(self) -> None:
+    """Ends this process as soon as the service is gone.
+
+    jax does so, too, in its own words: who waits for an answer is quicker.
+    """
+    while not self._ended.is_set():
+      try:
+        self._client.blocking_key_value_get(_NEVER, _PATIENCE)
+      except Exception as error:
+        if "DEADLINE_EXCEEDED" not in str(error) and not self._ended.is_set():
+          self._lost(0, "is gone")
 
   def _look(self, signs: dict[str, str], now: float) -> None:
     for index in range(jax.process_count()):
@@ -142,11 +158,11 @@ class _Watch:
       text = "".join(traceback.format_exception(error))
     self._end(text)
 
-  def _end(self, text: str) -> None:
+  def _end(self, text: str) -> NoReturn:
     self._ending.acquire()  # for good: the process ends once
     sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)
-    os._exit(1)
+    runtime.leave(1)
 
   def done(self) -> None:
     """Says that this process has ended as it should."""

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -197,15 +197,13 @@ class StopRequest:
 
   def _end(self, number: int) -> None:
     self._ending.acquire()
-    for child in multiprocessing.active_children():
-      child.terminate()
     if self._first:
       before = "before the first step; nothing was to be saved"
       print(f"stopped {before if self._saves else 'before the end'}")
       sys.stdout.flush()
     if self._first and not self._alone:
       time.sleep(_OTHERS_FIRST)
-    os._exit(0 if self._saves else 128 + number)
+    leave(0 if self._saves else 128 + number)
 
   def training_began(self) -> None:
     """From now on a signal makes the run save before it ends."""
@@ -236,6 +234,16 @@ class StopRequest:
     for number, before in self._before.items():
       signal.signal(number, before)
     self._give_back()
+
+
+def leave(status: int) -> NoReturn:
+  """Ends this process at once, and those it started, such as readers of data.
+
+  They would live on without it, and hold what it prints to open.
+  """
+  for child in multiprocessing.active_children():
+    child.terminate()
+  os._exit(status)
 
 
 def _tell_the_others() -> None:

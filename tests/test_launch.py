@@ -488,7 +488,8 @@ def test_two_local_processes_train_the_quickstart_as_one_does(
 _PROCESS = """\
 #!/usr/bin/env bash
 [[ $1 == -c ]] && echo 1 && exit
-echo $$ > "$NOTES/$JAX_PROCESS_ID"
+echo $$ > "$NOTES/new$JAX_PROCESS_ID"
+mv "$NOTES/new$JAX_PROCESS_ID" "$NOTES/$JAX_PROCESS_ID"
 echo >> "$NOTES/started$JAX_PROCESS_ID"
 trap 'touch "$NOTES/saved$JAX_PROCESS_ID"; exit 0' TERM
 [[ $JAX_PROCESS_ID == "${DEAF-}" ]] && trap '' TERM

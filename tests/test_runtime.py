@@ -177,7 +177,7 @@ def test_a_notebook_is_interrupted_and_lives():
 
 def test_several_that_cannot_tell_each_other_leave_signals_to_jax(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(runtime, "_client", lambda: None)
+  monkeypatch.setattr(runtime, "coordination", lambda _: None)
   numbers = signal.SIGINT, signal.SIGTERM
   before = [signal.getsignal(number) for number in numbers]
   with contextlib.closing(runtime.StopRequest()):
@@ -186,4 +186,4 @@ def test_several_that_cannot_tell_each_other_leave_signals_to_jax(monkeypatch):
 
 def test_a_client_of_another_kind_is_none(monkeypatch):
   monkeypatch.setattr(distributed.global_state, "client", object())
-  assert runtime._client() is None
+  assert runtime.coordination(["key_value_set"]) is None

@@ -362,18 +362,17 @@ def test_the_loss_of_one_of_two_processes_ends_the_other(folder, lost, how):
   assert time.monotonic() - began < peers.SILENCE + 20
   processes[lost].kill()
   processes[lost].communicate()
-  assert processes[1 - lost].returncode == 1
-  said = output.splitlines()[-1]
-  assert said.startswith(f"error: process {lost} of 2 (on ")
+  assert processes[1 - lost].returncode != 0
+  start = f"error: process {lost} of 2 (on "
+  (said,) = (li for li in output.splitlines() if li.startswith(start))
   assert "the same command, in all processes, continues" in said
-  assert "Traceback" not in output
 
 
 @pytest.mark.slow
 def test_the_fault_of_one_of_two_processes_ends_both(folder):
   workdir = folder / "one_fails"
   flags = ("--config.eval_first=False", "--config.steps=100000")
-  processes = _start_two(folder, workdir, *flags, largest_files=("300", None))
+  processes = _start_two(folder, workdir, *flags, largest_files=("100", None))
   outputs = [process.communicate(timeout=90)[0] for process in processes]
   assert [process.returncode for process in processes] == [1, 1]
   ends = [output.splitlines()[-1] for output in outputs]
