@@ -16,6 +16,7 @@ from deeplab_jax.checkpoints import items
 from deeplab_jax.data import build, classification
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.models import preprocess
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.train.initialize import initialize_from
 from deeplab_jax.train.state import create_state
 
@@ -87,7 +88,7 @@ def test_a_classifier_gives_its_backbone_to_a_segmenter(runs):
   settings.model.update(backbone="tiny", width_multiplier=1.0)
   model = config.make_model(settings, num_classes=21)
   rule = optimizer.make_optimizer(settings)
-  shapes = jax.eval_shape(lambda: create_state(model, rule, (33, 33), 0))
+  shapes = shapes_of(lambda: create_state(model, rule, (33, 33), 0))
   fresh = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), shapes)
   found, report = initialize_from(fresh, runs / "imagenet", "backbone")
   source = items.restore(runs / "imagenet/checkpoints/3/variables")

@@ -24,6 +24,7 @@ from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.folding import fold
 from deeplab_jax.models.ops.convolution import conv
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import plan_text
 from deeplab_jax.plan.machines import Machine
@@ -75,7 +76,7 @@ def _training():
   create = functools.partial(
     create_state, model, optimizer, config.data.crop_size, config.seed
   )
-  state = jax.eval_shape(create)
+  state = shapes_of(create)
   mesh = Mesh(np.asarray(jax.devices()[:1]), (BATCH_AXIS,))
   task = find_task(config)
   step = make_train_step(model, task.make_loss(config), optimizer, config, mesh)

@@ -19,6 +19,7 @@ from deeplab_jax.models import (
   efficient,
 )
 from deeplab_jax.models.backbones import build_backbone
+from deeplab_jax.models.trace import shapes_of
 from tests import torch_encoders, torch_networks
 from tests.random_variables import random_variables
 
@@ -183,7 +184,7 @@ def test_rest_of_a_side_counts_unless_patches_are_whole(shallow):
     module = build_backbone(
       "convnext_atto", output_stride=32, whole_patches=whole
     )
-    (x, low), _ = jax.eval_shape(
+    (x, low), _ = shapes_of(
       functools.partial(module.init_with_output, use_batch_stats=False),
       jax.random.key(0),
       jnp.zeros((1, 65, 97, 3)),
@@ -291,9 +292,7 @@ def test_parameters_are_as_many_as_published():
   published = {"convnext_atto": 3.70, "convnext_tiny": 28.59}
   for name, millions in published.items():
     model = Classifier(1000, name)
-    tree = jax.eval_shape(
-      model.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3))
-    )
+    tree = shapes_of(model.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     count = sum(leaf.size for leaf in jax.tree.leaves(tree))
     assert round(count / 1e6, 2) == millions
   assert set(convnext.VARIANTS) <= set(BACKBONES)

@@ -25,6 +25,7 @@ from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import BACKBONES, DeepLab, preprocess, vit
 from deeplab_jax.models.arguments import HEADS, LITE_HEADS
 from deeplab_jax.models.ops.resize import resize_bilinear
+from deeplab_jax.models.trace import shapes_of
 from tests import heads_of_others
 from tests.every_backbone import EVERY_BACKBONE, ONE_OF_EACH
 from tests.random_variables import abstract_variables, random_variables
@@ -276,7 +277,7 @@ def test_every_network_answers_as_defined(folder, dataset, backbone, variant):
 def test_every_backbone_can_be_kept_to_a_crop(backbone):
   model = _network(backbone=backbone)
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  variables = shapes_of(model.init, jax.random.key(0), images)
   reason = crops.why_not_confinable(model, variables)
   if backbone in ("mobilenet_v2_padded_torch", "mobilenet_v2_valid_torch"):
     assert reason  # the borders are no zeros
