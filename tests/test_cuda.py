@@ -23,6 +23,7 @@ from deeplab_jax import plan
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.folding import fold
+from deeplab_jax.models import mobilenet
 from deeplab_jax.models.ops.convolution import conv
 from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.optimizer import make_optimizer
@@ -65,7 +66,12 @@ def _config(backbone="mobilenet_v2"):
   return config
 
 
-def _training():
+def _training(monkeypatch):
+  """A step of six of MobileNetV2's blocks."""
+  layers = ((32, 2), (16, 1), (24, 2), (32, 2), (64, 2), (160, 2), (320, 1))
+  monkeypatch.setattr(mobilenet, "_LAYERS", layers)
+  for name in ("_LOW_LEVEL", "_STAGE_ENDS"):
+    monkeypatch.setattr(mobilenet, name, {})
   config = _config()
   config.model.update(
     width_multiplier=0.25, output_stride=32, atrous_rates=(), decoder=()
@@ -110,8 +116,10 @@ def test_inference_shifts_without_the_remedies_for_the_cpu():
   assert not _groups(text)
 
 
-def test_training_convolves_by_groups_without_the_remedies_for_the_cpu():
-  program = _training()
+def test_training_convolves_by_groups_without_the_remedies_for_the_cpu(
+  monkeypatch,
+):
+  program = _training(monkeypatch)
   on_cpu = _lowered(*program, platform="cpu")
   assert _REDUCED_TOGETHER.search(on_cpu)
   assert not _groups(on_cpu)
