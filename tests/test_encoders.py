@@ -142,10 +142,11 @@ def test_others_compute_the_features_of_torch(
   forward = jax.jit(lambda v, x: module.apply(v, x, False))
   images = _images(64, 45)  # even sizes tell padding rules apart
   network = torch_encoders.Encoder(module.norm.epsilon)
-  x = images.transpose(0, 3, 1, 2)
-  wanted = torch_encoders.efficient(
-    network, x, 16, stages, output_stride, *settings
-  )
+  wanted = jax.jit(
+    lambda x: torch_encoders.efficient(
+      network, x, 16, stages, output_stride, *settings
+    )
+  )(images.transpose(0, 3, 1, 2))
   model = DeepLab(3, name, atrous_rates=(), decoder=())
   variables = from_torch(network.state, model, parts="backbone")
   variables = {n: tree["backbone"] for n, tree in variables.items()}
@@ -161,12 +162,13 @@ def test_convnext_computes_the_features_of_torch(shallow, output_stride):
   model = DeepLab(3, "convnext_atto", atrous_rates=(), decoder=())
   variables = from_torch(_state(), model, parts="backbone")
   variables = {"params": variables["params"]["backbone"]}
+  reference = jax.jit(
+    lambda x: torch_encoders.convnext(network, x, *_SMALL, output_stride)
+  )
   # Of a side that patches do not divide, torch leaves the rest out.
   for size, whole in (((64, 96), False), ((71, 45), True)):
     images = _images(*size)
-    wanted = torch_encoders.convnext(
-      network, images.transpose(0, 3, 1, 2), *_SMALL, output_stride
-    )
+    wanted = reference(images.transpose(0, 3, 1, 2))
     module = build_backbone(
       "convnext_atto", output_stride=output_stride, whole_patches=whole
     )
