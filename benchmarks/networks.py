@@ -18,6 +18,7 @@ from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.losses import Loss, cross_entropy
 from deeplab_jax.models import DeepLab, preprocess
 from deeplab_jax.models.backbones import find_backbone
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.train.state import TrainState
 from deeplab_jax.train.step import make_train_step
@@ -40,7 +41,7 @@ def make_config(case: Case) -> ConfigDict:
 def random_variables(model: DeepLab) -> Any:
   """Variables as NumPy arrays, drawn so that activations stay moderate."""
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  shapes = shapes_of(model.init, jax.random.key(0), images)
   generator = np.random.default_rng(0)
 
   def draw(path, leaf):

@@ -1,5 +1,7 @@
 """Small scenes that are sound in every respect, for the doctor's tests."""
 
+import functools
+import io
 import pathlib
 
 import cv2
@@ -44,11 +46,13 @@ def write(
   for folder in ("images", "masks"):
     (root / folder).mkdir(parents=True, exist_ok=True)
   for seed in range(count):
-    image, mask = draw(seed, **options)
-    save(root / f"images/s{seed:02d}.{suffix}", image)
-    save(
-      root / f"masks/s{seed:02d}.png", mask if values is None else values[mask]
-    )
+    image, mask = _files(seed, suffix, **options)
+    (root / f"images/s{seed:02d}.{suffix}").write_bytes(image)
+    path = root / f"masks/s{seed:02d}.png"
+    if values is None:
+      path.write_bytes(mask)
+    else:
+      save(path, values[draw(seed, **options)[1]])
   names = [f"s{seed:02d}" for seed in range(count)]
   for split, listed in (
     ("train", names[count // 3 :]),
@@ -56,6 +60,18 @@ def write(
   ):
     (root / f"{split}.txt").write_text("\n".join(listed) + "\n")
   return root
+
+
+@functools.cache  # many tests begin with the same scenes
+def _files(seed: int, suffix: str, **options) -> tuple[bytes, bytes]:
+  """What the files of a scene's image and mask hold."""
+  contents = []
+  for array, ending in zip(draw(seed, **options), (suffix, "png")):
+    content = io.BytesIO()
+    kind = PIL.Image.registered_extensions()[f".{ending}"]
+    PIL.Image.fromarray(array).save(content, kind)
+    contents.append(content.getvalue())
+  return tuple(contents)
 
 
 def save(path: pathlib.Path, array: np.ndarray, **options) -> None:

@@ -19,6 +19,7 @@ _LIKE_OTHERS = {
 } - _SMALLEST
 _LIKE_OTHERS |= {"resnet_101", "resnet_101_beta", "resnet_101_torch"}
 _LIKE_OTHERS |= {"xception_41", "xception_71", "mobilenet_v3_large_torch"}
+_LIKE_OTHERS |= {"mobilenet_v2_1280_torch", "mobilenet_v3_large_seg"}
 
 EVERY_BACKBONE = [
   pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deeplab_jax.models.trace import shapes_of
+
 _SPREAD = {"scale": (1, 0.1), "bias": (0, 0.1), "mean": (0, 0.1)}
 
 
@@ -50,7 +52,7 @@ def abstract_variables(module, shape: tuple[int, ...], *arguments) -> dict:
   Tracing a network takes a second or two: here once for all tests of a process.
   """
   images = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return jax.eval_shape(
+  return shapes_of(
     lambda key, images: module.init(key, images, *arguments),
     jax.random.key(0),
     images,

@@ -5,6 +5,7 @@ import json
 import sys
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
@@ -297,7 +298,7 @@ def _definition(model, variables, image):
   crop = [-(-(side - 1) // stride) * stride + 1 for side in image.shape[:2]]
   padded = np.zeros((1, *crop, model.channels), np.float32)
   padded[0, : image.shape[0], : image.shape[1]] = inputs
-  logits = model.apply(variables, jnp.asarray(padded), train=False)
+  logits = jax.jit(model.apply)(variables, padded)
   resized = deeplab_jax.resize_bilinear(logits, crop)
   return np.asarray(resized)[0, : image.shape[0], : image.shape[1]]
 

@@ -26,6 +26,7 @@ from deeplab_jax import (
 from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints import wholeness
 from deeplab_jax.doctor import config_checks
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.train.checkpoints import Checkpoints
 from deeplab_jax.train.initialize import initialize_from
 from deeplab_jax.train.state import TrainState, abstract, create_state
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("tiny_backbone")
 def _state(seed=0, model=None) -> TrainState:
   """Random leaves in a state's shapes: compiling a model's init takes 8 s."""
   rule = optimizer.make_optimizer(config_lib.base_config())
-  shapes = jax.eval_shape(
+  shapes = shapes_of(
     lambda: create_state(model or tiny_model(), rule, (33, 33), seed)
   )
   rng = np.random.default_rng(seed)

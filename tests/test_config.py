@@ -33,6 +33,7 @@ from deeplab_jax.models import (
   vit,
 )
 from deeplab_jax.models.arguments import IMAGE_ARGUMENTS
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
 
@@ -88,7 +89,7 @@ def test_every_config_traces_a_step_with_runlocal(path, arg):
   rule = optimizer.make_optimizer(config)
   crop = tuple(config.data.crop_size)
   averaged = config.ema_decay > 0
-  start = jax.eval_shape(lambda: create_state(model, rule, crop, 0, averaged))
+  start = shapes_of(lambda: create_state(model, rule, crop, 0, averaged))
   assert (start.average is None) != (arg == "modern")
   task, mesh = tasks.find_task(config), sharding.make_mesh()
   loss, batch = task.make_loss(config), task.abstract_batch(config)
@@ -122,9 +123,7 @@ def test_cityscapes_has_the_rows_of_table_7(backbone, pooling):
   assert tuple(config.data.crop_size) == (769, 769)
   crop = jax.ShapeDtypeStruct((1, 769, 769, 3), np.float32)
   model = config_lib.make_model(config, num_classes=19)
-  logits, variables = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), crop
-  )
+  logits, variables = shapes_of(model.init_with_output, jax.random.key(0), crop)
   params = variables["params"]
   assert ("image_pooling" in params["aspp"]) == (pooling == "true")
   # The entry flow of Xception-71 has two blocks more (figure 4 of the paper).

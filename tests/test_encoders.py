@@ -19,6 +19,7 @@ from deeplab_jax.models import (
   efficient,
 )
 from deeplab_jax.models.backbones import build_backbone
+from deeplab_jax.models.trace import shapes_of
 from tests import torch_encoders, torch_networks
 from tests.random_variables import random_variables
 
@@ -141,10 +142,11 @@ def test_others_compute_the_features_of_torch(
   forward = jax.jit(lambda v, x: module.apply(v, x, False))
   images = _images(64, 45)  # even sizes tell padding rules apart
   network = torch_encoders.Encoder(module.norm.epsilon)
-  x = images.transpose(0, 3, 1, 2)
-  wanted = torch_encoders.efficient(
-    network, x, 16, stages, output_stride, *settings
-  )
+  wanted = jax.jit(
+    lambda x: torch_encoders.efficient(
+      network, x, 16, stages, output_stride, *settings
+    )
+  )(images.transpose(0, 3, 1, 2))
   model = DeepLab(3, name, atrous_rates=(), decoder=())
   variables = from_torch(network.state, model, parts="backbone")
   variables = {n: tree["backbone"] for n, tree in variables.items()}
@@ -160,12 +162,13 @@ def test_convnext_computes_the_features_of_torch(shallow, output_stride):
   model = DeepLab(3, "convnext_atto", atrous_rates=(), decoder=())
   variables = from_torch(_state(), model, parts="backbone")
   variables = {"params": variables["params"]["backbone"]}
+  reference = jax.jit(
+    lambda x: torch_encoders.convnext(network, x, *_SMALL, output_stride)
+  )
   # Of a side that patches do not divide, torch leaves the rest out.
   for size, whole in (((64, 96), False), ((71, 45), True)):
     images = _images(*size)
-    wanted = torch_encoders.convnext(
-      network, images.transpose(0, 3, 1, 2), *_SMALL, output_stride
-    )
+    wanted = reference(images.transpose(0, 3, 1, 2))
     module = build_backbone(
       "convnext_atto", output_stride=output_stride, whole_patches=whole
     )
@@ -183,7 +186,7 @@ def test_rest_of_a_side_counts_unless_patches_are_whole(shallow):
     module = build_backbone(
       "convnext_atto", output_stride=32, whole_patches=whole
     )
-    (x, low), _ = jax.eval_shape(
+    (x, low), _ = shapes_of(
       functools.partial(module.init_with_output, use_batch_stats=False),
       jax.random.key(0),
       jnp.zeros((1, 65, 97, 3)),
@@ -291,9 +294,7 @@ def test_parameters_are_as_many_as_published():
   published = {"convnext_atto": 3.70, "convnext_tiny": 28.59}
   for name, millions in published.items():
     model = Classifier(1000, name)
-    tree = jax.eval_shape(
-      model.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3))
-    )
+    tree = shapes_of(model.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     count = sum(leaf.size for leaf in jax.tree.leaves(tree))
     assert round(count / 1e6, 2) == millions
   assert set(convnext.VARIANTS) <= set(BACKBONES)

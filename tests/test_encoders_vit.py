@@ -15,6 +15,7 @@ from deeplab_jax.import_weights.pytorch import to_official, usual_arguments
 from deeplab_jax.models import DeepLab, positions, vit
 from deeplab_jax.models.backbones import build_backbone
 from deeplab_jax.models.ops.resize import resize_bilinear
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.models.units import backbone_units
 from deeplab_jax.summary import multiply_adds
 from tests import exported, torch_encoders
@@ -145,7 +146,7 @@ def test_whole_patches_leave_the_rest_out():
   shapes = {}
   for whole in (False, True):
     module = build_backbone(_V2, output_stride=8, whole_patches=whole)
-    (x, low), _ = jax.eval_shape(
+    (x, low), _ = shapes_of(
       functools.partial(module.init_with_output, use_batch_stats=False),
       jax.random.key(0),
       jnp.zeros((1, 30, 15, 3)),

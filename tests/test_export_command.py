@@ -35,7 +35,10 @@ def _run(*arguments) -> int:
   return main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("format", ["onnx", "stablehlo"])
+# That of a StableHLO file is in test_multilabel.py, too.
+@pytest.mark.parametrize(
+  "format", ["onnx", pytest.param("stablehlo", marks=pytest.mark.slow)]
+)
 def test_a_file_and_its_certificate(
   folder, tmp_path, capsys, monkeypatch, format
 ):

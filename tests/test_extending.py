@@ -64,8 +64,7 @@ def copies(tmp_path_factory) -> dict[str, pathlib.Path]:
   for change, title in _TITLES.items():
     roots[change] = root = tmp_path_factory.mktemp(change)
     for folder in ("deeplab_jax", "configs", "tests"):
-      skipped = shutil.ignore_patterns("__pycache__")
-      shutil.copytree(_ROOT / folder, root / folder, ignore=skipped)
+      shutil.copytree(_ROOT / folder, root / folder)  # and what Python compiled
     shutil.copy(_ROOT / "pyproject.toml", root)
     touched = _apply(_section(title), root)
     assert 1 <= len(touched) <= 3, touched

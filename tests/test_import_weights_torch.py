@@ -10,6 +10,7 @@ import pytest
 
 from deeplab_jax.import_weights import from_torch, read
 from deeplab_jax.import_weights.__main__ import main
+from deeplab_jax.import_weights.fit import _leaves
 from deeplab_jax.models import Classifier, DeepLab, preprocess
 from deeplab_jax.models.backbones import build_backbone
 from tests import torch_networks
@@ -48,16 +49,45 @@ def torch_state(name):
   return network.state
 
 
+# Of few units of every kind: see the fixture `shallow_backbones`.
+_SHALLOW = NETWORKS | {
+  "torchvision resnet50": (
+    "resnet_50_torch",
+    functools.partial(torch_networks.resnet, units=(2, 2, 2, 3)),
+  ),
+  "timm xception41": (
+    "xception_41",
+    functools.partial(torch_networks.timm_xception, middle_units=2),
+  ),
+}
+
+
+@pytest.fixture
+def shallow(shallow_backbones):
+  """Shapes are known by a backbone's name."""
+  _leaves.cache_clear()
+  yield
+  _leaves.cache_clear()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_backbone_computes_the_features_of_torch(name):
-  backbone, compute = NETWORKS[name]
+def test_backbone_computes_the_features_of_torch(shallow, name):
+  backbone, compute = _SHALLOW[name]
   network = _network(backbone)
+
+  def forward(state, images):
+    network.state = state
+    return compute(network, images)[0]
+
   # Even sizes tell padding rules apart.
   shape = (1, 64, 48, 3)
   images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-  wanted, _ = compute(network, images.transpose(0, 3, 1, 2))
+  channels_first = images.transpose(0, 3, 1, 2)
+  jax.eval_shape(functools.partial(compute, network), channels_first)
+  state = network.state
+  wanted = jax.jit(forward)(state, channels_first)
   model = DeepLab(3, backbone, 32, atrous_rates=(), decoder=())
-  variables = from_torch(network.state, model, parts="backbone")
+  variables = from_torch(state, model, parts="backbone")
   variables = {name: tree["backbone"] for name, tree in variables.items()}
   features, _ = _forward(backbone)(variables, images)
   wanted = np.transpose(wanted, (0, 2, 3, 1))

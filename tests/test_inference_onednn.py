@@ -121,11 +121,12 @@ import jax, jax.numpy as jnp
 from deeplab_jax.inference.folding import fold, layers_in_onednn
 from deeplab_jax.inference import onednn
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.trace import shapes_of
 for stride in (8, 16, 32):
   for backbone in {backbones}:
     model = DeepLab(5, backbone, output_stride=stride)
     images = jax.ShapeDtypeStruct((1, {side}, {side}, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = shapes_of(model.init, jax.random.key(0), images)
     variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
     variables = fold(model, variables)
     with layers_in_onednn():

@@ -3,6 +3,8 @@
 Where segmentation_models_pytorch has the loss, against that, too.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,9 +142,16 @@ _DEFINITIONS = {
 
 def _found(name, logits, labels, **settings):
   """Value and gradient by the logits."""
-  weights = settings.pop("weights", ())
-  sums = losses.make(name.strip(), weights, settings).sums
-  return jax.value_and_grad(lambda x: losses.mean(*sums(x, labels)))(logits)
+  return _compiled(name.strip(), tuple(settings.items()))(logits, labels)
+
+
+@functools.cache
+def _compiled(name, settings):
+  settings = dict(settings)
+  sums = losses.make(name, settings.pop("weights", ()), settings).sums
+  return jax.jit(
+    jax.value_and_grad(lambda x, labels: losses.mean(*sums(x, labels)))
+  )
 
 
 def _slopes(function, x: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from deeplab_jax.models import (
   padding_value,
   preprocess,
 )
+from deeplab_jax.models.trace import shapes_of
 from tests.every_backbone import EVERY_BACKBONE
 from tests.random_variables import abstract_variables, random_variables
 
@@ -61,18 +62,20 @@ def build(arguments):
   return DeepLab(**{"num_classes": 21} | arguments)
 
 
-def shapes_of(model, size=(65, 65)):
-  tree = abstract_variables(model, (1, *size, 3))
-  return jax.tree.map(lambda leaf: leaf.shape, tree)
+def variables_of(model, size=(65, 65)):
+  return abstract_variables(model, (1, *size, 3))
 
 
 @pytest.mark.parametrize("backbone", EVERY_BACKBONE)
 @pytest.mark.usefixtures("shallow_backbones")
-def test_output_stride_rates_and_dtype_change_no_parameter(backbone):
-  base = shapes_of(DeepLab(21, backbone))
+def test_shapes_are_those_of_draws_whatever_stride_rates_and_dtype(backbone):
+  init = DeepLab(21, backbone).init_with_output
+  arguments = jax.random.key(0), jax.ShapeDtypeStruct((1, 65, 65, 3), "f4")
+  logits, base = jax.eval_shape(init, *arguments)
+  assert (logits, base) == shapes_of(init, *arguments)
   for stride in (8, 32):
     model = DeepLab(21, backbone, stride, dtype=jnp.bfloat16)
-    assert shapes_of(model, (64, 96)) == base
+    assert variables_of(model, (64, 96)) == base
 
 
 @pytest.mark.parametrize("size", [(65, 65), (64, 96), (33, 70), (1, 1)])
@@ -87,7 +90,7 @@ def test_logits_have_the_size_of_their_stride(
   model = DeepLab(5, "tiny", **arguments)
   assert model.logits_stride == stride
   images = jnp.zeros((2, *size, 3))
-  logits, variables = jax.eval_shape(
+  logits, variables = shapes_of(
     model.init_with_output, jax.random.key(0), images
   )
   assert logits.shape == (2, *(-(-n // stride) for n in size), 5)
@@ -247,9 +250,8 @@ def test_preprocess_is_the_published_one(backbone, black, white):
 )
 def test_classifier_counts_and_shapes(backbone, values):
   model, images = Classifier(1001, backbone), jnp.zeros((2, 224, 224, 3))
-  tree = jax.eval_shape(lambda key: model.init(key, images), jax.random.key(0))
+  tree = shapes_of(model.init, jax.random.key(0), images)
   assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == values
   assert jax.eval_shape(model.apply, tree, images).shape == (2, 1001)
-  segmenter = shapes_of(DeepLab(21, backbone))["params"]["backbone"]
-  ours = jax.tree.map(lambda leaf: leaf.shape, tree["params"]["backbone"])
-  assert ours == segmenter
+  segmenter = variables_of(DeepLab(21, backbone))["params"]["backbone"]
+  assert tree["params"]["backbone"] == segmenter

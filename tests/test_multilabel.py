@@ -63,7 +63,7 @@ def _definition(checkpoint, image):
   size = tuple(-(-(side - 1) // 32) * 32 + 1 for side in (height, width))
   padded = np.zeros((1, *size, 3), np.float32)
   padded[0, :height, :width] = preprocess(image, model.backbone)
-  logits = resize_bilinear(model.apply(variables, padded), size)
+  logits = resize_bilinear(jax.jit(model.apply)(variables, padded), size)
   probabilities = jax.nn.sigmoid(logits)[0, :height, :width]
   return np.asarray(probabilities), np.float32(facts["thresholds"])
 

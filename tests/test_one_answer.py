@@ -25,13 +25,14 @@ from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import BACKBONES, DeepLab, preprocess, vit
 from deeplab_jax.models.arguments import HEADS, LITE_HEADS
 from deeplab_jax.models.ops.resize import resize_bilinear
+from deeplab_jax.models.trace import shapes_of
 from tests import heads_of_others
 from tests.every_backbone import EVERY_BACKBONE, ONE_OF_EACH
 from tests.random_variables import abstract_variables, random_variables
 from tests.tiny_segmenter import COLORS, NAMES, random_image
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
-SIZES = ((40, 90), (65, 33), (97, 70))
+SIZES = ((40, 90), (65, 33))  # with padding to a crop, and without
 _CUSTOM = {
   heads_of_others.StripPooling: False,
   heads_of_others.FlaxLayers: False,
@@ -42,6 +43,8 @@ _CUSTOM = {
   heads_of_others.PreActivation: True,
   heads_of_others.SpatialActivation: False,
 }
+# Kept to a crop, and compiled for every crop: the others do as the latter.
+_QUICK_CUSTOM = {heads_of_others.PreActivation, heads_of_others.RateBySize}
 
 
 def _network(**arguments) -> DeepLab:
@@ -207,13 +210,27 @@ def _assert_one_answer(
 
 
 @pytest.mark.parametrize("head", _CUSTOM, ids=lambda head: head.__name__)
+def test_heads_of_others_are_kept_to_a_crop_or_not(monkeypatch, head):
+  monkeypatch.setattr("deeplab_jax.models.deeplab.ASPP", head)
+  model = _small(decoder=())
+  images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+  variables = shapes_of(model.init, jax.random.key(0), images)
+  reason = crops.why_not_confinable(model, variables)
+  assert (reason is None) == _CUSTOM[head], reason
+
+
+@pytest.mark.parametrize(
+  "head",
+  [
+    pytest.param(head, marks=[pytest.mark.slow] * (head not in _QUICK_CUSTOM))
+    for head in _CUSTOM
+  ],
+  ids=lambda head: head.__name__,
+)
 def test_heads_of_others_answer_as_defined(monkeypatch, folder, dataset, head):
   monkeypatch.setattr("deeplab_jax.models.deeplab.ASPP", head)
   _forget_networks()
-  model = _small(decoder=())
-  _assert_one_answer(model, folder, dataset, batch_sizes=(2,))
-  reason = crops.why_not_confinable(model, _variables(model))
-  assert (reason is None) == _CUSTOM[head], reason
+  _assert_one_answer(_small(decoder=()), folder, dataset, batch_sizes=(2,))
   _forget_networks()
 
 
@@ -232,7 +249,7 @@ def test_what_a_network_does_on_large_canvases_only_is_found_late(
     model, _variables(model), class_names=NAMES, colors=COLORS
   ).compile(*SIZES)
   before = segmenter.num_compilations
-  segmenter(random_image(97, 70))
+  segmenter(random_image(*SIZES[-1]))
   assert segmenter.num_compilations == before
   _forget_networks()
 
@@ -276,7 +293,7 @@ def test_every_network_answers_as_defined(folder, dataset, backbone, variant):
 def test_every_backbone_can_be_kept_to_a_crop(backbone):
   model = _network(backbone=backbone)
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  variables = shapes_of(model.init, jax.random.key(0), images)
   reason = crops.why_not_confinable(model, variables)
   if backbone in ("mobilenet_v2_padded_torch", "mobilenet_v2_valid_torch"):
     assert reason  # the borders are no zeros

@@ -203,11 +203,11 @@ def test_parameters_equal_the_official_variables(name):
 @pytest.mark.parametrize(
   ("backbone", "values"),
   [
-    ("xception_41", 27_086_921),
-    ("xception_65", 40_103_561),
+    # Of Xception-65 and MobileNetV2 it is in test_models_deeplab.py.
+    pytest.param("xception_41", 27_086_921, marks=pytest.mark.slow),
     ("xception_71", 42_539_761),
     ("resnet_50_beta", 25_736_361),
-    ("resnet_101_beta", 44_780_713),
+    pytest.param("resnet_101_beta", 44_780_713, marks=pytest.mark.slow),
   ],
 )
 def test_classifiers_have_the_official_number_of_values(backbone, values):
@@ -223,20 +223,22 @@ def test_classifiers_have_the_official_number_of_values(backbone, values):
     (DeepLab(21, **BARE), VOC, (1.0,), False, 2.75),
     (DeepLab(21, output_stride=8, **BARE), VOC, VOC_SCALES, True, 152.59),
     (DeepLab(19, **BARE), CITYSCAPES, (1.0,), False, 21.27),
-    (
+    pytest.param(
       DeepLab(19, output_stride=8, **BARE),
       CITYSCAPES,
       CITYSCAPES_SCALES,
       True,
       433.24,
+      marks=pytest.mark.slow,
     ),
     (DeepLab(19), CITYSCAPES, (1.0,), False, 418.64),
-    (
+    pytest.param(
       DeepLab(19, output_stride=8),
       CITYSCAPES,
       CITYSCAPES_SCALES,
       True,
       8677.92,
+      marks=pytest.mark.slow,
     ),
     (
       DeepLab(19, "xception_71", head="dpc"),

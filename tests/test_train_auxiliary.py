@@ -1,5 +1,7 @@
 """A second head: it trains, labels nothing, and need not be loaded."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,7 @@ def start(tiny_backbone) -> TrainState:
   return jax.device_get(_state(_model()))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _heads(model, params, batch_stats, images):
   """Logits of the network and of the second head, in training."""
   variables = {"params": params, "batch_stats": batch_stats}
@@ -62,8 +65,9 @@ def _heads(model, params, batch_stats, images):
 
 def test_it_labels_nothing(start):
   images = jnp.ones((1, 33, 49, 3))
-  with_it = _model().apply(start.variables, images, mutable=["intermediates"])
-  without = _model("").apply(start.variables, images)
+  apply = jax.jit(_model().apply, static_argnames="mutable")
+  with_it = apply(start.variables, images, mutable=("intermediates",))
+  without = jax.jit(_model("").apply)(start.variables, images)
   assert jax.tree.leaves(with_it[1]) == []
   np.testing.assert_array_equal(with_it[0], without)
   _, other = _heads(_model(), start.params, start.batch_stats, images)

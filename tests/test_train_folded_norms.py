@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.train.folded_norms import folded_layers, with_statistics
 
 _MODEL = DeepLab(
@@ -23,7 +24,7 @@ _EPSILON = {"backbone": 1e-3, "aspp": 1e-5}
 def _folded(part: str) -> dict:
   """Random weights with batch norms of `part` as importers leave them."""
   images = jnp.zeros((1, 33, 33, 3))
-  variables = jax.eval_shape(lambda: _MODEL.init(jax.random.key(0), images))
+  variables = shapes_of(lambda: _MODEL.init(jax.random.key(0), images))
   rng = np.random.default_rng(0)
 
   def draw(path, leaf):

@@ -17,7 +17,8 @@ _CROP = (9, 7)
 def pyramid(request):
   """An ASPP on features themselves, its parameters, and its start."""
   model = _Pyramid(rates=(2, 6, 8), separable=request.param, features=4)
-  variables = model.init(jax.random.key(0), jnp.zeros((1, *_CROP, 3)))
+  images = jnp.zeros((1, *_CROP, 3))
+  variables = jax.jit(model.init)(jax.random.key(0), images)
   return model, variables
 
 
@@ -42,7 +43,7 @@ def test_exactly_the_taps_without_a_gradient_are_cleared(pyramid):
     y = model.apply({**variables, "params": params}, x)
     return (y * jnp.cos(jnp.arange(y.size).reshape(y.shape))).sum()
 
-  gradient = jax.grad(loss)(variables["params"])
+  gradient = jax.jit(jax.grad(loss))(variables["params"])
   cleared = clear_unreached_taps(model, variables["params"], _CROP)
   kernels = [_kernels(model, tree) for tree in (gradient, cleared)]
   for slope, kernel in zip(*kernels):

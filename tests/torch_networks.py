@@ -54,7 +54,7 @@ class Network:
     }
     noise = self._array(f"{name}.running_var", shape, 1, 0.1)
     self.state[f"{name}.num_batches_tracked"] = np.array(1000)
-    factor = leaf["weight"] / np.sqrt(noise + self.epsilon)
+    factor = leaf["weight"] / jnp.sqrt(noise + self.epsilon)
     offset = leaf["bias"] - leaf["running_mean"] * factor
     return x * factor[:, None, None] + offset[:, None, None]
 

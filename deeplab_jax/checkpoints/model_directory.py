@@ -25,6 +25,7 @@ from deeplab_jax.models import (
   normalisation,
   without_auxiliary,
 )
+from deeplab_jax.models.trace import shapes_of
 
 Path = remote.AnyPath | str
 Tree = Any
@@ -202,7 +203,7 @@ def load_variables(
     )
   shape = (1, 65, 65, model.channels)
   images = jax.ShapeDtypeStruct(shape, np.float32)
-  wanted = jax.eval_shape(model.init, jax.random.key(0), images)
+  wanted = shapes_of(model.init, jax.random.key(0), images)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   variables = items.restore(step / "variables", wanted, place)
   of_step = content.get("thresholds_by_step") or {}

@@ -16,6 +16,7 @@ from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.losses import JOINED, LOSSES, MULTILABEL_LOSSES, settings
 from deeplab_jax.models import INFERENCE_DTYPES, model_arguments
 from deeplab_jax.models.arguments import MOST_CHANNELS
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.optimizer import check_freezing
 from deeplab_jax.optimizer.rules import OPTIMIZERS
 from deeplab_jax.optimizer.schedules import LR_POLICIES
@@ -257,7 +258,7 @@ def _check_freezing(config: ConfigDict) -> None:
   _require("freeze", fine, wanted, repr(patterns))
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
   model = make_model(config, num_classes=2)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  shapes = shapes_of(model.init, jax.random.key(0), images)
   if fault := check_freezing(config, shapes["params"]):
     raise ValueError(fault)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from deeplab_jax.import_weights.averages import raw_name
 from deeplab_jax.import_weights.names import backbone_scope
 from deeplab_jax.models.backbones import BACKBONES, build_backbone
+from deeplab_jax.models.trace import shapes_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -111,7 +112,7 @@ def _low_levels(backbone: str, width_multiplier: float = 1.0) -> dict[int, str]:
     backbone, output_stride=16, width_multiplier=width_multiplier
   )
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-  (_, low_levels), _ = jax.eval_shape(
+  (_, low_levels), _ = shapes_of(
     lambda x: network.init_with_output(jax.random.key(0), x, False), images
   )
   return {

@@ -17,6 +17,7 @@ from deeplab_jax.import_weights.folded import dequantize, unfold
 from deeplab_jax.import_weights.names import backbone_scope, official_name
 from deeplab_jax.import_weights.torch_heads import UNUSED
 from deeplab_jax.models import Classifier, DeepLab
+from deeplab_jax.models.trace import shapes_of
 
 Path = tuple[str, ...]
 Parts = Literal["all", "backbone"]
@@ -162,7 +163,7 @@ def _flat_init(model) -> Callable[[jax.Array], dict[Path, jax.Array]]:
 def _leaves(model) -> dict[Path, tuple[str, tuple[int, ...]]]:
   """Our path to official name and shape."""
   classifier = isinstance(model, Classifier)
-  flat = jax.eval_shape(_flat_init(model), jax.random.key(0))
+  flat = shapes_of(_flat_init(model), jax.random.key(0))
   return {
     path: (
       official_name(path[1:], model.backbone, classifier=classifier),

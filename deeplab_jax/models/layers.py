@@ -4,9 +4,11 @@ Conventions of the official implementation (DeepLabv3+, section 4): every
 convolution but the logits is followed by batch normalisation.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
@@ -57,10 +59,25 @@ def truncated_normal(stddev: float) -> Initializer:
   return nn.initializers.truncated_normal(stddev)
 
 
+_only_shapes: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "only_shapes", default=False
+)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+  """Within it, new parameters are zeros: see `trace.shapes_of`."""
+  token = _only_shapes.set(True)
+  try:
+    yield
+  finally:
+    _only_shapes.reset(token)
+
+
 def parameter(
   module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
 ) -> jax.Array:
-  """`module.param`, quicker where the parameter is there.
+  """`module.param`, quicker where the parameter is there, or only shapes count.
 
   Flax traces the initialiser even then, to compare shapes: that is a fifth to a
   half of the time in which a network is traced.
@@ -69,6 +86,8 @@ def parameter(
     value = module.get_variable("params", name)
     if getattr(value, "shape", None) == shape:
       return value
+  elif _only_shapes.get():  # neither a key nor the draw is traced
+    return module.variable("params", name, jnp.zeros, shape).value
   return module.param(name, init, shape)
 
 

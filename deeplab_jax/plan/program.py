@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.models import Classifier, DeepLab
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.optimizer import make_optimizer
 from deeplab_jax.plan import hlo
 from deeplab_jax.plan.machines import Machine
@@ -105,7 +106,7 @@ def compile_step(
   )
   task = find_task(config)
   batch = task.abstract_batch(config, model)
-  arguments = jax.eval_shape(create), batch
+  arguments = shapes_of(create), batch
   loss = task.make_loss(config)
   step = make_train_step(model, loss, optimizer, config, mesh)
   step = step.lower(*arguments)

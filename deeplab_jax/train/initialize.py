@@ -30,6 +30,7 @@ from deeplab_jax.models import (
 )
 from deeplab_jax.models.arguments import IMAGE_ARGUMENTS, TRAINING_ARGUMENTS
 from deeplab_jax.models.auxiliary import NAME as AUXILIARY
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.tasks import Task
 from deeplab_jax.train import stem
 from deeplab_jax.train.checkpoints import Checkpoints
@@ -94,7 +95,7 @@ def _differences(stored: Network, wanted: Network, parts: str) -> list[str]:
 def _shapes(model: Network) -> dict[str, jax.ShapeDtypeStruct]:
   shape = (1, 65, 65, model.channels)
   images = jax.ShapeDtypeStruct(shape, np.float32)
-  return items.flatten(jax.eval_shape(model.init, jax.random.key(0), images))
+  return items.flatten(shapes_of(model.init, jax.random.key(0), images))
 
 
 def _other_network(

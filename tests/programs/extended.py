@@ -26,6 +26,7 @@ from deeplab_jax.models import (
   model_to_dict,
   padding_value,
 )
+from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.summary import multiply_adds
 from deeplab_jax.summary.__main__ import main as summary
 from deeplab_jax.tasks.segmentation import make_loss
@@ -107,14 +108,14 @@ def backbone() -> None:
 
 def _shapes(model):
   images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-  return jax.eval_shape(model.init, jax.random.key(0), images)
+  return shapes_of(model.init, jax.random.key(0), images)
 
 
 def _trace_step(config: ConfigDict) -> None:
   config_lib.check(config)
   task, rule = tasks.find_task(config), optimizer.make_optimizer(config)
   model, crop = config_lib.make_model(config, 5), config.data.crop_size
-  state = jax.eval_shape(lambda: create_state(model, rule, crop, 0))
+  state = shapes_of(lambda: create_state(model, rule, crop, 0))
   made, mesh = task.make_loss(config), sharding.make_mesh()
   step = make_train_step(model, made, rule, config, mesh)
   jax.eval_shape(step, state, task.abstract_batch(config))
