@@ -13,6 +13,7 @@ from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
 from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.models.layers import CONVOLUTION
+from deeplab_jax.models.ops.divided import RowDivision
 from deeplab_jax.optimizer import (
   average,
   average_decay,
@@ -57,9 +58,14 @@ def make_train_step(
   Weights that are frozen for good have no gradient, which is not computed.
   Those that will thaw have one, which the optimizer's moments follow, so that
   it knows their size by then. Batch statistics of frozen layers move as others.
+
+  On a mesh whose devices share pictures, see `sharding.make_mesh`, each of them
+  computes its rows of every map; nothing else changes.
   """
   schedule = learning_rate(config)
   loss_of = _loss_function(model, loss, config)
+  if sharding.shares_pictures(mesh):
+    loss_of = _by_rows(loss_of, mesh)
 
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -163,6 +169,18 @@ def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
     return total, (count, terms, {**batch_stats, **moved})
 
   return loss_of
+
+
+def _by_rows(loss_of: Callable, mesh: Mesh) -> Callable:
+  """`loss_of` with the rows of pictures, labels and maps divided."""
+  divide = RowDivision(mesh, sharding.HEIGHT_AXIS)
+
+  def loss_of_rows(params, batch_stats, batch, *others):
+    batch = {n: divide(x) if x.ndim > 1 else x for n, x in batch.items()}
+    with divide.of_networks():
+      return loss_of(params, batch_stats, batch, *others)
+
+  return loss_of_rows
 
 
 def _forward_pass(model: Network, config: ConfigDict) -> Callable:
