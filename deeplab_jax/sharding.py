@@ -72,11 +72,6 @@ def fitting_heights(devices: int) -> list[int]:
   return [n for n in range(1, devices + 1) if devices % n == 0]
 
 
-def shares_pictures(mesh: Mesh) -> bool:
-  """Whether the rows of pictures are divided over devices of `mesh`."""
-  return HEIGHT_AXIS in mesh.axis_names
-
-
 def batch_shares(mesh: Mesh) -> int:
   """How many parts a batch is divided into: its size is a multiple."""
   return mesh.shape[BATCH_AXIS]

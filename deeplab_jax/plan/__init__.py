@@ -91,9 +91,10 @@ class Plan:
   network: Summary
 
   @property
-  def images_per_device(self) -> int:
+  def images_per_device(self) -> int | float:
     """The share of the batch that each device has."""
-    return self.config.batch_size // len(self.machine.devices)
+    share = self.config.batch_size / len(self.machine.devices)
+    return int(share) if share.is_integer() else share
 
   @property
   def flops(self) -> int:
@@ -102,7 +103,7 @@ class Plan:
     Twice the multiply-adds, three times: for the outputs, and for the gradients
     of inputs and of kernels.
     """
-    return 3 * 2 * self.network.total * self.images_per_device
+    return int(3 * 2 * self.network.total * self.images_per_device)
 
   @property
   def least_traffic(self) -> int:
@@ -114,7 +115,7 @@ class Plan:
     written.
     """
     memory = self.program.memory
-    activations = self.network.activation_bytes * self.images_per_device
+    activations = int(self.network.activation_bytes * self.images_per_device)
     state = memory.parameters + memory.optimizer + memory.average
     return 5 * activations // 2 + 2 * state
 
@@ -185,7 +186,8 @@ def largest_batch(plan: Plan, effort: float = QUICK) -> int:
 
 def _least_batch(config: ConfigDict, devices: int) -> int:
   """What every batch size must be a multiple of, see `config.check`."""
-  return config.accumulate_steps * math.lcm(devices, config.batch_norm_groups)
+  shares = devices // config.mesh_height
+  return config.accumulate_steps * math.lcm(shares, config.batch_norm_groups)
 
 
 def largest_that_fits(fits: Callable[[int], bool], start: int) -> int:

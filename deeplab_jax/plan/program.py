@@ -6,8 +6,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
@@ -97,7 +95,7 @@ def compile_step(
   Returns:
     What the compiler says, or None if the step does not fit into memory.
   """
-  mesh = Mesh(np.asarray(machine.devices), (sharding.BATCH_AXIS,))
+  mesh = sharding.make_mesh(config.mesh_height, machine.devices)
   optimizer = make_optimizer(config)
   crop_size, averaged = config.data.crop_size, config.ema_decay > 0
   create = functools.partial(
@@ -117,7 +115,7 @@ def compile_step(
       return None
     raise
   seconds = time.monotonic() - begin
-  memory = _memory(compiled, *arguments, len(machine.devices))
+  memory = _memory(compiled, *arguments, sharding.batch_shares(mesh))
   if machine.memory is not None and memory.total > machine.memory:
     return None
   return _program(compiled, memory, len(machine.devices), seconds)
@@ -138,7 +136,7 @@ def _program(
 
 
 def _memory(
-  compiled: jax.stages.Compiled, state: Any, batch: Any, devices: int
+  compiled: jax.stages.Compiled, state: Any, batch: Any, shares: int
 ) -> Memory:
   found = compiled.memory_analysis()
   kinds = {
@@ -146,7 +144,7 @@ def _memory(
     "statistics": _bytes(state.batch_stats),
     "optimizer": _bytes(state.opt_state),
     "average": _bytes(state.average),
-    "batch": _bytes(batch) // devices,
+    "batch": _bytes(batch) // shares,
   }
   return Memory(
     **kinds,

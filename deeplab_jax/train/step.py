@@ -13,7 +13,7 @@ from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
 from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.models.layers import CONVOLUTION
-from deeplab_jax.models.ops.divided import RowDivision
+from deeplab_jax.models.ops.divided import by_rows
 from deeplab_jax.optimizer import (
   average,
   average_decay,
@@ -64,8 +64,7 @@ def make_train_step(
   """
   schedule = learning_rate(config)
   loss_of = _loss_function(model, loss, config)
-  if sharding.shares_pictures(mesh):
-    loss_of = _by_rows(loss_of, mesh)
+  loss_of = by_rows(loss_of, mesh, sharding.HEIGHT_AXIS)
 
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -169,18 +168,6 @@ def _loss_function(model: Network, loss: Loss, config: ConfigDict) -> Callable:
     return total, (count, terms, {**batch_stats, **moved})
 
   return loss_of
-
-
-def _by_rows(loss_of: Callable, mesh: Mesh) -> Callable:
-  """`loss_of` with the rows of pictures, labels and maps divided."""
-  divide = RowDivision(mesh, sharding.HEIGHT_AXIS)
-
-  def loss_of_rows(params, batch_stats, batch, *others):
-    batch = {n: divide(x) if x.ndim > 1 else x for n, x in batch.items()}
-    with divide.of_networks():
-      return loss_of(params, batch_stats, batch, *others)
-
-  return loss_of_rows
 
 
 def _forward_pass(model: Network, config: ConfigDict) -> Callable:

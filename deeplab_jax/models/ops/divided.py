@@ -11,11 +11,10 @@ Rows need not be a multiple of the devices. XLA pads them, and leaves out the
 padding where it counts.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -26,26 +25,35 @@ from deeplab_jax.models.ops.whole import replaced
 _FREE = PartitionSpec.UNCONSTRAINED
 
 
-class RowDivision:
-  """Divides the rows of maps over devices.
+def by_rows(function: Callable, mesh: Mesh, axis: str) -> Callable:
+  """`function` with the rows of all maps of networks and losses divided.
 
-  Attributes:
+  Args:
+    function: to be jitted; its arguments need not be divided.
     mesh: the devices.
-    axis: of the mesh, over which rows are divided.
+    axis: of the mesh, over which rows are divided; if it has none of this name,
+      `function` is left as it is.
   """
+  if axis not in mesh.axis_names:
+    return function
+  operations = _Division(mesh, axis).operations()
+
+  @functools.wraps(function)
+  def divided(*args, **kwargs):
+    with replaced(operations):
+      return function(*args, **kwargs)
+
+  return divided
+
+
+class _Division:
+  """Of rows, over an axis of a mesh."""
 
   def __init__(self, mesh: Mesh, axis: str):
-    self.mesh, self.axis = mesh, axis
+    self._mesh, self._axis = mesh, axis
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`x` (b, h, ...) with its rows divided; a single row is left alone."""
-    if x.shape[1] == 1:
-      return x
-    return self._placed(x, _FREE, self.axis, *[_FREE] * (x.ndim - 2))
-
-  @contextlib.contextmanager
-  def of_networks(self) -> Iterator[None]:
-    """Within it, networks and losses that are traced divide all their maps."""
+  def operations(self) -> dict[str, Callable]:
+    """What stands in the place of operations, by their names."""
     functions = {
       "all_threads": lambda x: x,
       "conv": _conv,
@@ -55,14 +63,21 @@ class RowDivision:
       "resize_bilinear": self._resize_bilinear,
       "resized_argmax": self._resized_argmax,
     }
-    with replaced({name: self._then(f) for name, f in functions.items()}):
-      yield
+    return {name: self._divided(f) for name, f in functions.items()}
 
-  def _then(self, function: Callable) -> Callable:
-    return lambda *args, **kwargs: self(function(*args, **kwargs))
+  def _divided(self, function: Callable) -> Callable:
+    """`function`, whose result is divided; a single row is left alone."""
+
+    def call(*args, **kwargs):
+      x = function(*args, **kwargs)
+      if x.shape[1] == 1:
+        return x
+      return self._placed(x, _FREE, self._axis, *[_FREE] * (x.ndim - 2))
+
+    return call
 
   def _placed(self, x, *spec):
-    placement = NamedSharding(self.mesh, PartitionSpec(*spec))
+    placement = NamedSharding(self._mesh, PartitionSpec(*spec))
     return lax.with_sharding_constraint(x, placement)
 
   def _resize_bilinear(self, x, size, half_pixel=False):
@@ -79,8 +94,9 @@ class RowDivision:
     """
     x = self._placed(x, _FREE, None, _FREE, _FREE)
     matrix = resize.interpolation(x.shape[1], size, half_pixel)
-    matrix = self._placed(jnp.asarray(matrix, x.dtype), self.axis, None)
-    return self(jnp.einsum("oh,bhwc->bowc", matrix, x, precision="highest"))
+    matrix = self._placed(jnp.asarray(matrix, x.dtype), self._axis, None)
+    x = jnp.einsum("oh,bhwc->bowc", matrix, x, precision="highest")
+    return self._placed(x, _FREE, self._axis, _FREE, _FREE)
 
   def _resized_argmax(self, x, size, half_pixel=False):
     return self._resize_bilinear(x, size, half_pixel).argmax(-1)
