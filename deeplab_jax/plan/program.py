@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,6 +83,7 @@ def compile_step(
   model: DeepLab | Classifier,
   machine: Machine,
   effort: float = QUICK,
+  say: Callable[[str], None] = lambda line: None,
 ) -> Program | None:
   """Compiles the step that training would run.
 
@@ -91,15 +93,21 @@ def compile_step(
     machine: with devices that need not exist.
     effort: XLA's `exec_time_optimization_effort`, from `QUICK` to 1; 0 is what
       training compiles with.
+    say: is told what begins, as it may take many minutes.
 
   Returns:
     What the compiler says, or None if the step does not fit into memory.
   """
+  height, width = config.data.crop_size
+  say(
+    f"compiling for {len(machine.devices)} x {machine.kind}: batch "
+    f"{config.batch_size}, crops of {height} x {width} ..."
+  )
   mesh = sharding.make_mesh(config.mesh_height, machine.devices)
   optimizer = make_optimizer(config)
-  crop_size, averaged = config.data.crop_size, config.ema_decay > 0
+  averaged = config.ema_decay > 0
   create = functools.partial(
-    create_state, model, optimizer, crop_size, config.seed, averaged
+    create_state, model, optimizer, (height, width), config.seed, averaged
   )
   task = find_task(config)
   batch = task.abstract_batch(config, model)

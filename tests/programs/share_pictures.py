@@ -1,10 +1,10 @@
 """Networks whose pictures are shared by devices, and the same on one device.
 
   share_pictures.py train BACKBONE SIDE MESH_HEIGHT...
-  share_pictures.py label MESH_HEIGHT...
-  share_pictures.py evaluate IMAGES_FOLDER MESH_HEIGHT...
+  share_pictures.py infer IMAGES_FOLDER MESH_HEIGHT...
 
-Prints as JSON, by number of devices that share a picture, how results differ.
+Prints as JSON, by number of devices that share a picture, how training differs
+from that on one device, or what is inferred.
 """
 
 import json
@@ -22,13 +22,13 @@ from deeplab_jax.plan import hlo
 from deeplab_jax.tasks.segmentation import make_loss
 from deeplab_jax.train.state import init_state
 from deeplab_jax.train.step import make_train_step
-from tests.programs.evaluate_tiny import SIZE, make_config
+from tests.programs.evaluate_tiny import make_config
 from tests.tiny_backbone import TINY
 from tests.tiny_segmenter import (
   make_variables,
   random_image,
   segmenter,
-  small_model,
+  tiny_model,
 )
 
 _CLASSES, _BATCH = 3, 4
@@ -100,45 +100,24 @@ def _gathered(text: str) -> list[list[int]]:
   return [[int(n) for n in shape.split(",")] for shape in sorted(set(found))]
 
 
-def label(*heights: str) -> dict[str, Any]:
-  """Large pictures, whole and each of two scales with its mirror image."""
-  model = small_model(
-    atrous_rates=(6, 12), decoder=("conv2",), output_stride=16
-  )
-  options = {"max_pixels": 2**30, "fold_batch_norm": False}
-  results = {height: [] for height in heights}
-  for views in ({}, {"scales": (0.75, 1.0), "flip": True}):
-    alone = segmenter(model, **options, **views)
-    image = random_image(203, 131)
-    wanted = "labels", "probabilities"
-    expected = alone.outputs(image, *wanted)
-    for height in heights:
-      shared = segmenter(
-        model, **options, **views, mesh_height=int(height)
-      )
-      found = shared.outputs(image, *wanted)
-      labels, probabilities = (np.abs(
-        found[n].astype(float) - expected[n]) for n in wanted)
-      results[height] += [float((labels > 0).mean()), probabilities.max()]
-  return results
-
-
-def evaluated(folder: str, *heights: str) -> dict[str, Any]:
-  """The confusion matrix of a folder, and labels of its examples."""
-  model = small_model()
-  variables = make_variables(model)
+def infer(folder: str, *heights: str) -> dict[str, Any]:
+  """Labels of a large picture of two scales, and the evaluation of a folder."""
+  model = tiny_model(atrous_rates=(6,), decoder=("conv2",))
+  variables, image = make_variables(model), random_image(203, 131)
   results = {}
-  for height in heights:
+  for height in map(int, heights):
+    options = {"max_pixels": 2**30, "scales": (0.75, 1), "mesh_height": height}
+    found = segmenter(model, **options).outputs(image, "labels", "uncertainty")
     config = make_config(folder)
-    config.mesh_height = int(height)
-    found = evaluate.evaluate(model, variables, config, detailed=True)
-    results[height] = found.to_dict()
-  return results
+    config.mesh_height = height
+    evaluation = evaluate.evaluate(model, variables, config)
+    confusion = evaluation.confusion
+    results[height] = {**found, "confusion": confusion}
+  return jax.tree.map(lambda x: x.tolist(), results)
 
 
-_COMMANDS = {"train": train, "label": label, "evaluate": evaluated}
+_COMMANDS = {"train": train, "infer": infer}
 
 if __name__ == "__main__":
   BACKBONES["tiny"] = TINY
-  assert SIZE
   print(json.dumps(_COMMANDS[sys.argv[1]](*sys.argv[2:]), default=float))
