@@ -4,7 +4,7 @@ Parameters are replicated and batches divided along one mesh axis. Under `jit`
 the batch axis is global, so batch statistics, losses and gradients are those
 of the whole batch whatever the number of devices. Pictures that are too large
 for one device are shared by several: along a second axis the rows of their maps
-are divided, see `models.ops.divided`.
+are divided, see `models.divided`.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ from deeplab_jax.data import classification
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, preprocess
-from deeplab_jax.models.ops.divided import by_rows
+from deeplab_jax.models.divided import by_rows
 
 
 def evaluate(

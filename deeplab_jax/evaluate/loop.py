@@ -31,8 +31,8 @@ from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.folding import fold, keeps_digits
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import DeepLab, for_inference
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.ops.canvas import NotConfinable
-from deeplab_jax.models.ops.divided import by_rows
 
 
 def evaluate(

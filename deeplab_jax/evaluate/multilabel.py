@@ -31,7 +31,7 @@ from deeplab_jax.evaluate.tally import Tally, sum_over_processes
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.protocol import checked_thresholds, stored_thresholds
 from deeplab_jax.models import DeepLab
-from deeplab_jax.models.ops.divided import by_rows
+from deeplab_jax.models.divided import by_rows
 
 __all__ = ["evaluate", "report", "threshold_key"]
 

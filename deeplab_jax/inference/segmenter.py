@@ -29,8 +29,8 @@ from deeplab_jax.inference.protocol import (
   stored_thresholds,
 )
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.ops.canvas import NotConfinable
-from deeplab_jax.models.ops.divided import by_rows
 
 Size = tuple[int, int]
 Place = tuple[slice, slice]  # rows and columns

@@ -30,7 +30,7 @@ from deeplab_jax.models import (
 )
 from deeplab_jax.models.arguments import IMAGE_ARGUMENTS, TRAINING_ARGUMENTS
 from deeplab_jax.models.auxiliary import NAME as AUXILIARY
-from deeplab_jax.models.ops.divided import by_rows
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.tasks import Task
 from deeplab_jax.train import stem
 from deeplab_jax.train.checkpoints import Checkpoints

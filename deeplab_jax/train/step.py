@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
 from deeplab_jax.models import preprocess, resize_bilinear
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.layers import CONVOLUTION
-from deeplab_jax.models.ops.divided import by_rows
 from deeplab_jax.optimizer import (
   average,
   average_decay,

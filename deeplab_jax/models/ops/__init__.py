@@ -10,5 +10,4 @@ for a platform that compute the same:
   canvas        a network kept to a part of what it runs on
   loops         elementwise loops that use all threads of a CPU
   whole         other functions in the place of these, for other runtimes
-  divided       those for maps whose rows are divided over devices
 """

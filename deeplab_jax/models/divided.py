@@ -2,9 +2,9 @@
 
 XLA divides programs over devices if it is told which axes stay divided: then
 convolutions are sent the nearest rows of their neighbours, means are added up,
-and no map is gathered. That holds of plain operations. The forms of this folder
-that are made for one CPU, of slices and gathers, would have whole maps sent. So
-the functions here stand in the place of all operations, see `whole`: each in
+and no map is gathered. That holds of plain operations. The forms of `ops` that
+are made for one CPU, of slices and gathers, would have whole maps sent. So the
+functions here stand in the place of all operations, see `ops.whole`: each in
 its plain form, with its result divided.
 
 Rows need not be a multiple of the devices. XLA pads them, and leaves out the
@@ -12,6 +12,7 @@ padding where it counts.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from deeplab_jax.models import layers
 from deeplab_jax.models.ops import canvas, convolution, resize
 from deeplab_jax.models.ops.whole import replaced
 
@@ -63,7 +65,11 @@ class _Division:
       "resize_bilinear": self._resize_bilinear,
       "resized_argmax": self._resized_argmax,
     }
-    return {name: self._divided(f) for name, f in functions.items()}
+    divided = {name: self._divided(f) for name, f in functions.items()}
+    # Maps that go into a function that a program calls several times are
+    # gathered by the TPU compiler (libtpu 0.0.42), for each call.
+    inline = {f.__name__: inspect.unwrap(f) for f in layers.TRACED_ONCE}
+    return divided | inline
 
   def _divided(self, function: Callable) -> Callable:
     """`function`, whose result is divided; a single row is left alone."""
