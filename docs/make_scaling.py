@@ -89,7 +89,7 @@ large as the pictures.
 - **Rows need not divide**: XLA pads the last part and leaves the padding out of
   means. 513 rows are 65 for each of 8 devices, 33 rows at stride 16 are 5 for
   each of 7. Where a layer has a stride, parts of such sizes do not lie above
-  each other, and up to 8 rows are sent rather than 1.
+  each other, and for 8 devices 7 rows are sent rather than 1.
 - **What is sent** (MobileNetV2 with ASPP and decoder, 2049 x 4097, one picture
   on 8 forced CPU devices, as compiled): convolutions, atrous and depthwise ones
   among them, and max pooling send rows (collective-permute); means, batch norm
