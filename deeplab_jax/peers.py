@@ -30,9 +30,7 @@ _EVERY = 2.0  # seconds
 _GRACE = 5.0  # seconds for a process to tell of the same fault by itself
 _NEVER = "deeplab_jax/never"  # a key that nobody sets
 _PATIENCE = 20_000  # milliseconds to wait for it
-_METHODS = (
-  *("blocking_key_value_get", "key_value_set", "key_value_dir_get"),
-)
+_METHODS = (*("blocking_key_value_get", "key_value_set", "key_value_dir_get"),)
 _FAILED, _DONE = "failed", "done"
 _REMEDY = (
   "this process ends with it; the same command, in all processes, continues "

@@ -2,10 +2,13 @@
 
 Parameters are replicated and batches divided along one mesh axis. Under `jit`
 the batch axis is global, so batch statistics, losses and gradients are those
-of the whole batch whatever the number of devices.
+of the whole batch whatever the number of devices. Pictures that are too large
+for one device are shared by several: along a second axis the rows of their maps
+are divided, see `models.divided`.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXIS = "batch"
+HEIGHT_AXIS = "height"
 
 
 def require_same(text: str, subject: str) -> None:
@@ -33,9 +37,44 @@ def require_same(text: str, subject: str) -> None:
     )
 
 
-def make_mesh() -> Mesh:
-  """All devices of all processes along one axis, `BATCH_AXIS`."""
-  return Mesh(np.asarray(jax.devices()), (BATCH_AXIS,))
+def make_mesh(
+  height: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Devices along one axis, `BATCH_AXIS`, or two, where they share pictures.
+
+  Args:
+    height: of so many devices, neighbours along `HEIGHT_AXIS`, each has a part
+      of the rows of a picture; with 1 there is no such axis.
+    devices: of the mesh; all of all processes by default, and then those that
+      share a picture are of one process, as it is one that reads it.
+
+  Raises:
+    ValueError: the devices cannot be divided so.
+  """
+  if height == 1:
+    return Mesh(np.asarray(devices or jax.devices()), (BATCH_AXIS,))
+  count, of = len(devices or ()), ""
+  if devices is None:
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
+    count = jax.local_device_count()
+    of = " of a process" if jax.process_count() > 1 else ""
+  if height not in (fitting := fitting_heights(count)):
+    raise ValueError(
+      f"mesh_height must be one of {fitting}, which divide the {count} devices"
+      f"{of}, got {height}"
+    )
+  grid = np.asarray(devices).reshape(-1, height)
+  return Mesh(grid, (BATCH_AXIS, HEIGHT_AXIS))
+
+
+def fitting_heights(devices: int) -> list[int]:
+  """How many of so many devices can share a picture."""
+  return [n for n in range(1, devices + 1) if devices % n == 0]
+
+
+def batch_shares(mesh: Mesh) -> int:
+  """How many parts a batch is divided into: its size is a multiple."""
+  return mesh.shape[BATCH_AXIS]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -44,7 +83,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def divided(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """The placement of batches: one axis of theirs divided over the devices."""
+  """The placement of batches: one axis of theirs divided over the devices.
+
+  Devices that share pictures hold them whole, of bytes, to begin with: XLA
+  takes no arguments that it would have to pad.
+  """
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
 
 

@@ -75,6 +75,46 @@ again: it fits, and is slower per image.
 
 {largest}
 
+## Pictures larger than a chip
+
+With `--config.mesh_height=N`, N devices of one process share each picture, in
+training and in the evaluations of a run: the mesh is (devices / N, N), the
+state is whole on all devices, and each computes its rows of every map. N must
+divide the devices of a process, and the batch is a multiple of devices / N, so
+that one picture on a whole host is a batch of 1. A run may be continued with
+another N. `Segmenter(..., mesh_height=N)` and `python -m deeplab_jax.predict
+--mesh_height=N` do the same for labelling, with `max_pixels`, or `--tile`, as
+large as the pictures.
+
+- **Rows need not divide**: XLA pads the last part and leaves the padding out of
+  means. 513 rows are 65 for each of 8 devices, 33 rows at stride 16 are 5 for
+  each of 7. Where a layer has a stride, parts of such sizes do not lie above
+  each other, and for 8 devices 7 rows are sent rather than 1.
+- **What is sent** (MobileNetV2 with ASPP and decoder, 2049 x 4097, one picture
+  on 8 forced CPU devices, as compiled): convolutions, atrous and depthwise ones
+  among them, and max pooling send rows (collective-permute); means, batch norm
+  and gradients of kernels are summed. Two maps are gathered, both before they
+  are resized: the features that enter the decoder, at stride 16, and the
+  logits at stride 4. Their gradients are summed.
+- **What is gathered besides**: losses that sort pixels (hard pixels,
+  `lovasz_softmax`) gather one value a pixel and class, the confusion matrix
+  gathers labels, and results that leave the program with rows that do not
+  divide, such as probabilities, are whole on every device. Vision transformers
+  were not looked at.
+- **Every operation is in its plain form** then, on CPUs and GPUs too: the forms
+  made for one CPU are sums of slices, of which XLA would send whole parts.
+  With `mesh_height=1`, the default, programs are what they were.
+- **Functions that a program calls for every layer** would be gathered for by
+  the TPU compiler (libtpu 0.0.42): three separable convolutions with batch norm
+  had 36 all-gathers; written out, as they are for such a mesh, none.
+
+`python -m deeplab_jax.plan --config.mesh_height=N` plans this, and
+`--largest_crop` looks for the largest crop of the planned one's form that fits.
+**Not yet planned on the code as it is**: the whole step of Xception-65 at
+2049 x 4097, which took longer to compile than there was time for. By the table
+above, 13.8 GiB for 16 images of 513 x 513, an eighth of such a picture would
+take about 4 GiB of a chip, and the whole of it 27 GiB of the 16 that there are.
+
 ## What may be turned, and what is left alone
 
 - **Batch norm** is that of the whole batch over all chips. With

@@ -118,6 +118,7 @@ def test_loading_a_model_imports_little(files):
   assert rooms - {"deeplab_jax"} == {
     *("inference", "checkpoints", "models", "atomic", "messages"),
     "remote",  # what an address is
+    "sharding",  # places pictures that devices share
     *("runtime", "cache"),  # know where the verdict on oneDNN is kept
     "visualize",  # draws `Segmenter.overlay`, in colours of
     "data",

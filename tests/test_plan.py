@@ -6,6 +6,7 @@ The TPU compiler works without a TPU: nothing here runs on one.
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -147,6 +148,7 @@ def test_a_step_that_does_not_fit_says_so(local):
     ({}, 4),
     ({"accumulate_steps": 2}, 2 * 4),
     ({"batch_norm_groups": 2}, 4),  # of two devices each
+    ({"mesh_height": 2}, 2),  # of two devices a picture
     ({"accumulate_steps": 2, "batch_norm_groups": 8}, 2 * 8),
   ],
 )
@@ -155,7 +157,8 @@ def test_largest_batch_is_one_that_all_can_share(
 ):
   tried = []
 
-  def compile_step(config, model, machine, effort):
+  def compile_step(config, model, machine, effort, say):
+    del say
     config_lib.check(config, len(machine.devices))
     tried.append(config.batch_size)
     return local.program if config.batch_size <= unit * largest else None
@@ -171,10 +174,51 @@ def test_largest_batch_is_one_that_all_can_share(
   assert unit * 8 not in tried  # Known from the plan.
 
 
-def test_largest_batch_needs_a_known_memory(local):
+@pytest.mark.parametrize("pixels", [10, 33 * 65, 100 * 200, 400 * 800])
+def test_largest_crop_has_the_form_and_batch_of_the_planned_one(
+  local, monkeypatch, pixels
+):
+  tried = []
+
+  def compile_step(config, model, machine, effort, say):
+    tried.append(tuple(config.data.crop_size))
+    assert config.batch_size == 2 and config.mesh_height == 2
+    config_lib.check(config, len(machine.devices))
+    return local.program if math.prod(tried[-1]) <= pixels else None
+
+  monkeypatch.setattr(plan, "compile_step", compile_step)
+  config = _config(2)
+  config.mesh_height = 2
+  config.data.crop_size = (129, 257)
+  machine = plan.Machine("four", ("a", "b", "c", "d"), memory=1)
+  program = local.program if pixels >= 129 * 257 else None
+  made = plan.Plan(config, local.model, machine, program, local.network)
+  found = plan.largest_crop(made)
+  assert (129, 257) not in tried  # Known from the plan.
+  if pixels == 10:
+    assert found is None
+    return
+  height, width = found
+  assert height * width <= pixels < 1.3 * (height + 32) * (width + 32)
+  assert abs((width - 1) - 2 * (height - 1)) <= 32
+
+
+def test_largest_sizes_need_a_known_memory(local):
   machine = dataclasses.replace(local.machine, memory=None)
-  with pytest.raises(ValueError, match="the memory of a cpu is unknown"):
-    plan.largest_batch(dataclasses.replace(local, machine=machine))
+  for search in (plan.largest_batch, plan.largest_crop):
+    with pytest.raises(ValueError, match="the memory of a cpu is unknown"):
+      search(dataclasses.replace(local, machine=machine))
+
+
+def test_a_plan_says_how_pictures_are_shared(local):
+  config = _config(2)
+  config.mesh_height = 2
+  machine = plan.Machine("four", tuple(jax.devices() * 4), memory=None)
+  made = dataclasses.replace(local, config=config, machine=machine)
+  assert "1 images on every 2" in plan_text.to_text(made)
+  assert made.images_per_device == 0.5
+  assert made.flops == local.flops // 16  # of eight images on one device
+  assert plan_text.to_dict(made)["mesh_height"] == 2
 
 
 def test_the_floor_is_the_slowest_of_three(local):
@@ -275,6 +319,18 @@ def test_a_tpu_takes_the_grouped_convolution(tiny_tpu):
 
 
 @needs_libtpu
+@pytest.mark.slow
+def test_a_tpu_sends_rows_of_pictures_that_chips_share():
+  """And gathers no map but those before they are resized."""
+  config = _config(1)
+  config.update(mesh_height=4, train_batch_norm=False)
+  config.data.crop_size = (129, 129)
+  made = plan.make_plan(config, plan.tpu_machine("v5e:2x2"))
+  assert "1 images on every 4" in plan_text.to_text(made)
+  assert made.program.collectives["collective-permute"].count > 17
+
+
+@needs_libtpu
 def test_a_batch_that_chips_cannot_share_is_refused():
   with pytest.raises(ValueError, match="divisible by the 4 devices, got 6"):
     plan.make_plan(_config(6), plan.tpu_machine("v5e:2x2"))
@@ -289,6 +345,8 @@ def test_the_door_writes_the_figures(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert "batch 4 on 4 x TPU v5 lite (v5e:2x2)" in done.stdout
+  told = "compiling for 4 x TPU v5 lite: batch 4, crops of 65 x 65 ..."
+  assert told in done.stderr
   facts = json.loads((tmp_path / "plan.json").read_text())
   assert facts["memory_total"] == sum(facts["memory"].values())
   chip = CHIPS["TPU v5 lite"]

@@ -17,13 +17,15 @@ from deeplab_jax import runtime, sharding
 _TESTS = pathlib.Path(__file__).parent
 
 
-def _start(first, last, folder, devices=1, **environment) -> subprocess.Popen:
+def _start(
+  first, last, folder, devices=1, height=1, **environment
+) -> subprocess.Popen:
   """Starts `programs/train_tiny.py` with that many forced CPU devices."""
   return subprocess.Popen(
     [
       sys.executable,
       str(_TESTS / "programs/train_tiny.py"),
-      *(str(first), str(last), str(folder)),
+      *(str(first), str(last), str(folder), str(height)),
     ],
     env={
       **os.environ,
@@ -45,7 +47,7 @@ def _losses(process: subprocess.Popen) -> list[float]:
   return json.loads(output.splitlines()[-1])
 
 
-def _start_two(first, last, folder) -> list[subprocess.Popen]:
+def _start_two(first, last, folder, **settings) -> list[subprocess.Popen]:
   """Two processes of four devices each, joined over loopback."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
@@ -56,6 +58,7 @@ def _start_two(first, last, folder) -> list[subprocess.Popen]:
       last,
       folder,
       devices=4,
+      **settings,
       JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
       JAX_NUM_PROCESSES="2",
       JAX_PROCESS_ID=str(index),
@@ -105,6 +108,27 @@ def test_a_checkpoint_of_eight_devices_continues_in_two_processes(
   np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
 
 
+def test_a_checkpoint_continues_where_devices_share_pictures(
+  on_one, on_eight, tmp_path
+):
+  folder = shutil.copytree(on_eight[1], tmp_path / "run")
+  losses = _losses(_start(10, 20, folder, devices=8, height=4))
+  np.testing.assert_allclose(losses, on_one[10:], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_shared_pictures_continues_in_two_processes(
+  on_one, tmp_path
+):
+  """Each picture is shared by all devices, then by those of a process."""
+  losses = _losses(_start(0, 10, tmp_path / "run", devices=8, height=8))
+  first, second = _start_two(10, 20, tmp_path / "run", height=4)
+  losses += _losses(first)
+  second.communicate(timeout=60)
+  assert second.returncode == 0
+  np.testing.assert_allclose(losses, on_one, rtol=1e-5)
+
+
 # What the paper has not, all of it.
 _RECIPE = ";".join(
   (
@@ -125,13 +149,24 @@ _CASES = (
   _SUM,
   _SUM_OF_PARTS,
 )
+# Each picture of 17 rows is shared by so many devices.
+_SHARED = (
+  "mesh_height=8",
+  "mesh_height=4;accumulate_steps=2;batch_norm_groups=2;hard=0.3;remat=True",
+  "mesh_height=2",
+)
 
 
 @pytest.fixture(scope="module")
 def divided() -> dict[str, list[dict]]:
   """By case, twenty steps on one device and on eight."""
   done = subprocess.run(
-    [sys.executable, str(_TESTS / "programs/divide_tiny.py"), *_CASES],
+    [
+      sys.executable,
+      str(_TESTS / "programs/divide_tiny.py"),
+      *_CASES,
+      *_SHARED,
+    ],
     env={
       **os.environ,
       "JAX_NUM_CPU_DEVICES": "8",
@@ -157,6 +192,20 @@ def _assert_same_training(found: dict, expected: dict) -> None:
 def test_groups_and_parts_of_a_batch_are_the_same_on_any_devices(divided, case):
   on_one, on_eight = divided[case]
   _assert_same_training(on_eight, on_one)
+
+
+@pytest.mark.parametrize("case", _SHARED)
+def test_pictures_that_devices_share_train_as_on_one(divided, case):
+  on_one, on_eight = divided[case]
+  _assert_same_training(on_eight, on_one)
+
+
+def test_devices_that_share_pictures_send_rows_and_gather_logits_only(divided):
+  """Logits, of 9 rows, 2 for each of 8 devices, before they are resized."""
+  found = divided["mesh_height=8"][1]["collectives"]
+  assert found["collective-permute"]["count"] > 0
+  logits = 4 * 16 * (8 * 2) * 9 * 3  # bytes of (b, h, w, classes)
+  assert found["all-gather"] == {"count": 1, "bytes": logits}
 
 
 def test_parts_on_eight_devices_are_the_whole_batch_on_one(divided):

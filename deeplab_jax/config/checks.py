@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from deeplab_jax import sharding
 from deeplab_jax.config.arguments import nearest
 from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.config.following import follows_images
@@ -26,12 +27,13 @@ INIT_PARTS = ("all", "backbone")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
-def check(config: ConfigDict, num_devices: int = 1) -> None:
+def check(config: ConfigDict, num_devices: int | None = None) -> None:
   """Raises ValueError for the first value of `config` that cannot be right.
 
   Args:
     config: as `base_config` gives it, altered.
-    num_devices: devices of all processes, among which a batch is divided.
+    num_devices: devices of all processes, among which a batch is divided; None
+      if that is not known yet.
   """
   _require_one_of("task", config.task, TASKS)
   _require_one_of("data.name", config.data.name, DATASETS)
@@ -54,10 +56,18 @@ def check(config: ConfigDict, num_devices: int = 1) -> None:
   _check_batch(config, num_devices)
 
 
-def _check_batch(config: ConfigDict, num_devices: int) -> None:
-  parts = num_devices * config.accumulate_steps
+def _check_batch(config: ConfigDict, num_devices: int | None) -> None:
+  height = config.mesh_height
+  _require("mesh_height", height > 0, "1 or more", height)
+  devices = num_devices or height
+  fitting = sharding.fitting_heights(devices)
+  wanted = f"one of {fitting}, which divide the {devices} devices"
+  _require("mesh_height", height in fitting, wanted, height)
+  parts = devices // height * config.accumulate_steps
   if config.batch_size % parts:
-    among = f"the {num_devices} devices"
+    among = f"the {devices} devices"
+    if height > 1:
+      among += f" / {height} mesh_height = {devices // height}"
     if config.accumulate_steps > 1:
       among += f" times {config.accumulate_steps} accumulate_steps"
     raise ValueError(

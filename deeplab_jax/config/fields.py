@@ -39,6 +39,11 @@ def base_config() -> ConfigDict:
       # 8 images of 513 x 513 in Xception-65 and bfloat16 then take 3.2 rather
       # than 8.1 GiB of a TPU v5e (as compiled), for 1 % more arithmetic.
       "remat": False,
+      # Devices that share each picture, for crops and pictures that are too
+      # large for one: each has a part of the rows of every map. They are of one
+      # process. Then batch_size, and pictures that are evaluated together, are
+      # divided over devices / mesh_height.
+      "mesh_height": 1,
       # Updates in the whole run.
       "steps": 30_000,
       # Learning rate at the start of the policy, and at the end of "poly" and

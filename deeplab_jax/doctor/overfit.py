@@ -108,7 +108,7 @@ def run(
   images = config_lib.image_arguments(dataset.info)
   model = config_lib.make_model(config, dataset.info.num_classes, **images)
   optimizer = make_optimizer(config)
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(config.mesh_height)
   crop_size = tuple(config.data.crop_size)
   state = init_state(model, optimizer, crop_size, config.seed, mesh)
   if config.init_from:
@@ -182,7 +182,10 @@ def _settings(config: ConfigDict, steps: int) -> ConfigDict:
     side = max(int((side - 1) // stride), 1) * stride + 1
     config.data.crop_size = (side, side)
     config.batch_size = min(config.batch_size, 4)
-  config.batch_size = max(-(-config.batch_size // devices), 1) * devices
+  if devices % config.mesh_height:  # it is to be trained elsewhere
+    config.mesh_height = 1
+  shares = devices // config.mesh_height
+  config.batch_size = max(-(-config.batch_size // shares), 1) * shares
   return config
 
 

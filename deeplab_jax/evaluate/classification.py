@@ -18,6 +18,7 @@ from deeplab_jax.data import classification
 from deeplab_jax.data.changes import describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, preprocess
+from deeplab_jax.models.divided import by_rows
 
 
 def evaluate(
@@ -80,11 +81,11 @@ def report(
     )
   if workdir is not None:
     remote.require_writable(workdir)
+  mesh = sharding.make_mesh(config.mesh_height)
   model, variables, _ = load_variables(checkpoint, kind="classifier")
   dataset = open_dataset(config.data, testing=True)
   described = json.dumps(describe(dataset, ["eval"]))
   sharding.require_same(described, f"the data in {dataset.directory}")
-  mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   figures = evaluate(model, variables, config, dataset=dataset, mesh=mesh)
   if jax.process_index() == 0:
@@ -99,12 +100,12 @@ def report(
 def _eval_batches(
   dataset: Dataset, config: ConfigDict, mesh: Mesh
 ) -> Iterator[dict[str, Any]]:
-  """This process's rows of all batches, their number raised to the devices."""
-  devices = mesh.devices.size
+  """This process's rows of all batches, their number raised to the parts."""
+  shares = sharding.batch_shares(mesh)
   return classification.eval_batches(
     dataset,
     config.data,
-    batch_size=-(-config.eval.batch_size // devices) * devices,
+    batch_size=-(-config.eval.batch_size // shares) * shares,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     limit=config.data.eval_limit,
@@ -122,4 +123,5 @@ def _make_step(model: Classifier, mesh: Mesh) -> Callable:
     images = (label >= 0).sum()
     return {"images": images, "top1": hits[:, 0].sum(), "top5": hits.sum()}
 
+  step = by_rows(step, mesh, sharding.HEIGHT_AXIS)
   return jax.jit(step, out_shardings=sharding.replicated(mesh))

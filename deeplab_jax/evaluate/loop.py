@@ -31,6 +31,7 @@ from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.folding import fold, keeps_digits
 from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import DeepLab, for_inference
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.ops.canvas import NotConfinable
 
 
@@ -59,7 +60,8 @@ def evaluate(
       times opens it once.
     least_crop: height and width that pictures are padded to at least, as a
       stored model has it; None takes `config.data.eval_size`.
-    mesh: all devices of all processes by default.
+    mesh: all devices of all processes by default, of which
+      `config.mesh_height` share each picture.
     should_stop: asked before each batch.
     detailed: whether to count what `Detail` holds, too.
     show_progress: whether to draw a progress bar.
@@ -72,7 +74,7 @@ def evaluate(
       `config.data` is wrong.
   """
   began = time.monotonic()
-  mesh = mesh or sharding.make_mesh()
+  mesh = mesh or sharding.make_mesh(config.mesh_height)
   dataset = dataset or open_dataset(config.data)
   info = dataset.info
   protocol = make_protocol(config, least_crop)
@@ -210,9 +212,10 @@ def _work(
 ) -> list[tuple[Views, bool]]:
   """This process's rows of all batches, and whether crops share a canvas.
 
-  The rows of a batch are raised to the number of devices.
+  The rows of a batch are raised to the number of parts that it has.
   """
-  rows = -(-batch_size // mesh.devices.size) * mesh.devices.size
+  shares = sharding.batch_shares(mesh)
+  rows = -(-batch_size // shares) * shares
   place = jax.process_index(), jax.process_count()
   return [
     (views, group.shared)
@@ -261,6 +264,7 @@ def _make_step(
       )
     return counts, labels
 
+  step = by_rows(step, mesh, sharding.HEIGHT_AXIS)
   placements = sharding.replicated(mesh), sharding.divided(mesh)
   return jax.jit(step, out_shardings=placements)
 

@@ -31,6 +31,7 @@ from deeplab_jax.evaluate.tally import Tally, sum_over_processes
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.protocol import checked_thresholds, stored_thresholds
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.divided import by_rows
 
 __all__ = ["evaluate", "report", "threshold_key"]
 
@@ -61,7 +62,8 @@ def evaluate(
     thresholds: the probability of each class from which on it is there; None
       takes those of the best IoU on this split.
     least_crop: as a stored model has it; None takes `config.data.eval_size`.
-    mesh: all devices of all processes by default.
+    mesh: all devices of all processes by default, of which
+      `config.mesh_height` share each picture.
     should_stop: asked before each batch.
     show_progress: whether to draw a progress bar.
 
@@ -73,7 +75,7 @@ def evaluate(
       `config.data` is wrong.
   """
   began = time.monotonic()
-  mesh = mesh or sharding.make_mesh()
+  mesh = mesh or sharding.make_mesh(config.mesh_height)
   protocol = make_protocol(config, least_crop)
   thresholds = checked_thresholds(thresholds, dataset.info.num_classes)
   how = protocol.scales, protocol.flip, mesh, thresholds
@@ -115,6 +117,7 @@ def _make_step(
     counts["outcomes"] = metrics.outcome_counts(label, labels, jnp)
     return counts, probabilities
 
+  step = by_rows(step, mesh, sharding.HEIGHT_AXIS)
   placements = sharding.replicated(mesh), sharding.divided(mesh)
   return jax.jit(step, out_shardings=placements)
 

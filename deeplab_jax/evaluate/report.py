@@ -95,6 +95,7 @@ def report_on(
     write: writes it into a folder, with what it is compared with.
     multilabel: whether the classes of the data overlap.
   """
+  mesh = sharding.make_mesh(config.mesh_height)
   model, variables, facts = stored
   least_crop = stored_least_crop(facts)
   dataset = open_dataset(config.data, testing=True, multilabel=multilabel)
@@ -102,7 +103,6 @@ def report_on(
   sharding.require_same(described, f"the data in {dataset.directory}")
   _check_order(facts, dataset.info)
   other = compare and _read_other(remote.as_path(compare), dataset.info)
-  mesh = sharding.make_mesh()
   variables = jax.device_put(variables, sharding.replicated(mesh))
   first = jax.process_index() == 0
   evaluation = evaluate(

@@ -165,7 +165,9 @@ def _spread(count: int, number: int) -> frozenset[int]:
 
 def _local_rows(array: jax.Array) -> np.ndarray:
   """The rows that this process's devices hold, in order."""
-  shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
+  # Devices that share pictures hold equal ones.
+  shards = [s for s in array.addressable_shards if s.replica_id == 0]
+  shards.sort(key=lambda shard: shard.index[0].start or 0)
   return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 

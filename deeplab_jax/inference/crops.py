@@ -28,6 +28,7 @@ _POINTWISE = {
   *("integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max"),
   *("min", "mul", "name", "ne", "neg", "not", "optimization_barrier", "or"),
   *("pow", "reduce_precision", "rem", "round", "rsqrt", "select_n"),
+  "sharding_constraint",
   *("shift_left", "shift_right_arithmetic", "shift_right_logical", "sign"),
   *("sin", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"),
 }

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from deeplab_jax import visualize
+from deeplab_jax import sharding, visualize
 from deeplab_jax.inference import onednn
 from deeplab_jax.inference.crops import why_not_confinable
 from deeplab_jax.inference.folding import (
@@ -28,6 +29,7 @@ from deeplab_jax.inference.protocol import (
   stored_thresholds,
 )
 from deeplab_jax.models import DeepLab
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.ops.canvas import NotConfinable
 
 Size = tuple[int, int]
@@ -65,6 +67,7 @@ class Segmenter:
     max_pixels: int = 2049 * 2049,
     tile: int = 1025,
     thresholds: Sequence[float] | None = None,
+    mesh_height: int = 1,
   ):
     """Prepares; an image, or `compile`, has a program compiled if need be.
 
@@ -83,6 +86,12 @@ class Segmenter:
       max_pixels: larger crops are cut into windows.
       tile: side of a window, see `Protocol`.
       thresholds: see above.
+      mesh_height: devices of this process, the first ones, that share each
+        picture: every one computes a part of its rows. For pictures larger than
+        one can hold, with `max_pixels` to match.
+
+    Raises:
+      ValueError: an argument does not fit the model, or the devices.
     """
     _check(model, class_names, colors)
     self.thresholds = checked_thresholds(thresholds, model.num_classes)
@@ -96,14 +105,18 @@ class Segmenter:
       max_pixels=max_pixels,
       tile=tile,
     )
-    is_in_reach = model.dtype == jnp.float32 and onednn.is_available()
+    mesh = _sharing_mesh(mesh_height)
+    alone = mesh_height == 1  # whose layers may be calls of onednn
+    is_in_reach = alone and model.dtype == jnp.float32 and onednn.is_available()
     if fold_batch_norm is None:
       fold_batch_norm = is_in_reach or keeps_digits(model)
     if fold_batch_norm:
       variables = fold(model, variables)
-    self._variables = jax.device_put(variables)
+    place = None if alone else sharding.replicated(mesh)
+    self._variables = jax.device_put(variables, place)
     self._in_onednn = fold_batch_norm and is_in_reach
     predict = predict_fn(model, self.protocol.scales, flip, self.thresholds)
+    predict = by_rows(predict, mesh, sharding.HEIGHT_AXIS)
     overlap = self.thresholds is not None
     self._run = _jitted(predict, self._in_onednn, overlap)
     self._programs = {}
@@ -373,6 +386,16 @@ _OUTPUTS = {
   "probabilities": lambda _, probabilities: probabilities,
   "uncertainty": _uncertainty,
 }
+
+
+def _sharing_mesh(height: int) -> Mesh:
+  devices = jax.local_devices()
+  if not 1 <= height <= len(devices):
+    raise ValueError(
+      f"mesh_height must be from 1 to {len(devices)}, the devices here, got "
+      f"{height}"
+    )
+  return sharding.make_mesh(height, devices[:height])
 
 
 def _check(model, class_names, colors) -> None:

@@ -25,6 +25,7 @@ from deeplab_jax.models.ops.convolution import (
 )
 from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.models.ops.loops import all_threads
+from deeplab_jax.models.ops.whole import whole
 
 Initializer = Callable[..., jax.Array]
 
@@ -126,6 +127,7 @@ class BatchNorm(nn.Module):
     return y if use_batch_stats else all_threads(y)
 
 
+@whole
 @functools.partial(jax.jit, static_argnums=0)
 def _normalized(epsilon, x, scale, bias, mean, var):
   """`x` with these moments made 0 and 1, then scaled and moved."""
@@ -134,6 +136,7 @@ def _normalized(epsilon, x, scale, bias, mean, var):
   return y.astype(x.dtype)
 
 
+@whole
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _moved(momentum, count, stored, batch):
   """The moving mean and variance after a batch of `count` values a channel."""
@@ -151,6 +154,7 @@ def _wide(x):
 
 
 # Many layers are equal: each kind is traced, and differentiated, once.
+@whole
 @jax.jit
 def _moments(x, pivot):
   """Mean and biased variance of `x` over `(b, h, w)` in one pass.
@@ -163,6 +167,10 @@ def _moments(x, pivot):
   offset = centred.mean((0, 1, 2))
   variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(offset)
   return offset + pivot, jnp.maximum(variance, 0)
+
+
+TRACED_ONCE = (_normalized, _moved, _moments)
+"""Functions that a program holds once, and calls for every layer."""
 
 
 class ConvNorm(nn.Module):

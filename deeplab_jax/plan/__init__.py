@@ -40,11 +40,15 @@ __all__ = [
   "Program",
   "compile_step",
   "largest_batch",
+  "largest_crop",
   "largest_that_fits",
   "local_machine",
   "make_plan",
   "tpu_machine",
 ]
+
+
+Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +95,10 @@ class Plan:
   network: Summary
 
   @property
-  def images_per_device(self) -> int:
+  def images_per_device(self) -> int | float:
     """The share of the batch that each device has."""
-    return self.config.batch_size // len(self.machine.devices)
+    share = self.config.batch_size / len(self.machine.devices)
+    return int(share) if share.is_integer() else share
 
   @property
   def flops(self) -> int:
@@ -102,7 +107,7 @@ class Plan:
     Twice the multiply-adds, three times: for the outputs, and for the gradients
     of inputs and of kernels.
     """
-    return 3 * 2 * self.network.total * self.images_per_device
+    return int(3 * 2 * self.network.total * self.images_per_device)
 
   @property
   def least_traffic(self) -> int:
@@ -114,7 +119,7 @@ class Plan:
     written.
     """
     memory = self.program.memory
-    activations = self.network.activation_bytes * self.images_per_device
+    activations = int(self.network.activation_bytes * self.images_per_device)
     state = memory.parameters + memory.optimizer + memory.average
     return 5 * activations // 2 + 2 * state
 
@@ -140,9 +145,18 @@ class Plan:
 
 
 def make_plan(
-  config: ConfigDict, machine: Machine, effort: float = QUICK
+  config: ConfigDict,
+  machine: Machine,
+  effort: float = QUICK,
+  say: Say = lambda line: None,
 ) -> Plan:
   """Compiles the training step of `config` for `machine`.
+
+  Args:
+    config: what is trained.
+    machine: where.
+    effort: the compiler's, see `compile_step`.
+    say: is told what begins.
 
   Raises:
     ValueError: a wrong field, or a batch that the devices cannot share.
@@ -154,12 +168,14 @@ def make_plan(
   config_lib.check_classes(config, info.num_classes)
   images = config_lib.image_arguments(info)
   model = config_lib.make_model(config, info.num_classes, **images)
-  program = compile_step(config, model, machine, effort)
+  program = compile_step(config, model, machine, effort, say)
   network = multiply_adds(model, config.data.crop_size)
   return Plan(config, model, machine, program, network)
 
 
-def largest_batch(plan: Plan, effort: float = QUICK) -> int:
+def largest_batch(
+  plan: Plan, effort: float = QUICK, say: Say = lambda line: None
+) -> int:
   """The largest global batch whose step fits, by compiling several; 0 if none.
 
   Found to an eighth, starting from the batch planned, among those that devices,
@@ -178,14 +194,47 @@ def largest_batch(plan: Plan, effort: float = QUICK) -> int:
       return plan.program is not None
     config = plan.config.copy_and_resolve_references()
     config.batch_size = units * unit
-    return compile_step(config, plan.model, machine, effort) is not None
+    return compile_step(config, plan.model, machine, effort, say) is not None
 
   return unit * largest_that_fits(fits, planned // unit)
 
 
+def largest_crop(
+  plan: Plan, effort: float = QUICK, say: Say = lambda line: None
+) -> tuple[int, int] | None:
+  """The largest crop of the planned one's form whose step fits; None if none.
+
+  Found to an eighth of its sides, by compiling several, with the batch, and the
+  number of devices that share a picture, that were planned.
+
+  Raises:
+    ValueError: the memory of the devices is unknown.
+  """
+  machine, planned = plan.machine, tuple(plan.config.data.crop_size)
+  if machine.memory is None:
+    raise ValueError(f"the memory of a {machine.kind} is unknown")
+  stride = plan.config.model.output_stride
+
+  def crop(sixteenths: int) -> tuple[int, int]:
+    sides = ((side - 1) * sixteenths / 16 for side in planned)
+    height, width = (max(round(x / stride), 1) * stride + 1 for x in sides)
+    return height, width
+
+  def fits(sixteenths: int) -> bool:
+    if sixteenths == 16:
+      return plan.program is not None
+    config = plan.config.copy_and_resolve_references()
+    config.data.crop_size = crop(sixteenths)
+    return compile_step(config, plan.model, machine, effort, say) is not None
+
+  found = largest_that_fits(fits, 16)
+  return crop(found) if found else None
+
+
 def _least_batch(config: ConfigDict, devices: int) -> int:
   """What every batch size must be a multiple of, see `config.check`."""
-  return config.accumulate_steps * math.lcm(devices, config.batch_norm_groups)
+  shares = devices // config.mesh_height
+  return config.accumulate_steps * math.lcm(shares, config.batch_norm_groups)
 
 
 def largest_that_fits(fits: Callable[[int], bool], start: int) -> int:

@@ -3,9 +3,15 @@
   python -m deeplab_jax.plan --config configs/voc.py --topology v5e:4x4
 
 Memory per device, the largest batch, collectives, work and a floor of the step
-time; without `--topology`, for the local devices. `--config.FIELD=VALUE`
-alters the config as in training, `--config.model.dtype=bfloat16` for one.
+time; without `--topology`, for the local devices. With `--largest_crop` also
+the largest crop, for `--config.mesh_height=N` devices that share each picture.
+`--config.FIELD=VALUE` alters the config as in training,
+`--config.model.dtype=bfloat16` for one.
 """
+
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import flags
@@ -21,6 +27,9 @@ _TOPOLOGY = flags.DEFINE_string(
 _LARGEST = flags.DEFINE_bool(
   "largest", True, "Look for the largest batch, compiling several sizes."
 )
+_LARGEST_CROP = flags.DEFINE_bool(
+  "largest_crop", False, "Look for the largest crop, in the same way."
+)
 _EFFORT = flags.DEFINE_float(
   "effort", plan.QUICK, "The compiler's, -1 to 1; 0 is training's.", -1, 1
 )
@@ -29,20 +38,30 @@ _JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
 
 def main() -> None:
   """Prints the plan that the flags ask for."""
-  made = plan.make_plan(_CONFIG.value, _machine(), _EFFORT.value)
+  made = plan.make_plan(_CONFIG.value, _machine(), _EFFORT.value, _say)
   print(plan_text.to_text(made), flush=True)
-  largest = _find_largest(made) if _LARGEST.value else None
+  largest = crop = None
+  if _LARGEST.value:
+    largest = _find("largest batch", plan.largest_batch, made)
+  if _LARGEST_CROP.value:
+    crop = _find("largest crop", plan.largest_crop, made)
   if _JSON.value:
-    atomic.write_json(_JSON.value, plan_text.to_dict(made, largest))
+    atomic.write_json(_JSON.value, plan_text.to_dict(made, largest, crop))
 
 
-def _find_largest(made: plan.Plan) -> int | None:
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+def _find(name: str, search: Callable, made: plan.Plan) -> Any:
+  """What a search gives, told; None where memory is unknown."""
   if made.machine.memory is None:
-    print(f"\nlargest batch: the memory of a {made.machine.kind} is unknown")
+    print(f"\n{name}: the memory of a {made.machine.kind} is unknown")
     return None
-  largest = plan.largest_batch(made, _EFFORT.value)
-  print(f"\nlargest batch: {largest}")
-  return largest
+  found = search(made, _EFFORT.value, _say)
+  shown = " x ".join(map(str, found)) if isinstance(found, tuple) else found
+  print(f"\n{name}: {shown}", flush=True)
+  return found
 
 
 def _machine() -> plan.Machine:

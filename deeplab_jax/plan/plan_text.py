@@ -18,13 +18,16 @@ _KINDS = {
 }
 
 
-def to_dict(plan: Plan, largest: int | None = None) -> dict[str, Any]:
+def to_dict(
+  plan: Plan, largest: int | None = None, crop: tuple[int, int] | None = None
+) -> dict[str, Any]:
   """All figures of a plan, JSON-able; bytes, seconds and counts.
 
   Args:
     plan: of `make_plan`; without a program, `fits` is false and the figures
       that need one are missing.
     largest: the largest global batch, if it was looked for.
+    crop: the largest crop, likewise.
   """
   facts = {
     "machine": plan.machine.name,
@@ -36,6 +39,8 @@ def to_dict(plan: Plan, largest: int | None = None) -> dict[str, Any]:
     "batch_size": plan.config.batch_size,
     "images_per_device": plan.images_per_device,
     "largest_batch": largest,
+    "largest_crop": crop and list(crop),
+    "mesh_height": plan.config.mesh_height,
     "flops": plan.flops,
     "fits": plan.program is not None,
   }
@@ -64,7 +69,7 @@ def to_text(plan: Plan) -> str:
   lines = [
     f"{config.model.backbone}, {height} x {width}, {config.model.dtype}: batch "
     f"{config.batch_size} on {len(machine.devices)} x {machine.kind} "
-    f"({machine.name}), {plan.images_per_device} images each"
+    f"({machine.name}), {_share(plan)}"
   ]
   if plan.program is None:
     size = _bytes(machine.memory)
@@ -77,6 +82,13 @@ def to_text(plan: Plan) -> str:
     *_floor_lines(plan),
   ]
   return "\n".join(lines)
+
+
+def _share(plan: Plan) -> str:
+  height, each = plan.config.mesh_height, plan.images_per_device
+  if height == 1:
+    return f"{each} images each"
+  return f"{each * height:g} images on every {height}"
 
 
 def _memory_lines(plan: Plan) -> list[str]:

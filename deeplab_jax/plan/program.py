@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
@@ -85,6 +84,7 @@ def compile_step(
   model: DeepLab | Classifier,
   machine: Machine,
   effort: float = QUICK,
+  say: Callable[[str], None] = lambda line: None,
 ) -> Program | None:
   """Compiles the step that training would run.
 
@@ -94,15 +94,21 @@ def compile_step(
     machine: with devices that need not exist.
     effort: XLA's `exec_time_optimization_effort`, from `QUICK` to 1; 0 is what
       training compiles with.
+    say: is told what begins, as it may take many minutes.
 
   Returns:
     What the compiler says, or None if the step does not fit into memory.
   """
-  mesh = Mesh(np.asarray(machine.devices), (sharding.BATCH_AXIS,))
+  height, width = config.data.crop_size
+  say(
+    f"compiling for {len(machine.devices)} x {machine.kind}: batch "
+    f"{config.batch_size}, crops of {height} x {width} ..."
+  )
+  mesh = sharding.make_mesh(config.mesh_height, machine.devices)
   optimizer = make_optimizer(config)
-  crop_size, averaged = config.data.crop_size, config.ema_decay > 0
+  averaged = config.ema_decay > 0
   create = functools.partial(
-    create_state, model, optimizer, crop_size, config.seed, averaged
+    create_state, model, optimizer, (height, width), config.seed, averaged
   )
   task = find_task(config)
   batch = task.abstract_batch(config, model)
@@ -118,7 +124,7 @@ def compile_step(
       return None
     raise
   seconds = time.monotonic() - begin
-  memory = _memory(compiled, *arguments, len(machine.devices))
+  memory = _memory(compiled, *arguments, sharding.batch_shares(mesh))
   if machine.memory is not None and memory.total > machine.memory:
     return None
   return _program(compiled, memory, len(machine.devices), seconds)
@@ -139,7 +145,7 @@ def _program(
 
 
 def _memory(
-  compiled: jax.stages.Compiled, state: Any, batch: Any, devices: int
+  compiled: jax.stages.Compiled, state: Any, batch: Any, shares: int
 ) -> Memory:
   found = compiled.memory_analysis()
   kinds = {
@@ -147,7 +153,7 @@ def _memory(
     "statistics": _bytes(state.batch_stats),
     "optimizer": _bytes(state.opt_state),
     "average": _bytes(state.average),
-    "batch": _bytes(batch) // devices,
+    "batch": _bytes(batch) // shares,
   }
   return Memory(
     **kinds,

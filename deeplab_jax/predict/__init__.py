@@ -117,7 +117,11 @@ def _run(flags: argparse.Namespace) -> int:
     folders = class_folders(facts["dataset"]["class_names"]) if overlap else []
     jobs, skipped = _left(flags, jobs, share, kinds, folders, rasters)
   segmenter = load(
-    flags.checkpoint, flags.output_stride, flags.dtype, **_protocol(flags)
+    flags.checkpoint,
+    flags.output_stride,
+    flags.dtype,
+    mesh_height=flags.mesh_height,
+    **_protocol(flags),
   )
   others = [job.source for job in jobs if job not in rasters]
   for line in remarks(others, is_rgb):
@@ -290,6 +294,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     type=int,
     help="side of the windows that pictures of more pixels than such a window "
     "are cut into, k * 32 + 1; by default 1025, for those above 2049 x 2049",
+  )
+  parser.add_argument(
+    "--mesh_height",
+    type=int,
+    default=1,
+    metavar="DEVICES",
+    help="devices that share each picture, for pictures larger than one can "
+    "hold; with --tile as large as these",
   )
   parser.add_argument(
     "--probabilities",

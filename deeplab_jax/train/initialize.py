@@ -30,6 +30,7 @@ from deeplab_jax.models import (
 )
 from deeplab_jax.models.arguments import IMAGE_ARGUMENTS, TRAINING_ARGUMENTS
 from deeplab_jax.models.auxiliary import NAME as AUXILIARY
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.tasks import Task
 from deeplab_jax.train import stem
@@ -180,6 +181,7 @@ def _unfolded(
     return with_statistics(model, variables, folded, images)
 
   images = sharding.global_batch({"image": images}, mesh)["image"]
+  update = by_rows(update, mesh, sharding.HEIGHT_AXIS)
   update = jax.jit(update, out_shardings=sharding.replicated(mesh))
   return state.starting_from(update(state.variables, images))
 

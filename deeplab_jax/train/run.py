@@ -70,7 +70,7 @@ def train_and_evaluate(
   task = find_task(config)
   workdir = checkpoints_lib.local_path(workdir, writing=True)
   first = jax.process_index() == 0
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(config.mesh_height)
   with contextlib.ExitStack() as stack:
     timeline = stack.enter_context(
       contextlib.closing(Timeline(workdir, writes=first))

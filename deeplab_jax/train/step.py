@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from deeplab_jax import losses, sharding
 from deeplab_jax.losses import Loss
 from deeplab_jax.models import preprocess, resize_bilinear
+from deeplab_jax.models.divided import by_rows
 from deeplab_jax.models.layers import CONVOLUTION
 from deeplab_jax.optimizer import (
   average,
@@ -57,9 +58,13 @@ def make_train_step(
   Weights that are frozen for good have no gradient, which is not computed.
   Those that will thaw have one, which the optimizer's moments follow, so that
   it knows their size by then. Batch statistics of frozen layers move as others.
+
+  On a mesh whose devices share pictures, see `sharding.make_mesh`, each of them
+  computes its rows of every map; nothing else changes.
   """
   schedule = learning_rate(config)
   loss_of = _loss_function(model, loss, config)
+  loss_of = by_rows(loss_of, mesh, sharding.HEIGHT_AXIS)
 
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)

@@ -3,7 +3,8 @@
   divide_tiny.py NAME=VALUE;...
 
 Each word is one case: fields of the config that it changes, "loss" being its
-name. Prints as JSON, by case, what steps on one device and on all gave.
+name and "hard" the fraction of its pixels. Prints as JSON, by case, what steps
+on one device and on all gave; on one no other shares a picture.
 """
 
 import ast
@@ -13,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import optimizer, sharding
@@ -31,9 +31,12 @@ def run(changes: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
   config = config_lib.base_config()
   changes = dict(changes)
   config.loss.name = changes.pop("loss", config.loss.name)
+  config.loss.hard_pixel_fraction = changes.pop("hard", 1.0)
   config.update({"lr": 0.1, "steps": 100, **changes})
+  if len(devices) == 1:
+    config.mesh_height = 1
   config_lib.check(config, len(devices))
-  mesh = Mesh(np.asarray(devices), (sharding.BATCH_AXIS,))
+  mesh = sharding.make_mesh(config.mesh_height, devices)
   model, rule = Tiny(dropout_rate=0.0), optimizer.make_optimizer(config)
   current = init_state(model, rule, (17, 17), 0, mesh, config.ema_decay > 0)
   overlap = config.task == "multilabel"

@@ -1,9 +1,10 @@
 """Trains a tiny network on random batches, for tests of whole processes.
 
-  train_tiny.py FIRST_STEP LAST_STEP FOLDER
+  train_tiny.py FIRST_STEP LAST_STEP FOLDER [MESH_HEIGHT]
 
 Continues the checkpoint in FOLDER, if there is one, and saves the last step
-there. Process 0 prints the losses as a JSON list.
+there. MESH_HEIGHT devices share a picture. Process 0 prints the losses as a
+JSON list.
 """
 
 import json
@@ -61,11 +62,11 @@ def batch_of(step: int) -> dict[str, np.ndarray]:
   }
 
 
-def main(first_step: int, last_step: int, folder: str) -> None:
+def main(first_step: int, last_step: int, folder: str, height: int = 1) -> None:
   runtime.start_runtime()
   config = config_lib.base_config()
   config.update(lr=0.1, steps=100, last_layer_multiplier=2.0)
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(height)
   rule = optimizer.make_optimizer(config)
   current = init_state(Tiny(), rule, (_SIDE, _SIDE), config.seed, mesh)
   checkpoints = Checkpoints(folder, keep=1)
@@ -85,4 +86,4 @@ def main(first_step: int, last_step: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-  main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+  main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))

@@ -149,7 +149,7 @@ def _lerp_transposed(dy, size, axis, half_pixel):
   """Sums, for every line of the input, the lines that `_lerp` made of it."""
   if dy.shape[axis] == size:
     return dy
-  matrix = _interpolation(size, dy.shape[axis], half_pixel)
+  matrix = interpolation(size, dy.shape[axis], half_pixel)
   # The weights that are not 0 first, in order.
   lines = np.argsort(matrix == 0, axis=0, kind="stable")
   lines = lines[: np.count_nonzero(matrix, axis=0).max()]
@@ -162,7 +162,7 @@ def _lerp_transposed(dy, size, axis, half_pixel):
   )
 
 
-def _interpolation(size_in: int, size_out: int, half_pixel: bool) -> np.ndarray:
+def interpolation(size_in: int, size_out: int, half_pixel: bool) -> np.ndarray:
   """The matrix `(size_out, size_in)` that interpolates a line."""
   lower, upper, weight = _positions(size_in, size_out, half_pixel)
   matrix = np.zeros((size_out, size_in), np.float32)
