@@ -111,25 +111,20 @@ class _Division:
 def _conv(x, kernel, *, stride=1, rate=1, padding="explicit"):
   if kernel.shape[:2] == (1, 1) and stride == 1:
     return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
-  pads = convolution.paddings(x, kernel, stride, rate, padding)
-  return _convolved(x, kernel, pads, stride, (rate, rate))
+  settings = {"stride": stride, "rate": rate, "padding": padding}
+  return convolution.plain_conv(x, kernel, **settings)
 
 
 def _depthwise_conv(x, kernel, *, padding, stride=1, rate=1, lowering=None):
   del lowering
-  rates = rate if isinstance(rate, tuple) else (rate, rate)
-  return _convolved(x, kernel, padding, stride, rates)
-
-
-def _convolved(x, kernel, padding, stride, rates):
   return lax.conv_general_dilated(
     x,
     kernel,
     window_strides=(stride, stride),
     padding=padding,
-    rhs_dilation=rates,
+    rhs_dilation=rate if isinstance(rate, tuple) else (rate, rate),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=x.shape[-1] // kernel.shape[2],
+    feature_group_count=x.shape[-1],
   )
 
 
