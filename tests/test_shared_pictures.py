@@ -79,8 +79,9 @@ def test_backbones_train_as_on_one_device(backbone, side, heights):
     for name in ("metrics", "params", "batch_stats", "opt_state"):
       assert found[name] < 1e-6, (height, name)
     assert found["collective-permute"] > 0
-    # Features and logits before they are resized, no more.
-    assert len(found["gathered"]) <= 2, found["gathered"]
+    # Features and logits before they are resized; and features where there are
+    # fewer rows than devices.
+    assert len(found["gathered"]) <= 3, found["gathered"]
 
 
 def test_heights_that_do_not_fit_are_refused():

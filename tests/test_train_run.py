@@ -392,7 +392,8 @@ def test_the_fault_of_one_of_two_processes_ends_both(folder):
   outputs = [process.communicate(timeout=90)[0] for process in processes]
   assert [process.returncode for process in processes] == [1, 1]
   ends = [output.splitlines()[-1] for output in outputs]
-  assert ends[1].startswith("error: ") and "damaged" in ends[1]
+  assert ends[1].startswith(f"error: {other}")
+  assert "must be a whole data set" in ends[1]
   assert ends[0].startswith("error: process 1 of 2 (on ")
   assert f") has failed: {ends[1].removeprefix('error: ')}: this" in ends[0]
 
