@@ -13,11 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 
-from deeplab_jax.models.ops.convolution import (
-  PaddingRule,
-  paddings,
-  same_padding,
-)
+from deeplab_jax.models.ops import plain
 
 resize_p = Primitive("resize_bilinear")
 """Of maps (b, h, w, c), to `size`, a pair of sides; with `half_pixel`."""
@@ -66,36 +62,6 @@ def at_least(n, least: int):
   return larger
 
 
-def _conv(x, kernel, *, stride=1, rate=1, padding: PaddingRule = "explicit"):
-  pads = paddings(x, kernel, stride, rate, padding)
-  return _convolution(x, kernel, pads, stride, rate)
-
-
-def _depthwise(x, kernel, *, padding, stride=1, rate=1, lowering=None):
-  del lowering
-  return _convolution(x, kernel, padding, stride, rate, groups=x.shape[-1])
-
-
-def _convolution(x, kernel, pads, stride, rate, groups=1):
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(stride, stride),
-    padding=pads,
-    rhs_dilation=rate if isinstance(rate, tuple) else (rate, rate),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-  )
-
-
-def _max_pool(x, padding: PaddingRule = "tensorflow"):
-  pads = [same_padding(n, 3, 2, 1, padding) for n in x.shape[1:3]]
-  window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
-  return lax.reduce_window(
-    x, -jnp.inf, lax.max, window, strides, [(0, 0), *pads, (0, 0)]
-  )
-
-
 def _marked_resize(x, size, half_pixel=False):
   size = tuple(size)
   if x.shape[1:3] == size:
@@ -135,9 +101,9 @@ def _attention(query, key, value):
 
 MARKED = {
   "attention": _attention,
-  "conv": _conv,
-  "depthwise_conv": _depthwise,
-  "max_pool": _max_pool,
+  "conv": plain.conv,
+  "depthwise_conv": plain.depthwise_conv,
+  "max_pool": plain.max_pool,
   "mean": mean_p.bind,
   "mean_of_windows": lambda x, side, strides: mean_of_windows_p.bind(
     x, side=side, strides=tuple(strides)
@@ -158,7 +124,7 @@ def _depthwise_anywhere(x, kernel, *, padding, stride=1, rate=1, lowering=None):
     x,
     kernel,
     cpu=lambda x, kernel: _by_taps(x, kernel, **settings),
-    default=lambda x, kernel: _depthwise(x, kernel, **settings),
+    default=lambda x, kernel: plain.depthwise_conv(x, kernel, **settings),
   )
 
 

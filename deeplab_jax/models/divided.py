@@ -15,13 +15,12 @@ import functools
 import inspect
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deeplab_jax.models import layers
-from deeplab_jax.models.ops import canvas, convolution, resize
+from deeplab_jax.models.ops import canvas, convolution, plain, resize
 from deeplab_jax.models.ops.whole import replaced
 
 _FREE = PartitionSpec.UNCONSTRAINED
@@ -59,8 +58,8 @@ class _Division:
     functions = {
       "all_threads": lambda x: x,
       "conv": _conv,
-      "depthwise_conv": _depthwise_conv,
-      "max_pool": _max_pool,
+      "depthwise_conv": plain.depthwise_conv,
+      "max_pool": plain.max_pool,
       "mean_of_windows": convolution.mean_of_windows.__wrapped__,
       "resize_bilinear": self._resize_bilinear,
       "resized_argmax": self._resized_argmax,
@@ -112,22 +111,4 @@ def _conv(x, kernel, *, stride=1, rate=1, padding="explicit"):
   if kernel.shape[:2] == (1, 1) and stride == 1:
     return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
   settings = {"stride": stride, "rate": rate, "padding": padding}
-  return convolution.plain_conv(x, kernel, **settings)
-
-
-def _depthwise_conv(x, kernel, *, padding, stride=1, rate=1, lowering=None):
-  del lowering
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(stride, stride),
-    padding=padding,
-    rhs_dilation=rate if isinstance(rate, tuple) else (rate, rate),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=x.shape[-1],
-  )
-
-
-def _max_pool(x, padding="tensorflow"):
-  pads = [convolution.same_padding(n, 3, 2, 1, padding) for n in x.shape[1:3]]
-  return nn.max_pool(x, (3, 3), (2, 2), pads)
+  return plain.conv(x, kernel, **settings)

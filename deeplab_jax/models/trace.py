@@ -5,7 +5,6 @@ it is called, with the shapes that go in and come out.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +15,12 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.blocks import DotProducts
 from deeplab_jax.models.layers import shapes_only
-from deeplab_jax.models.ops.convolution import plain_conv
-from deeplab_jax.models.ops.depthwise import depthwise_conv
+from deeplab_jax.models.ops import plain
 from deeplab_jax.models.ops.whole import replaced
 
 _DEFINITIONS = {
-  "conv": plain_conv,
-  "depthwise_conv": functools.partial(
-    depthwise_conv.__wrapped__, lowering="lax"
-  ),
+  "conv": plain.conv,
+  "depthwise_conv": plain.depthwise_conv,
   "all_threads": lambda x: x,
 }
 _KERNELS = ("kernel", "depthwise_kernel")

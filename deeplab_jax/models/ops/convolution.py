@@ -88,20 +88,6 @@ def conv(
   return lax.platform_dependent(x, kernel, cpu=by_products, default=dense)
 
 
-def plain_conv(
-  x: jax.Array,
-  kernel: jax.Array,
-  *,
-  stride: int = 1,
-  rate: int = 1,
-  padding: PaddingRule = "explicit",
-) -> jax.Array:
-  """The definition of `conv`."""
-  return _dense(
-    stride, rate, paddings(x, kernel, stride, rate, padding), x, kernel
-  )
-
-
 def _dense(stride, rate, pads, x, kernel):
   return lax.conv_general_dilated(
     x,
