@@ -40,7 +40,8 @@ def random_variables(module, images, *arguments, seed: int = 0) -> dict:
       value = generator.standard_normal(leaf.shape) * (2 / fan_in) ** 0.5
       if "squeeze_excite" in jax.tree_util.keystr(path):
         value *= gentle
-    return jnp.asarray(value, leaf.dtype)
+    # NumPy converts: a jax program for it would be compiled for every shape.
+    return jnp.asarray(np.asarray(value, leaf.dtype))
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
 

@@ -68,9 +68,7 @@ _HEADS = {
 # MobileNetV2.
 _BACKBONES = {
   "convnext_atto": {"output_stride": 8},
-  "mobilenet_v2_padded_torch": {"width_multiplier": 0.25, "pad_input": False},
   "mobilenet_v3_small_seg": {"head": "lraspp", "decoder": ("conv3",)},
-  "mobilenetv4_conv_small": {},
   "resnet_50": {"output_stride": 8},
   "tf_efficientnetv2_b0": {"output_stride": 8},
   "xception_71": {"output_stride": 8, "decoder": ("conv2",)},

@@ -37,7 +37,10 @@ print(sorted(others), sorted(ours))
     {"atrous_rates": (6,), "decoder": ("conv2",)},
     pytest.param({"head": "dpc", "output_stride": 8}, marks=pytest.mark.slow),
     {"head": "lraspp", "decoder": ("conv3",), "output_stride": 8},
-    {"half_pixel": True, "pad_input": False, "decoder": ("conv2",)},
+    pytest.param(
+      {"half_pixel": True, "pad_input": False, "decoder": ("conv2",)},
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=["aspp", "dpc", "lraspp", "as torch's"],
 )
@@ -48,14 +51,8 @@ def test_any_size_and_batch(arguments):
   exported.assert_equals_definition(job, opened, (65, 300), count=1)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "resnet_50",
-    pytest.param("xception_71", marks=pytest.mark.slow),
-    pytest.param("mobilenet_v2", marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet_50", "xception_71", "mobilenet_v2"])
 def test_backbones(shallow_backbones, name):
   job = make_job(DeepLab(3, name, atrous_rates=(), decoder=()))
   exported.assert_equals_definition(job, open_stablehlo(job), (37, 50))
@@ -123,9 +120,14 @@ def test_equal_networks_make_equal_files():
   assert b".py" not in first.replace(b".npy", b"")
 
 
-def test_loading_needs_jax_alone(tmp_path):
-  job = make_job(tiny_model())
-  (tmp_path / "net").write_bytes(as_stablehlo.make(job))
+@pytest.fixture(scope="module")
+def content(tiny_backbone) -> bytes:
+  """The file of a small network."""
+  return as_stablehlo.make(make_job(tiny_model()))
+
+
+def test_loading_needs_jax_alone(content, tmp_path):
+  (tmp_path / "net").write_bytes(content)
   done = subprocess.run(
     [sys.executable, "-c", _ALONE, str(tmp_path / "net")],
     capture_output=True,
@@ -137,12 +139,11 @@ def test_loading_needs_jax_alone(tmp_path):
   assert second == "[] ['deeplab_jax.export', 'deeplab_jax.export.loading']"
 
 
-def test_wrong_files_and_images_are_told(tmp_path):
+def test_wrong_files_and_images_are_told(content, tmp_path):
   path = tmp_path / "net"
   path.write_bytes(b"nothing")
   with pytest.raises(ValueError, match="net: no exported network, or damaged"):
     export.load(path)
-  content = as_stablehlo.make(make_job(tiny_model()))
   path.write_bytes(content[: len(content) // 2])
   with pytest.raises(ValueError, match="net: no exported network, or damaged"):
     export.load(path)
@@ -157,9 +158,8 @@ def test_wrong_files_and_images_are_told(tmp_path):
       found(images)
 
 
-def test_it_can_be_part_of_a_program():
-  job = make_job(tiny_model())
-  found = export.Exported(as_stablehlo.make(job))
+def test_it_can_be_part_of_a_program(content):
+  found = export.Exported(content)
   images = exported.pictures(20, 30)
   inside = jax.jit(lambda images: found(images).astype(int).sum())
   assert int(inside(images)) == int(np.asarray(found(images), int).sum())

@@ -53,6 +53,7 @@ def test_multiscale_equals_official(shared, exactness):
   check_multiscale(shared, exactness, "multiscale_mobilenet_v2_os16")
 
 
+@pytest.mark.slow
 def test_multiscale_without_flip_equals_official(shared, exactness):
   check_multiscale(shared, exactness, "multiscale_mobilenet_v2_os16_noflip")
 

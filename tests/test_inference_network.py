@@ -13,7 +13,6 @@ from tests.needs import needs_onednn
 from tests.tiny_segmenter import (
   make_variables,
   random_image,
-  small_model,
   tiny_model,
 )
 
@@ -25,6 +24,7 @@ from tests.tiny_segmenter import (
     *(
       pytest.param({"width_multiplier": 1.0} | other, marks=pytest.mark.slow)
       for other in (
+        {"backbone": "mobilenet_v2", "width_multiplier": 0.25},
         {"backbone": "resnet_50", "output_stride": 8},
         {"backbone": "mobilenet_v3_small_seg"},
         {"backbone": "xception_41", "decoder": ("conv3", "conv2")},
@@ -33,9 +33,9 @@ from tests.tiny_segmenter import (
   ],
 )
 def test_confined_network_equals_one_on_a_smaller_canvas(
-  shallow_backbones, arguments
+  shallow_backbones, tiny_backbone, arguments
 ):
-  model = small_model(**arguments)
+  model = tiny_model(**arguments)
   variables = make_variables(model)
   image = np.zeros((1, 97, 129, 3), np.float32)
   image[:, :65, :97] = np.random.default_rng(0).normal(size=(1, 65, 97, 3))
@@ -75,17 +75,19 @@ def test_canvas_does_not_change_fused_views(tiny_backbone):
   "arguments",
   [
     {"atrous_rates": (6,), "decoder": ("conv2",)},
+    pytest.param({"backbone": "mobilenet_v2"}, marks=pytest.mark.slow),
     pytest.param(
-      {"backbone": "mobilenet_v3_small_seg", "width_multiplier": 1.0},
-      marks=pytest.mark.slow,
+      {"backbone": "mobilenet_v3_small_seg"}, marks=pytest.mark.slow
     ),
   ],
 )
 @pytest.mark.parametrize(
   "in_onednn", [False, pytest.param(True, marks=needs_onednn)]
 )
-def test_folded_network_equals_the_original(arguments, in_onednn):
-  model = small_model(**arguments)
+def test_folded_network_equals_the_original(
+  tiny_backbone, arguments, in_onednn
+):
+  model = tiny_model(**arguments)
   variables = make_variables(model)
   images = np.random.default_rng(0).normal(size=(2, 65, 49, 3))
   images = images.astype(np.float32)
@@ -100,8 +102,8 @@ def test_folded_network_equals_the_original(arguments, in_onednn):
   np.testing.assert_allclose(logits, expected, atol=tolerance)
 
 
-def test_what_is_folded_is_not_kept_twice():
-  model = small_model(atrous_rates=(6,), decoder=("conv2",))
+def test_what_is_folded_is_not_kept_twice(tiny_backbone):
+  model = tiny_model(atrous_rates=(6,), decoder=("conv2",))
   variables = make_variables(model)
   folded = folding.fold(model, variables)
   assert not jax.tree.leaves(folded["batch_stats"])

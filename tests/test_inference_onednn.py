@@ -159,7 +159,9 @@ def _forms(isa: str, side: int, backbones: tuple[str, ...]) -> set[str]:
 
 
 @needs_onednn
-@pytest.mark.parametrize("isa", ["DEFAULT", "AVX2"])
+@pytest.mark.parametrize(
+  "isa", ["DEFAULT", pytest.param("AVX2", marks=pytest.mark.slow)]
+)
 def test_no_layer_is_computed_in_the_form_that_hangs(isa):
   found = _forms(isa, 65, ("mobilenet_v2",))
   assert not any("gemm" in name for name in found), found

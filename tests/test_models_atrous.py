@@ -70,7 +70,8 @@ def constant_gates(variables):
   """
 
   def change(path, leaf):
-    return leaf * ("squeeze_excite" not in str(path) or path[-1].key == "bias")
+    kept = "squeeze_excite" not in str(path) or path[-1].key == "bias"
+    return leaf if kept else np.zeros(leaf.shape, leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(change, variables)
 

@@ -1,6 +1,6 @@
 """Every lowering equals the definition, forward and in both gradients."""
 
-import itertools
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,20 @@ def padding(size, taps, stride, rate, rule):
   )
 
 
-def forward_and_gradients(lowering, x, kernel, dy_key, **geometry):
+def forward_and_gradients(lowering, x, kernel, geometries):
+  """The map and both gradients of every geometry, as one program."""
+
   @jax.jit
   def run(x, kernel):
-    y, pullback = jax.vjp(
-      lambda x, k: depthwise_conv(x, k, lowering=lowering, **geometry),
-      x,
-      kernel,
-    )
-    dy = jax.random.normal(dy_key, y.shape).astype(y.dtype)
-    return [a.astype(jnp.float32) for a in (y, *pullback(dy))]
+    results = []
+    for geometry in geometries:
+      convolve = functools.partial(
+        depthwise_conv, lowering=lowering, **geometry
+      )
+      y, pullback = jax.vjp(convolve, x, kernel)
+      dy = jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype)
+      results += [a.astype(jnp.float32) for a in (y, *pullback(dy))]
+    return results
 
   return run(x, kernel)
 
@@ -60,39 +64,40 @@ def test_shift_equals_lax_in_a_wide_sweep(taps, stride, rule):
 
 
 def check_shift_equals_lax(taps, stride, rule, sizes, rates):
-  keys = jax.random.split(jax.random.key(0), 3)
-  for size, rate in itertools.product(sizes, rates):
-    x = jax.random.normal(keys[0], (2, *size, 3))
-    kernel = jax.random.normal(keys[1], (taps, taps, 1, 3))
-    geometry = {
-      "stride": stride,
-      "rate": rate,
-      "padding": padding(size, taps, stride, rate, rule),
-    }
-    ours = forward_and_gradients("shift", x, kernel, keys[2], **geometry)
-    definition = forward_and_gradients("lax", x, kernel, keys[2], **geometry)
-    for a, b in zip(ours, definition):
+  random = np.random.default_rng(0)
+  kernel = random.standard_normal((taps, taps, 1, 3)).astype(np.float32)
+  for size in sizes:
+    x = random.standard_normal((2, *size, 3)).astype(np.float32)
+    geometries = [
+      {
+        "stride": stride,
+        "rate": rate,
+        "padding": padding(size, taps, stride, rate, rule),
+      }
+      for rate in rates
+    ]
+    ours = forward_and_gradients("shift", x, kernel, geometries)
+    definition = forward_and_gradients("lax", x, kernel, geometries)
+    assert len(ours) == 3 * len(rates)
+    for a, b in zip(ours, definition, strict=True):
       # A kernel's gradient sums thousands of products; found 2e-5 of 60.
       atol = 1e-6 * max(10, np.abs(b).max())
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
 
 
-@pytest.mark.parametrize("rate", [1, 6])
-def test_bfloat16_sums_in_float32(rate):
-  keys = jax.random.split(jax.random.key(1), 3)
-  x = jax.random.normal(keys[0], (2, 9, 9, 4), jnp.bfloat16)
-  kernel = jax.random.normal(keys[1], (3, 3, 1, 4), jnp.bfloat16)
-  geometry = {"rate": rate, "padding": ((rate, rate), (rate, rate))}
-  wide = forward_and_gradients(
-    "lax",
-    x.astype(jnp.float32),
-    kernel.astype(jnp.float32),
-    keys[2],
-    **geometry,
-  )
-  ours = forward_and_gradients("shift", x, kernel, keys[2], **geometry)
+def test_bfloat16_sums_in_float32():
+  random = np.random.default_rng(1)
+  x = jnp.asarray(random.standard_normal((2, 9, 9, 4)), jnp.bfloat16)
+  kernel = jnp.asarray(random.standard_normal((3, 3, 1, 4)), jnp.bfloat16)
+  geometries = [
+    {"rate": rate, "padding": ((rate, rate), (rate, rate))} for rate in (1, 6)
+  ]
+  in_float32 = x.astype(jnp.float32), kernel.astype(jnp.float32)
+  wide = forward_and_gradients("lax", *in_float32, geometries)
+  ours = forward_and_gradients("shift", x, kernel, geometries)
   # One rounding of the sum to 8 bits; 9 roundings would reach 3e-2.
-  np.testing.assert_allclose(ours[0], wide[0], rtol=2**-8, atol=1e-6)
+  for i in (0, 3):
+    np.testing.assert_allclose(ours[i], wide[i], rtol=2**-8, atol=1e-6)
 
 
 def test_platform_choice_is_the_shift_on_cpu():

@@ -13,7 +13,6 @@ TOLERANCE = 1e-4
 _QUICK = {
   "mobilenet_v2_dm05_os16",
   "mobilenet_v2_os16_decoder",
-  "resnet_v1_101_beta_os16",
   "resnet_v1_50_os16_even",
   "xception_65_os16_even",
 }
@@ -56,7 +55,9 @@ def test_the_other_lowering_gives_the_same(shared, monkeypatch, name):
   assert max(errors.values()) < TOLERANCE, errors
 
 
-@pytest.mark.parametrize("name", _cases(network.ENDPOINT_CASES))
+@pytest.mark.parametrize(
+  "name", _cases(network.ENDPOINT_CASES, {"resnet_v1_101_beta_os16"})
+)
 def test_every_layer_equals_the_official(shared, exactness, name):
   errors = network.endpoint_errors(shared, name)
   worst = max(errors.values())

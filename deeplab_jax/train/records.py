@@ -7,11 +7,12 @@ import math
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import IO
-
-import tensorboardX
+from typing import IO, TYPE_CHECKING
 
 from deeplab_jax import atomic, remote
+
+if TYPE_CHECKING:
+  import tensorboardX
 
 
 class Records:
@@ -57,6 +58,9 @@ class Records:
 
   def _open(self) -> None:
     """Opens the files, less what will be written again."""
+    # Not above: where boto3 is installed it imports that, for half a second.
+    import tensorboardX
+
     text = "".join(json.dumps(row) + "\n" for row in self.rows)
     folder = self._path.parent
     if isinstance(folder, remote.Address):
