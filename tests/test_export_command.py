@@ -85,8 +85,8 @@ def test_a_broken_file_fails_and_is_kept_aside(
   found = exporting.find_format("onnx")
   changed = {"onnx": type(found)(**{**vars(found), "make": broken})}
   monkeypatch.setattr("deeplab_jax.export.formats.FORMATS", changed)
-  out = tmp_path / "net.onnx"
-  assert _run(folder, "--format", "onnx", "--out", out) == 1
+  out, size = tmp_path / "net.onnx", "33x47"
+  assert _run(folder, "--format", "onnx", "--out", out, "--size", size) == 1
   printed = capsys.readouterr()
   assert printed.out.startswith("certificate FAILED: logits within ")
   assert printed.err.startswith("error: the file computes something else than")
@@ -100,18 +100,23 @@ def test_a_broken_file_fails_and_is_kept_aside(
   assert not facts["passed"]
 
 
-def test_no_number_fails():
-  job = exported.make_job(tiny_model(decoder=("conv2",)))
-  opened = exported.open_onnx(job)
+@pytest.fixture(scope="module")
+def sound(tiny_backbone):
+  """A job of one size, and its file."""
+  model = tiny_model(decoder=("conv2",))
+  variables = exported.with_large_logits(model, exported.make_variables(model))
+  job = exported.make_job(model, variables, sizes=((33, 47),))
+  return job, exported.open_onnx(job)
+
+
+def test_no_number_fails(sound):
+  job, opened = sound
   nan = opened._replace(behind=lambda images: opened.behind(images) * np.nan)
   assert not certificate.measure(job, nan)["passed"]
 
 
-def test_one_clear_label_fails():
-  model = tiny_model(decoder=("conv2",))
-  variables = exported.with_large_logits(model, exported.make_variables(model))
-  job = exported.make_job(model, variables)
-  opened = exported.open_onnx(job)
+def test_one_clear_label_fails(sound):
+  job, opened = sound
 
   def run(images):
     labels = opened.run(images).copy()
