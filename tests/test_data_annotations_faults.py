@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -494,6 +495,51 @@ def test_prepare_says_what_it_read(tmp_path, capsys):
   assert "must be one of masks, coco" in capsys.readouterr().err
   assert prepare.main([*command, "--unannotated=skip"]) == 0
   assert "without annotation: left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_archives_are_read_as_they_are(tmp_path, capsys, kind):
+  scenes.coco(tmp_path / "export")
+  pack = shutil.make_archive(tmp_path / "pack", kind, tmp_path / "export")
+  samples = FolderSamples(build.user_files(pack))  # as the doctor
+  assert samples.faults == [] and samples.info.class_names == NAMES
+  place = ["--manual_dir", pack, "--data_dir", str(tmp_path / "data")]
+  assert prepare.main(["folder", *place]) == 0
+  assert "COCO json, 5 images, 3 classes" in capsys.readouterr().out
+  config = base_config().data
+  config.update(name="folder", path=pack, data_dir=str(tmp_path / "data"))
+  dataset = open_dataset(config)  # what was prepared: the archive is named
+  for split, source in (("train", dataset.train), ("val", dataset.eval)):
+    for index, key in enumerate(samples.names(split)):
+      np.testing.assert_array_equal(
+        source[index]["label"], samples.read(split, index).label
+      )
+      assert source[index]["name"] == key
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.zip", "a.tar.bz2", "nowhere"])
+def test_what_is_no_folder_or_archive_is_refused_at_every_door(
+  tmp_path, capsys, name
+):
+  path = tmp_path / name
+  if name == "a.tar.bz2":
+    scenes.write(tmp_path / "b/a.txt", "some text")
+    shutil.make_archive(tmp_path / "a", "bztar", tmp_path / "b")
+  elif name != "nowhere":
+    path.write_text("{}")
+  said = {
+    "a.json": r"must be a folder, or an archive .*give the folder that holds",
+    "nowhere": r"must be a folder, or an archive .*, got '.*nowhere'",
+  }.get(name, r"a\..*must be a folder, a zip or a tar file")
+  config = base_config()
+  config.data.update(name="folder", path=str(path), data_dir=str(tmp_path))
+  with pytest.raises(ValueError, match=said) as refused:
+    open_dataset(config.data)
+  checkup = doctor.examine(config, overfit_steps=0)
+  assert [finding.message for finding in checkup.errors] == [str(refused.value)]
+  place = ["--manual_dir", str(path), "--data_dir", str(tmp_path)]
+  assert prepare.main(["folder", *place]) == 1
+  assert capsys.readouterr().err == f"error: {refused.value}\n"
 
 
 @pytest.mark.slow
