@@ -23,6 +23,7 @@ from deeplab_jax.data.builders import (
   folder_checks,
   folder_classes,
   folder_layout,
+  mask_windows,
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
@@ -167,8 +168,18 @@ class FolderSamples:
       self._read_mask(sample, mask_path)
     return sample
 
-  def _read_tile(self, key: str) -> Sample:
+  def _mask_of_tile(self, key: str) -> Sample:
+    """A sample with the mask of a tile, of which only that part is read if it
+    can be."""
     name, rows, columns = self._tiles.tiles[key]
+    where = self._tree.where(self.layout.images[name])
+    path = self.layout.masks.get(name)
+    if path is not None:
+      sample = Sample(key, where, self._tree.where(path))
+      if sample.attempt(self._read_window, sample, path, key):
+        return sample
+      if sample.faults:
+        return sample
     whole = self._latest_mask(name)
     sample = dataclasses.replace(
       whole, name=key, faults=list(whole.faults), remarks=list(whole.remarks)
@@ -177,6 +188,30 @@ class FolderSamples:
       sample.mask = whole.mask[rows, columns]
     if whole.label is not None:
       sample.label = whole.label[rows, columns].copy()
+    return sample
+
+  def _read_window(self, sample: Sample, path: str, key: str) -> bool:
+    """Reads the mask of a tile into `sample`; False if it is to be read as a
+    whole.
+
+    Raises:
+      BadExample: it cannot be read, or has another size than its image.
+    """
+    name, rows, columns = self._tiles.tiles[key]
+    with mask_windows.opened(self._tree, path, self._nodata) as windows:
+      if windows is None:
+        return False
+      size = self._tiles.sizes[name]
+      checks.check_mask_size(sample.mask_file, windows.size, size)
+      mask = windows.read(rows, columns)
+    sample.mask = _pixels(mask)
+    if self._classes:
+      label = self._classes.labels_of(sample.mask_file, mask)
+      sample.label = _ignoring(label, self.info)
+    return True
+
+  def _read_tile(self, key: str) -> Sample:
+    sample = self._mask_of_tile(key)
     picture = sample.attempt(self._tiles.read, key)
     if picture is not None:
       picture = sample.attempt(self._bands.check, sample.image_file, picture)
@@ -254,6 +289,7 @@ class FolderSamples:
         self._nodata,
         self.faults.append,
         self._export.listed,
+        by_windows=self._tiles is not None,
       )
     except BadExample as fault:
       self.faults.append(fault)
