@@ -1,6 +1,7 @@
 """Rasters with a place on earth: labels of the same place, polygons, tiles."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,14 +10,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from deeplab_jax import checkpoints, doctor, predict, prepare, train
+from deeplab_jax import checkpoints, doctor, predict, prepare, remote, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import bands
 from deeplab_jax.data.builders import folder_masks, mask_windows, masks
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.predict import geo
+from deeplab_jax.predict import geo, sources
 from tests.random_variables import random_variables
 from tests.tiny_segmenter import COLORS, NAMES, tiny_model
 
@@ -218,8 +219,28 @@ def test_the_command_labels_rasters(tmp_path, capsys):
     "overlays/b.png",
     "polygons/a.gpkg",
   }
-  with rasterio.open(tmp_path / "out/labels/a.tif") as labels:
-    np.testing.assert_array_equal(labels.read(1), segmenter(_pixels(50, 60)))
+  pack = shutil.make_archive(tmp_path / "shard", "tar", tmp_path, "in")
+  command = [str(model), pack, "--out", str(tmp_path / "packed")]
+  assert predict.main(command) == 0
+  wanted = segmenter(_pixels(50, 60))
+  for place in ("out/labels/a.tif", "packed/labels/shard/in/a.tif"):
+    with rasterio.open(tmp_path / place) as labels:
+      assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+      np.testing.assert_array_equal(labels.read(1), wanted)
+  assert (tmp_path / "packed/labels/shard/in/b.png").exists()
+
+
+def test_where_the_place_of_rasters_is_lost_is_said():
+  address = remote.as_path("gs://bucket/a.TIF")
+  shard = remote.as_path("gs://bucket/shard.tar")
+  members = [
+    sources.Member(shard, name, 512, 9) for name in ("b.tiff", "c.png")
+  ]
+  (line,) = predict.reading.remarks([address, *members])
+  assert "place on earth, if they have one, is not kept (copy them" in line
+  assert line.endswith(
+    "2 pictures, gs://bucket/a.TIF, gs://bucket/shard.tar/b.tiff"
+  )
 
 
 def test_a_network_for_rgb_reads_rasters_as_pictures(tmp_path):
@@ -233,8 +254,8 @@ def test_a_network_for_rgb_reads_rasters_as_pictures(tmp_path):
   index = rgb[..., :1] // 8
   deep = rgb[..., :3].astype(np.uint16) * 256 + 7
   grey = rgb[..., :1]
-  sources = {"rgb": rgb, "index": index, "deep": deep, "grey": grey}
-  for name, pixels in sources.items():
+  rasters = {"rgb": rgb, "index": index, "deep": deep, "grey": grey}
+  for name, pixels in rasters.items():
     options = {"photometric": "rgb"} if pixels.shape[2] == 3 else {}
     source = _write(tmp_path / f"{name}.tif", pixels, **options)
     if name == "index":
