@@ -27,6 +27,7 @@ from deeplab_jax.data.builders import (
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
+from deeplab_jax.data.builders.folder_bands import FolderBands
 from deeplab_jax.data.builders.folder_tiles import Latest, Tiles
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
@@ -136,12 +137,8 @@ class FolderSamples:
       if tiling.side:
         what = self._tree, self.layout, channels, tiling
         self._tiles = Tiles(*what, self.faults.append)
-      found = folder_bands.find(self._tree, self.layout, channels, self._tiles)
-      if asked_range:
-        found = dataclasses.replace(
-          found, value_range=value_range(asked_range, channels)
-        )
-      self._bands = found
+      what = self._tree, self.layout, channels, asked_range, self._tiles
+      self._bands = find_bands(*what)
     self.listed = self._export.listed is not None or any(
       name in self._tree for name in folder_classes.FILES
     )
@@ -215,7 +212,7 @@ class FolderSamples:
     picture = sample.attempt(self._tiles.read, key)
     if picture is not None:
       picture = sample.attempt(self._bands.check, sample.image_file, picture)
-    self._take_bands(sample, picture)
+    take_bands(sample, picture, self._bands, self.info)
     return sample
 
   def read(self, split: str, index: int) -> Sample:
@@ -253,7 +250,8 @@ class FolderSamples:
     if encoded is None:
       return
     if self._bands and not self._bands.keeps_file(encoded):
-      self._read_bands(sample, encoded)
+      picture = sample.attempt(self._bands.read, sample.image_file, encoded)
+      take_bands(sample, picture, self._bands, self.info)
       return
     remarks = list(checks.remarks(sample.image_file, encoded))
     encoded = checks.quiet(encoded)
@@ -262,23 +260,6 @@ class FolderSamples:
       if sample.mask is not None:
         encoded = checks.upright(encoded, sample.mask.shape[:2])
       sample.image = preprocess.decode_image(encoded)
-
-  def _read_bands(self, sample: Sample, encoded: bytes) -> None:
-    """The picture with its range of values brought to 0..255."""
-    picture = sample.attempt(self._bands.read, sample.image_file, encoded)
-    self._take_bands(sample, picture)
-
-  def _take_bands(self, sample: Sample, picture: Picture | None) -> None:
-    if picture is None:
-      return
-    file = sample.image_file
-    if picture.remark:
-      sample.remarks.append(Remark("place-of-channels", file, picture.remark))
-    sample.image = visualize.to_8_bits(picture.pixels, self._bands.value_range)
-    unknown, label = picture.unknown, sample.label
-    ignores = self.info is not None and self.info.ignore_label is not None
-    if ignores and unknown is not None and np.shape(label) == unknown.shape:
-      label[unknown] = preprocess.IGNORE
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
     used = self.layout.used_masks()
@@ -308,6 +289,41 @@ class FolderSamples:
       colors=classes.colors,
       ignore_label=classes.ignore_label,
     )
+
+
+def find_bands(
+  tree: Tree,
+  layout: folder_layout.Layout,
+  channels: int,
+  asked_range: tuple = (),
+  tiles: Tiles | None = None,
+) -> FolderBands:
+  """The channels of a folder's pictures, with the range that is asked for."""
+  found = folder_bands.find(tree, layout, channels, tiles)
+  if asked_range:
+    asked = value_range(asked_range, channels)
+    found = dataclasses.replace(found, value_range=asked)
+  return found
+
+
+def take_bands(
+  sample: Sample,
+  picture: Picture | None,
+  found: FolderBands,
+  info: DatasetInfo | None,
+) -> None:
+  """Puts a picture, if it could be read, into `sample`: with its range of
+  values brought to 0..255, its no-data ignored."""
+  if picture is None:
+    return
+  file = sample.image_file
+  if picture.remark:
+    sample.remarks.append(Remark("place-of-channels", file, picture.remark))
+  sample.image = visualize.to_8_bits(picture.pixels, found.value_range)
+  unknown, label = picture.unknown, sample.label
+  ignores = info is not None and info.ignore_label is not None
+  if ignores and unknown is not None and np.shape(label)[:2] == unknown.shape:
+    label[unknown] = preprocess.IGNORE
 
 
 class RecordSamples:

@@ -151,28 +151,35 @@ class Folder(SegmentationBuilder, skip_registration=True):
   def read(self, split: str, key: str) -> Example | None:
     if self._tiles:
       return self._read_tile(key)
-    image = self._layout.images[key]
     mask = self._layout.mask_of(self._tree, key)
     file = self._tree.where(mask)
     decoded = self._classes.decode(file, self._tree.read(mask))
     labels = self._classes.labels_of(file, decoded)
-    source = self._tree.read(image)
-    self._contents.append((split, key, hashlib.sha256(source).digest()))
     self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
-    where = self._tree.where(image)
+    return self._with_image(split, key, file, labels)
+
+  def _with_image(
+    self, split: str, key: str, file: str, labels: np.ndarray
+  ) -> Example:
+    """The example of an image and the labels (h, w) or (h, w, classes) of its
+    mask `file`."""
+    image = self._layout.images[key]
+    where, source = self._tree.where(image), self._tree.read(image)
+    self._contents.append((split, key, hashlib.sha256(source).digest()))
     if self._bands is None:
-      encoded = checks.upright(source, labels.shape)
+      encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
     picture = self._bands.read(where, source)
     if picture.remark:
       self.remarks.append(Remark("place-of-channels", where, picture.remark))
     if self._bands.keeps_file(source):
-      encoded = checks.upright(source, labels.shape)
+      encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
     ignored, size = self.dataset.ignore_label, picture.pixels.shape[:2]
-    fits = size == labels.shape  # else it is refused later
+    fits = size == labels.shape[:2]  # else it is refused later
     if fits and picture.unknown is not None and ignored is not None:
-      labels = np.where(picture.unknown, np.uint8(ignored), labels)
+      labels = labels.copy()
+      labels[picture.unknown] = ignored
     return Example(where, bands.encode(picture.pixels), file, labels, size=size)
 
   def all_remarks(self) -> list[Remark]:
