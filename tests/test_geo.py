@@ -17,7 +17,7 @@ from deeplab_jax.data.builders import folder_masks, mask_windows, masks
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.predict import geo, sources
+from deeplab_jax.predict import geo, shares, sources
 from tests.random_variables import random_variables
 from tests.tiny_segmenter import COLORS, NAMES, tiny_model
 
@@ -228,6 +228,28 @@ def test_the_command_labels_rasters(tmp_path, capsys):
       assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
       np.testing.assert_array_equal(labels.read(1), wanted)
   assert (tmp_path / "packed/labels/shard/in/b.png").exists()
+
+
+def test_classes_that_overlap_have_a_band_each(tmp_path):
+  pixels = _pixels(50, 60)
+  pixels[:9] = 0
+  source = _write(tmp_path / "a.tif", pixels, nodata=0)
+  segmenter = _segmenter(thresholds=(0.3, 0.33, 0.36))
+  out = tmp_path / "out"
+  (job,) = predict.find_jobs([source], out)
+  assert not predict.predict_files(segmenter, [job], out)
+  wanted = segmenter(pixels)
+  assert wanted.shape == (50, 60, 3) and len(np.unique(wanted)) == 2
+  with rasterio.open(out / "labels/a.tif") as labels:
+    assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+    assert labels.descriptions == NAMES and labels.nodata == 255
+    found = np.moveaxis(labels.read(), 0, 2)
+  assert (found[:9] == 255).all()
+  np.testing.assert_array_equal(found[9:], wanted[9:])
+  assert (out / "overlays/a.png").exists()
+  for given in ((), (job,)):  # a picture of that name is yet to be labelled
+    left = shares.undone([job], out, ("labels", "overlays"), NAMES, given)
+    assert left == ([] if given else [job])
 
 
 def test_where_the_place_of_rasters_is_lost_is_said():

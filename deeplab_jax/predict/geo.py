@@ -68,7 +68,8 @@ def label(
   Each has the coordinate system and the transform of `source`, and a number
   that is declared as no-data, which it has where `source` has no-data in all
   bands: 255 (65535 of more than 255 classes) in labels, NaN in probabilities
-  and uncertainty, which are float32.
+  and uncertainty, which are float32. Where classes overlap, labels have a band
+  for each class, 1 where it is and else 0.
 
   Args:
     segmenter: the network.
@@ -122,11 +123,13 @@ def read_whole(
     return read_part(raster, segmenter.model, place)
 
 
-def read_labels(path: pathlib.Path) -> np.ndarray:
-  """The labels (h, w) of a raster that `label` wrote."""
+def read_labels(path: pathlib.Path, overlap: bool = False) -> np.ndarray:
+  """The labels (h, w) of a raster that `label` wrote, or (h, w, classes) where
+  classes `overlap`."""
   rasterio = bands.import_rasterio(_RASTER)
   with rasterio.open(path) as raster:
-    return raster.read(1)
+    labels = np.moveaxis(raster.read(), 0, 2)
+  return labels if overlap else labels[..., 0]
 
 
 def read_part(raster: Any, model: DeepLab, place: Place) -> np.ndarray:
@@ -214,9 +217,12 @@ class _Writer:
     """A raster of the place and size of `source`, which `path` becomes."""
     rasterio = bands.import_rasterio(_RASTER)
     classes = segmenter.model.num_classes
-    count = classes if kind == PROBABILITIES else 1
+    overlap = kind == LABELS and segmenter.thresholds is not None
+    count = classes if kind == PROBABILITIES or overlap else 1
     dtype, nodata = "float32", math.nan
-    if kind == LABELS:
+    if overlap:
+      dtype, nodata = "uint8", 255
+    elif kind == LABELS:
       dtype, nodata = ("uint8", 255) if classes <= 255 else ("uint16", 65535)
     profile = {
       "driver": "GTiff",
@@ -238,7 +244,9 @@ class _Writer:
       rasterio.open(partial, "w", **profile) as raster,
     ):
       raster.update_tags(class_names=names)
-      if kind == LABELS and dtype == "uint8":
+      if count == classes > 1:
+        raster.descriptions = segmenter.class_names
+      if kind == LABELS and dtype == "uint8" and not overlap:
         palette = visualize.palette(segmenter.colors)[:256].tolist()
         raster.write_colormap(1, dict(enumerate(map(tuple, palette))))
       writer = cls(raster, nodata)
