@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--manual_dir",
     default="",
-    help="folder with the files you downloaded, as archives or extracted",
+    help="folder with the files you downloaded, as archives or extracted; of "
+    "the data set folder your own, or an archive of it",
   )
   parser.add_argument(
     "--data_dir",

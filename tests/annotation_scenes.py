@@ -384,6 +384,13 @@ def label_studio(root: pathlib.Path) -> None:
   write(root / "classes.txt", "\n".join(NAMES))
 
 
+def pixel_corners(outline) -> list[list[float]]:
+  """Corners of an outline of right angles as pixels that are within it, which
+  is how Supervisely has them."""
+  left, top = np.min(outline, 0)
+  return [[float(x - (x > left)), float(y - (y > top))] for x, y in outline]
+
+
 def supervisely(root: pathlib.Path) -> None:
   classes = [
     {"title": name, "shape": "any", "color": f"#{bytes(color).hex()}"}
@@ -393,8 +400,8 @@ def supervisely(root: pathlib.Path) -> None:
   for split, _, name in _each():
     objects = []
     for thing in SCENES[name]:
-      if thing.is_crowd:
-        continue
+      if thing.is_crowd or not region(thing).any():
+        continue  # neither crowds nor what is thinner than a pixel
       entry = {"id": 900 + len(objects), "classTitle": thing.name, "tags": []}
       if thing.name == "car":
         ys, xs = np.nonzero(region(thing))
@@ -406,7 +413,10 @@ def supervisely(root: pathlib.Path) -> None:
         entry["bitmap"] = {"data": data, "origin": corner}
       else:
         entry["geometryType"] = "polygon"
-        entry["points"] = {"exterior": thing.outline, "interior": thing.holes}
+        entry["points"] = {
+          "exterior": pixel_corners(thing.outline),
+          "interior": [pixel_corners(hole) for hole in thing.holes],
+        }
       objects.append(entry)
     write(root / f"{split}/img/{name}.png", png(image(name)))
     size = {"height": SIZE[0], "width": SIZE[1]}
@@ -474,7 +484,8 @@ class Format:
     holes: whether holes are kept.
     crowd: as `truth` takes it.
     draws: whether objects are drawn, not masks read.
-    vanished: what is said of an object that has no pixel.
+    vanished: what is said of an object that has no pixel; "" if the format
+      has no such objects.
   """
 
   write: Callable[[pathlib.Path], None]
@@ -488,7 +499,7 @@ class Format:
     """Pixels of each kind of loss that is to be reported of all scenes."""
     if not self.draws:
       return {}
-    found = {"overlap": 0, self.vanished: 0}
+    found = {"overlap": 0} | ({self.vanished: 0} if self.vanished else {})
     for things in SCENES.values():
       drawn = np.full(SIZE, -1)
       for thing in things:
@@ -520,7 +531,7 @@ FORMATS = {
   "labelme": Format(labelme, "LabelMe json"),
   "cvat": Format(cvat, "CVAT", crowd="leave", draws=False),
   "label_studio": Format(label_studio, "Label Studio json", crowd="leave"),
-  "supervisely": Format(supervisely, "Supervisely", crowd="leave"),
+  "supervisely": Format(supervisely, "Supervisely", crowd="leave", vanished=""),
   "parquet": Format(parquet, "Hugging Face parquet", draws=False),
   "suffixed": Format(suffixed, "masks are called *_mask for *", draws=False),
   "beside": Format(beside, "masks are called *_seg for *", draws=False),

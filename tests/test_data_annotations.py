@@ -1,8 +1,13 @@
 """Exports of annotation tools: one set of scenes in every format."""
 
+import base64
+import json
 import pathlib
+import re
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from deeplab_jax.data.annotations import find, report
@@ -88,3 +93,186 @@ def test_the_doctor_reads_the_same(written, name):
       wanted = scenes.truth(scene, format_of.holes, format_of.crowd)
       np.testing.assert_array_equal(sample.label, wanted)
       np.testing.assert_array_equal(sample.image, scenes.image(scene))
+
+
+def _text(pattern, *pairs):
+  """Replaces expressions in all files that match."""
+
+  def change(root):
+    for path in root.glob(pattern):
+      text = path.read_text()
+      for old, new in pairs:
+        text = re.sub(old, new, text, flags=re.MULTILINE)
+      path.write_text(text)
+
+  return change
+
+
+def _json(pattern, edit):
+  """Replaces what json files hold by what `edit` makes of it."""
+
+  def change(root):
+    for path in root.glob(pattern):
+      path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+
+  return change
+
+
+def _every_annotation(edit):
+  def of_document(document):
+    for annotation in document["annotations"]:
+      annotation.update(edit(annotation))
+    return document
+
+  return _json("annotations/*.json", of_document)
+
+
+def _capitals(document):
+  for image in document["images"]:
+    image["file_name"] = image["file_name"].upper()
+  return document
+
+
+def _spaces(document):
+  for shape in document["shapes"]:
+    shape["label"] = f" {shape['label']}"
+  return document
+
+
+def _derived(root):
+  """What labelme_export_json leaves: no pictures to learn from."""
+  for name in ("img", "label", "label_viz"):
+    image = scenes.png(scenes.image("holes"))
+    scenes.write(root / f"train/holes_json/{name}.png", image)
+  scenes.write(
+    root / "train/holes_json/label_names.txt", "_background_\nroad\n"
+  )
+
+
+def _tools_apart(tasks):
+  """As of <Labels> with <Polygon> and <Brush>: two results for each region."""
+  for task in tasks:
+    result = task["annotations"][1]["result"]
+    for region in list(result):
+      value = region["value"]
+      kind = next(key for key in value if key.endswith("labels"))
+      names = value.pop(kind)
+      region["type"] = kind.removesuffix("labels")
+      twin = {"type": "labels", "value": {**value, "labels": names}}
+      result.append({**region, **twin})
+  return tasks
+
+
+def _minimal(tasks):
+  """As JSON_MIN, of two annotators, the second of whom drew nothing right."""
+  rows = []
+  for task in tasks:
+    regions = [
+      {**r["value"], "original_width": 64, "original_height": 48}
+      for r in task["annotations"][1]["result"]
+    ]
+    rows.append({"id": task["id"], **task["data"], "label": regions})
+    rows.append({**rows[-1], "label": regions[:1], "annotation_id": 77})
+  return rows
+
+
+def _bitmasks(tasks):
+  for task in tasks:
+    for region in task["annotations"][1]["result"]:
+      value = region["value"]
+      if "rle" in value:
+        pixels = scenes.region(SCENES["holes"][0]).astype(np.uint8) * 255
+        rgba = np.stack([*[np.zeros_like(pixels)] * 3, pixels], -1)
+        data = base64.b64encode(scenes.png(rgba)).decode()
+        region["value"] = {
+          "imageDataURL": f"data:image/png;base64,{data}",
+          "bitmasklabels": value["brushlabels"],
+        }
+  return tasks
+
+
+def _thumbs(tasks):
+  for task in tasks:
+    task["data"] = {"thumb": "thumb.png", **task["data"]}
+  return tasks
+
+
+def _capital_folders(root):
+  for path in [*root.glob("*/images"), *root.glob("*/labels")]:
+    path.rename(path.parent / path.name.capitalize())
+
+
+def _rows(root):
+  """Masks as rows of numbers, and a test split without any."""
+  for path in root.glob("data/*.parquet"):
+    table = pyarrow.parquet.read_table(path)
+    names = [
+      cell["path"].removesuffix(".png") for cell in table["image"].to_pylist()
+    ]
+    rows = [scenes.truth(name).tolist() for name in names]
+    index = table.column_names.index("annotation")
+    metadata = dict(table.schema.metadata)
+    features = json.loads(metadata[b"huggingface"])
+    features["info"]["features"]["annotation"] = {"_type": "Array2D"}
+    table = table.set_column(index, "annotation", pyarrow.array(rows))
+    metadata[b"huggingface"] = json.dumps(features)
+    table = table.replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path)
+    test = table.drop_columns("annotation")
+  pyarrow.parquet.write_table(test, root / "data/test-00000-of-00001.parquet")
+
+
+# Format, and what is other in the files of some users, to no effect.
+_TWINS = {
+  "coco marks as text": (
+    "coco",
+    _every_annotation(lambda a: {"iscrowd": str(a["iscrowd"])}),
+  ),
+  "coco list of run lengths": (
+    "coco packed",
+    _every_annotation(lambda a: {"segmentation": [a["segmentation"]]}),
+  ),
+  "coco capital letters": ("coco", _json("annotations/*.json", _capitals)),
+  "yolo names by number": (
+    "yolo",
+    _text(
+      "data.yaml", (r"\['road', 'car', 'pole'\]", "{0: road, 1: car, 2: pole}")
+    ),
+  ),
+  "yolo tabs and floats": (
+    "yolo",
+    _text("*/labels/*.txt", (r"^(\d) ", r"\1.0\t ")),
+  ),
+  "yolo capital folders": ("yolo", _capital_folders),
+  "yolo other yaml": (
+    "yolo",
+    lambda root: scenes.write(root / "a.yaml", "names: null\nnc: 80\n"),
+  ),
+  "labelme spaces": ("labelme", _json("*/*.json", _spaces)),
+  "labelme derived": ("labelme", _derived),
+  "cvat spaces": ("cvat", _text("labelmap.txt", (":", " : "), (",", ", "))),
+  "cvat parts": ("cvat", _text("labelmap.txt", ("::", ":head,foot:run"))),
+  "label studio tools apart": ("label_studio", _json("*.json", _tools_apart)),
+  "label studio minimal": ("label_studio", _json("*.json", _minimal)),
+  "label studio bitmasks": ("label_studio", _json("*.json", _bitmasks)),
+  "label studio thumbs": ("label_studio", _json("*.json", _thumbs)),
+  "supervisely background": (
+    "supervisely",
+    _text("meta.json", (r'"classes": \[', '"classes": [{"title": "__bg__"}, ')),
+  ),
+  "parquet rows": ("parquet", _rows),
+}
+
+
+@pytest.mark.parametrize("twin", _TWINS)
+def test_what_users_files_have_besides(tmp_path, twin):
+  name, change = _TWINS[twin]
+  format_of = FORMATS[name]
+  format_of.write(tmp_path)
+  change(tmp_path)
+  found, classes, labels = _read(tmp_path)
+  assert (classes.names, found.faults) == (NAMES, ())
+  assert labels.keys() == SCENES.keys()
+  for scene, got in labels.items():
+    wanted = scenes.truth(scene, format_of.holes, format_of.crowd)
+    np.testing.assert_array_equal(got, wanted, err_msg=scene)

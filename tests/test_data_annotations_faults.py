@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -181,6 +182,35 @@ _CASES = {
     *("supervisely", _object(classTitle="cow"), "unknown-category"),
     r"holes\.png\.json, object 900: .*cow",
   ),
+  "coco crowd": (
+    *("coco", _coco(iscrowd=[0]), "bad-annotation", r"annotation 100: .*\[0\]"),
+  ),
+  "labelme circle": (
+    "labelme",
+    _shape(shape_type="circle", points=[[1, 1], [2, 2], [3, 3]]),
+    *("bad-annotation", r"holes\.json, shape 2: .*circle of 3 points"),
+  ),
+  "labelme nameless": (
+    *("labelme", _shape(label=None), "bad-annotation"),
+    r"holes\.json, shape 2: .*without label",
+  ),
+  "label studio classes": (
+    "label_studio",
+    _first_value(polygonlabels=["road", "car"]),
+    *("bad-annotation", r"task 1, region r1: .*several classes.*road, car"),
+  ),
+  "label studio kind": (
+    *("label_studio", _first_value(points=None), "bad-annotation"),
+    r"task 1, region r1: ",
+  ),
+  "supervisely kind": (
+    *("supervisely", _object(geometryType="cuboid"), "bad-annotation"),
+    r"holes\.png\.json, object 900: .*cuboid",
+  ),
+  "yolo nan": (
+    *("yolo", _line("0 nan 0 1 0 1 1"), "beyond-the-whole"),
+    r"holes\.txt, line 1: .*nan",
+  ),
   "cvat picture": (
     *("cvat", _unlink("JPEGImages/holes.png"), "missing-picture"),
     r"SegmentationClass/holes\.png: ",
@@ -264,6 +294,79 @@ def test_the_doctor_shows_the_worst_and_what_is_left_out(tmp_path):
   assert checkup.errors == []
 
 
+def _copy(source, target):
+  return lambda root: (root / target).write_bytes((root / source).read_bytes())
+
+
+# Format, what is added, and what names it.
+_ALONE = {
+  "yolo": (
+    _copy("train/labels/holes.txt", "train/labels/zz.txt"),
+    r"zz\.txt: .*must have a picture",
+  ),
+  "roboflow": (
+    _copy("train/holes_mask.png", "train/zz_mask.png"),
+    r"zz_mask\.png: .*must have an image",
+  ),
+  "supervisely": (
+    _copy("train/ann/holes.png.json", "train/ann/zz.png.json"),
+    r"zz\.png\.json: .*must have a picture",
+  ),
+  "labelme": (
+    _copy("train/holes.json", "train/zz.json"),
+    r"zz\.json: .*listed once, got it in .*holes\.json",
+  ),
+  "label_studio": (
+    _copy("train.json", "train again.json"),
+    r"train\.json, task \d: .*listed once, got it in .*train again\.json",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", _ALONE)
+def test_annotations_of_no_picture_or_another_s(tmp_path, name):
+  add, said = _ALONE[name]
+  FORMATS[name].write(tmp_path)
+  add(tmp_path)
+  found, _, _ = _lines(tmp_path)
+  assert found.faults and all(re.search(said, str(f)) for f in found.faults)
+  assert sum(map(len, found.layout.splits.values())) == len(SCENES)
+
+
+# Files, what is said of them.
+_UNNAMED = {
+  "yolo without names": (
+    {"images/a.png": b"", "labels/a.txt": b"0 0 0 1 0 1 1"},
+    r"must have a data\.yaml with names",
+  ),
+  "yolo of other names": (
+    {"a.png": b"", "a.txt": b"0 0 0 1 0 1 1", "d.yaml": b"nc: 3\nnames: [x]"},
+    r"d\.yaml: .*1 names, but nc: 3",
+  ),
+  "yolo of no text": (
+    {"a.png": b"", "a.txt": b"0 0 0 1 0 1 1", "d.yaml": b"names: [no]"},
+    r"d\.yaml: .*False: write names between quotes",
+  ),
+  "cvat": (
+    {"labelmap.txt": b"a:0,0,0::\nb:1,2::", "SegmentationClass/a.png": b""},
+    r"labelmap\.txt: .*'b:1,2::'",
+  ),
+  "labelme": (
+    {"a.json": b'{"shapes": [], "imagePath": "a.png"}', "a.png": b""},
+    r"a\.json: must have an object of a class",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", _UNNAMED)
+def test_classes_without_names_are_said(tmp_path, case):
+  files, said = _UNNAMED[case]
+  for name, content in files.items():
+    scenes.write(tmp_path / name, content)
+  with pytest.raises(BadExample, match=said):
+    find.find(Tree.open(tmp_path))
+
+
 def _lines(root, **options):
   found = find.find(Tree.open(root), Options(**options))
   classes = folder_classes.find(
@@ -316,6 +419,7 @@ def test_losses_of_odd_outlines_are_counted(tmp_path):
   assert "2 objects in 1 pictures reach outside of the picture: 160" in text
   assert "classes never used: k3" in text
   samples = FolderSamples(Tree.open(tmp_path))
+  assert samples.names("val") == ["a"]
   codes = [remark.code for remark in samples.read("val", 0).remarks]
   assert {kind for kind, _ in lost} <= set(codes)
   assert samples.said == said
@@ -391,6 +495,51 @@ def test_prepare_says_what_it_read(tmp_path, capsys):
   assert "must be one of masks, coco" in capsys.readouterr().err
   assert prepare.main([*command, "--unannotated=skip"]) == 0
   assert "without annotation: left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_archives_are_read_as_they_are(tmp_path, capsys, kind):
+  scenes.coco(tmp_path / "export")
+  pack = shutil.make_archive(tmp_path / "pack", kind, tmp_path / "export")
+  samples = FolderSamples(build.user_files(pack))  # as the doctor
+  assert samples.faults == [] and samples.info.class_names == NAMES
+  place = ["--manual_dir", pack, "--data_dir", str(tmp_path / "data")]
+  assert prepare.main(["folder", *place]) == 0
+  assert "COCO json, 5 images, 3 classes" in capsys.readouterr().out
+  config = base_config().data
+  config.update(name="folder", path=pack, data_dir=str(tmp_path / "data"))
+  dataset = open_dataset(config)  # what was prepared: the archive is named
+  for split, source in (("train", dataset.train), ("val", dataset.eval)):
+    for index, key in enumerate(samples.names(split)):
+      np.testing.assert_array_equal(
+        source[index]["label"], samples.read(split, index).label
+      )
+      assert source[index]["name"] == key
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.zip", "a.tar.bz2", "nowhere"])
+def test_what_is_no_folder_or_archive_is_refused_at_every_door(
+  tmp_path, capsys, name
+):
+  path = tmp_path / name
+  if name == "a.tar.bz2":
+    scenes.write(tmp_path / "b/a.txt", "some text")
+    shutil.make_archive(tmp_path / "a", "bztar", tmp_path / "b")
+  elif name != "nowhere":
+    path.write_text("{}")
+  said = {
+    "a.json": r"must be a folder, or an archive .*give the folder that holds",
+    "nowhere": r"must be a folder, or an archive .*, got '.*nowhere'",
+  }.get(name, r"a\..*must be a folder, a zip or a tar file")
+  config = base_config()
+  config.data.update(name="folder", path=str(path), data_dir=str(tmp_path))
+  with pytest.raises(ValueError, match=said) as refused:
+    open_dataset(config.data)
+  checkup = doctor.examine(config, overfit_steps=0)
+  assert [finding.message for finding in checkup.errors] == [str(refused.value)]
+  place = ["--manual_dir", str(path), "--data_dir", str(tmp_path)]
+  assert prepare.main(["folder", *place]) == 1
+  assert capsys.readouterr().err == f"error: {refused.value}\n"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
-from deeplab_jax.data.annotations import find
+from deeplab_jax.data.annotations import drawing, find, supervisely
 from deeplab_jax.data.annotations.brush import decode_brush
 from deeplab_jax.data.builders import folder_classes
 from deeplab_jax.data.builders.trees import Tree
@@ -141,6 +141,29 @@ def test_projects_of_supervisely(tmp_path):
       text = json.dumps(annotation.to_json())
       scenes.write(tmp_path / f"{split}/ann/{name}.png.json", text)
   _check(tmp_path)
+
+
+def test_outlines_of_supervisely():
+  """Polygons with holes, rectangles and turned boxes, also at the border."""
+  sly = pytest.importorskip("supervisely", reason="no supervisely is installed")
+  rng = np.random.default_rng(0)
+  for number in range(60):
+    corners = rng.integers(-4, 60, (5, 2)).tolist()
+    figures = {
+      "polygon": sly.Polygon(
+        [sly.PointLocation(y, x) for x, y in corners],
+        [[sly.PointLocation(y, x) for x, y in corners[1:4]]] * (number % 2),
+      ),
+      "rectangle": sly.Rectangle(
+        *np.sort(rng.integers(0, 40, (2, 2)), 0).ravel()
+      ),
+      "oriented_bbox": sly.OrientedBBox(10, 12, 33, 40, angle=number / 7),
+    }
+    for kind, figure in figures.items():
+      entry = json.loads(json.dumps(figure.to_json())) | {"geometryType": kind}
+      shape = supervisely.shape("object 1", 1, entry)
+      drawn = drawing.draw("a.json", [shape], SIZE, "listed")
+      np.testing.assert_array_equal(drawn.labels, figure.get_mask(SIZE))
 
 
 def test_parquet_of_datasets(tmp_path):

@@ -11,7 +11,9 @@ from deeplab_jax import prepare
 from deeplab_jax.data import augmentation, build, preprocess, segmentation
 from deeplab_jax.data.augmentation import Augmentation
 from deeplab_jax.data.preprocess import Crop
+from deeplab_jax.data.reading import reading_of
 from deeplab_jax.data.source import open_dataset
+from deeplab_jax.doctor import overlapping
 from tests import multilabel_scenes
 from tests.multilabel_scenes import NAMES, WAYS
 from tests.training_batches import GREY
@@ -52,6 +54,52 @@ def test_every_way_to_lay_out_masks_gives_the_same_records(
   rare = dataset.train.with_labels([2])
   expected = [i for i in range(3) if (_SCENES[f"s_{i}"][1][..., 2] == 1).any()]
   assert rare == expected
+
+
+def test_pictures_of_other_channels_are_read_by_builds_and_the_doctor(
+  tmp_path, capsys
+):
+  """Four channels of 16 bits, the last of which is a copy."""
+  root = multilabel_scenes.write(tmp_path / "mine", "folder a class", _SCENES)
+  wide = {}
+  for name, (image, _) in _SCENES.items():
+    wide[name] = image[..., [0, 1, 2, 0]].astype(np.uint16) * 9
+    (root / f"images/{name}.png").unlink()
+    np.save(root / f"images/{name}.npy", wide[name])
+  config = _config(root, channels=4, value_range=(0, 2295))
+  dataset = open_dataset(config.data, multilabel=True)
+  info = dataset.info
+  assert (info.channels, info.image_dtype, info.multilabel) == (
+    4,
+    "uint16",
+    True,
+  )
+  assert "channels: 4 of uint16" in capsys.readouterr().err
+  samples = overlapping.MultilabelSamples(
+    build.user_files(str(root)), reading_of(config.data, True), (0, 2295)
+  )
+  assert (samples.faults, samples.info.channels) == ([], 4)
+  for split, source in (("train", dataset.train), ("val", dataset.eval)):
+    for index, name in enumerate(samples.names(split)):
+      example, sample = source[index], samples.read(split, index)
+      assert example["name"] == name and not sample.faults
+      np.testing.assert_array_equal(example["image"], wide[name])
+      np.testing.assert_array_equal(example["label"], _SCENES[name][1])
+      np.testing.assert_array_equal(sample.label == 1, example["label"] == 1)
+      np.testing.assert_allclose(
+        sample.image, wide[name] / 9, atol=1, err_msg=name
+      )
+  batch = next(
+    segmentation.train_batches(
+      dataset, config.data, batch_size=2, seed=0, padding_value=(0.0,) * 4
+    )
+  )
+  assert batch["image"].shape == (2, 33, 49, 4)
+  assert batch["label"].shape == (2, 33, 49, 3)
+  with pytest.raises(ValueError, match=r"data\.tile .* overlap, got 64"):
+    _open(root, channels=4, tile=64)
+  with pytest.raises(ValueError, match=r"shape .h, w, 5., got .64, 80, 4"):
+    _open(root, channels=5)
 
 
 def test_white_is_there_without_another_number_and_files_may_be_missing(

@@ -1,6 +1,7 @@
 """Rasters with a place on earth: labels of the same place, polygons, tiles."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from deeplab_jax import checkpoints, doctor, predict, prepare, train
+from deeplab_jax import checkpoints, doctor, predict, prepare, remote, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import bands
+from deeplab_jax.data.builders import folder_masks, mask_windows, masks
+from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.predict import geo
+from deeplab_jax.predict import geo, shares, sources
 from tests.random_variables import random_variables
 from tests.tiny_segmenter import COLORS, NAMES, tiny_model
 
@@ -216,8 +219,50 @@ def test_the_command_labels_rasters(tmp_path, capsys):
     "overlays/b.png",
     "polygons/a.gpkg",
   }
-  with rasterio.open(tmp_path / "out/labels/a.tif") as labels:
-    np.testing.assert_array_equal(labels.read(1), segmenter(_pixels(50, 60)))
+  pack = shutil.make_archive(tmp_path / "shard", "tar", tmp_path, "in")
+  command = [str(model), pack, "--out", str(tmp_path / "packed")]
+  assert predict.main(command) == 0
+  wanted = segmenter(_pixels(50, 60))
+  for place in ("out/labels/a.tif", "packed/labels/shard/in/a.tif"):
+    with rasterio.open(tmp_path / place) as labels:
+      assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+      np.testing.assert_array_equal(labels.read(1), wanted)
+  assert (tmp_path / "packed/labels/shard/in/b.png").exists()
+
+
+def test_classes_that_overlap_have_a_band_each(tmp_path):
+  pixels = _pixels(50, 60)
+  pixels[:9] = 0
+  source = _write(tmp_path / "a.tif", pixels, nodata=0)
+  segmenter = _segmenter(thresholds=(0.3, 0.33, 0.36))
+  out = tmp_path / "out"
+  (job,) = predict.find_jobs([source], out)
+  assert not predict.predict_files(segmenter, [job], out)
+  wanted = segmenter(pixels)
+  assert wanted.shape == (50, 60, 3) and len(np.unique(wanted)) == 2
+  with rasterio.open(out / "labels/a.tif") as labels:
+    assert {"crs": labels.crs, "transform": labels.transform} == _PLACE
+    assert labels.descriptions == NAMES and labels.nodata == 255
+    found = np.moveaxis(labels.read(), 0, 2)
+  assert (found[:9] == 255).all()
+  np.testing.assert_array_equal(found[9:], wanted[9:])
+  assert (out / "overlays/a.png").exists()
+  for given in ((), (job,)):  # a picture of that name is yet to be labelled
+    left = shares.undone([job], out, ("labels", "overlays"), NAMES, given)
+    assert left == ([] if given else [job])
+
+
+def test_where_the_place_of_rasters_is_lost_is_said():
+  address = remote.as_path("gs://bucket/a.TIF")
+  shard = remote.as_path("gs://bucket/shard.tar")
+  members = [
+    sources.Member(shard, name, 512, 9) for name in ("b.tiff", "c.png")
+  ]
+  (line,) = predict.reading.remarks([address, *members])
+  assert "place on earth, if they have one, is not kept (copy them" in line
+  assert line.endswith(
+    "2 pictures, gs://bucket/a.TIF, gs://bucket/shard.tar/b.tiff"
+  )
 
 
 def test_a_network_for_rgb_reads_rasters_as_pictures(tmp_path):
@@ -231,8 +276,8 @@ def test_a_network_for_rgb_reads_rasters_as_pictures(tmp_path):
   index = rgb[..., :1] // 8
   deep = rgb[..., :3].astype(np.uint16) * 256 + 7
   grey = rgb[..., :1]
-  sources = {"rgb": rgb, "index": index, "deep": deep, "grey": grey}
-  for name, pixels in sources.items():
+  rasters = {"rgb": rgb, "index": index, "deep": deep, "grey": grey}
+  for name, pixels in rasters.items():
     options = {"photometric": "rgb"} if pixels.shape[2] == 3 else {}
     source = _write(tmp_path / f"{name}.tif", pixels, **options)
     if name == "index":
@@ -302,8 +347,12 @@ def _scenes(root, count, height, width):
   return root
 
 
-def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
+def test_rasters_are_cut_into_tiles_that_stay_where_they_are(
+  tmp_path, monkeypatch
+):
   root = _scenes(tmp_path / "mine", 3, 150, 100)
+  # Neither training nor the doctor reads a whole mask.
+  monkeypatch.setattr(masks, "decode", None)
   config = _config(root, channels=4, tile=64, tile_overlap=16, tile_nodata=0.25)
   dataset = open_dataset(config.data)
   assert dataset.info.image_dtype == "uint16"
@@ -339,6 +388,61 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(tmp_path):
     for source in (dataset.train, dataset.eval):
       for i in range(len(source)):
         source[i]
+
+
+def _masks(root):
+  """Masks of each kind that is read by parts, and two that are not."""
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 5, (120, 9, 1)).repeat(7, 0).repeat(21, 1)
+  numbers = coarse.astype(np.uint8)
+  grey = np.repeat(numbers * 9, 3, 2)
+  colours = grey.copy()
+  colours[600:, 50:] = 7, 0, 200  # only the last strip has any
+  palette = {i: (40 * i, 9, 200) for i in range(256)}
+  holes = numbers.astype(np.float32)
+  holes[300:340, 5:9] = np.nan
+  options = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+  yield "numbers", _write(root / "numbers.tif", numbers, **options)
+  yield "declares", _write(root / "declares.tif", numbers, nodata=3)
+  yield "colours", _write(root / "colours.tif", colours)
+  yield "grey", _write(root / "grey.tif", grey, compress="deflate")
+  yield "wide", _write(root / "wide.tif", numbers * np.int16(-300), nodata=-600)
+  yield "floats", _write(root / "floats.tif", holes, nodata=np.nan)
+  noise = rng.integers(0, 255, numbers.shape, np.uint8)
+  yield "noise", _write(root / "noise.tif", noise)
+  indexed = _write(root / "indexed.tif", numbers, photometric="palette")
+  with rasterio.open(indexed, "r+") as raster:
+    raster.write_colormap(1, palette)
+  yield "indexed", indexed
+  inverted = _write(root / "inverted.tif", numbers, photometric="miniswhite")
+  yield "inverted", inverted
+  PIL.Image.fromarray(numbers[..., 0]).save(root / "plain.png")
+  yield "plain", root / "plain.png"
+
+
+def test_masks_of_rasters_are_read_by_parts(tmp_path, monkeypatch):
+  kinds = dict(_masks(tmp_path))
+  tree = Tree.open(tmp_path)
+  names = {kind: path.name for kind, path in kinds.items()}
+  found = folder_masks.scan(tree, list(names.values()), None)
+  monkeypatch.setattr(mask_windows, "_STRIP", 256 * 189)
+  through = folder_masks.scan(tree, list(names.values()), None, True)
+  place = slice(590, 640), slice(30, 90)
+  for kind, name in names.items():
+    for field in ("file", "counts", "declares", "solid", "blending"):
+      one, other = getattr(found[name], field), getattr(through[name], field)
+      assert one == other, (kind, field)
+    one, other = found[name].mask, through[name].mask
+    assert (one.is_colour, one.is_rgb) == (other.is_colour, other.is_rgb)
+    assert one.palette == other.palette
+    with mask_windows.opened(tree, name, None) as windows:
+      assert (windows is None) == (kind in ("inverted", "plain"))
+      if windows is not None:
+        whole = masks.decode(name, tree.read(name))
+        part = windows.read(*place)
+        np.testing.assert_array_equal(part.pixels, whole.pixels[place])
+        if whole.unknown is not None:
+          np.testing.assert_array_equal(part.unknown, whole.unknown[place])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

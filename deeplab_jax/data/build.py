@@ -19,12 +19,21 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab_jax import atomic, remote
+from deeplab_jax.data.builders import trees
 from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.reading import Reading
 
 _MULTILABEL = "folder_multilabel"  # the module of its builder
+# Raise it when exports of annotation tools become other labels than before,
+# which have one of these files.
+_EXPORT_RULES = 2
+_OF_EXPORTS = (".json", ".parquet", ".csv", "data.yaml", "labelmap.txt")
+_USER_FILES = (
+  "data.path (--manual_dir of prepare) must be a folder, or an archive (.zip, "
+  ".tar, .tar.gz), of images and masks or of what an annotation tool exports"
+)
 
 
 def directory(
@@ -46,8 +55,8 @@ def directory(
     **reading: fields of `Reading`, for "folder".
 
   Raises:
-    ValueError: `path` is no folder, or `reading` is wrong, or for another data
-      set; or `data_dir` is of a store that is not supported.
+    ValueError: `path` is no folder or archive, or `reading` is wrong, or for
+      another data set; or `data_dir` is of a store that is not supported.
   """
   how = Reading(**reading)
   how.check(name)
@@ -69,34 +78,33 @@ def is_published_name(data_dir: str, path: str) -> bool:
   Hosts that train on it need not have the folder.
 
   Raises:
-    ValueError: it is neither such a name nor a folder, as a store allows.
+    ValueError: it is neither such a name nor there, as a store allows.
   """
   root = remote.as_path(data_dir or tfds.core.constants.DATA_DIR)
   if not isinstance(root, remote.Address):
     return False
-  if path and pathlib.Path(path).expanduser().is_dir():
+  if path and pathlib.Path(path).expanduser().exists():
     return False
   if not re.fullmatch(r"\w+_[0-9a-f]{12}", path):
     raise ValueError(
-      "data.path must be a folder of images and masks, or the name that "
-      f"`prepare folder` published it under in {root}, got {path!r}"
+      f"{_USER_FILES}, or the name that `prepare folder` published it under "
+      f"in {root}, got {path!r}"
     )
   return True
 
 
 def user_files(path: str) -> Tree:
-  """Walks the user's folder `path`.
+  """Walks the user's folder `path`, or looks into the archive.
 
   Raises:
-    ValueError: it is no folder.
+    ValueError: it is neither, or the archive is damaged.
   """
-  folder = pathlib.Path(path).expanduser()
-  if not path or not folder.is_dir():
-    raise ValueError(
-      "data.path (--manual_dir of prepare) must be a folder of images and "
-      f"masks, got {path!r}"
-    )
-  return Tree.open(folder)
+  place = pathlib.Path(path).expanduser()
+  if path and (place.is_dir() or trees.is_archive(place)):
+    return Tree.open(place)
+  is_file = path and place.is_file()
+  remedy = "; give the folder that holds it and its pictures" * bool(is_file)
+  raise ValueError(f"{_USER_FILES}, got {path!r}{remedy}")
 
 
 def _config(path: str, files: Tree, reading: Reading) -> str:
@@ -105,7 +113,13 @@ def _config(path: str, files: Tree, reading: Reading) -> str:
   readable = re.sub(r"\W+", "_", folder.name)
   digest = hashlib.sha256(os.fsencode(folder))
   digest.update(f"{reading}\n".encode())
-  for name in files.stems("", ""):
+  names = files.stems("", "")
+  if any(name.lower().endswith(_OF_EXPORTS) for name in names):
+    digest.update(f"exports, rules {_EXPORT_RULES}\n".encode())
+  if folder.is_file():
+    digest.update(f"{_state(folder)}\n".encode())
+    names = []
+  for name in names:
     digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
 
@@ -140,7 +154,7 @@ def build(
     name: a key of `DATASETS`.
     data_dir: root of all data sets, see `directory`.
     manual_dir: folder with the user's own download, or for "folder" the user's
-      files; "" downloads.
+      files, or an archive of them; "" downloads.
     skip_bad: leave out unusable examples instead of stopping at the first.
     partial: accept a sample: any number of examples, any checksum.
     folder: its `directory`, where the caller knows it already.
@@ -158,7 +172,7 @@ def build(
       f"NAME must be one of {', '.join(sorted(DATASETS))}, got {name!r}"
     )
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else None
-  if manual and not manual.is_dir():
+  if manual and not manual.is_dir() and name != "folder":
     raise ValueError(f"--manual_dir must be a folder, got {manual}: not there")
   folder = folder or directory(name, data_dir, manual_dir, **reading)
   how = Reading(**reading)

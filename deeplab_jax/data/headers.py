@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from typing import Any
+import os
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -29,6 +30,8 @@ _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint"}
 _TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
 _PHOTOMETRIC, _SAMPLES, _EXTRA, _KIND, _NODATA = 262, 277, 338, 339, 42113
+_ORIENTATION = 274
+_AS_STORED = {1, 2, 3}  # grey whose 0 is black, RGB, indices of a palette
 _PLACES = {33550, 34264}  # size of a pixel, or the transform
 _SMALLER_OR_MASK = 0b101  # kinds of subfiles: an overview, a mask
 # What keeps every number as it is; any other format or compression may not.
@@ -61,6 +64,8 @@ class Header:
       does of 16 bits. OpenCV then reads the first band alone.
     is_placed: whether it has a place on earth, as GeoTIFF says it.
     nodata: the number that means "nothing known", where the file declares one.
+    as_stored: whether the numbers of a TIFF are read as they are stored: it is
+      not turned, and 0 is black, an index or a colour.
   """
 
   format: str
@@ -75,6 +80,7 @@ class Header:
   nodata: float | None = None
   is_called_grey: bool = False
   is_placed: bool = False
+  as_stored: bool = False
 
   @property
   def bands(self) -> int:
@@ -100,8 +106,18 @@ def read(encoded: bytes) -> Header | None:
   """The header of a picture file's contents; None if they are no picture."""
   try:
     if encoded[:4] in _TIFF:
-      return _of_tiff(encoded)
+      return _of_tiff(io.BytesIO(encoded))
     return _of_others(encoded)
+  except Exception:  # whatever broken bytes end in
+    return None
+
+
+def read_tiff(path: str | os.PathLike) -> Header | None:
+  """The header of the TIFF at `path`, without reading the rest; None if it is
+  none."""
+  try:
+    with open(path, "rb") as file:
+      return _of_tiff(file)
   except Exception:  # whatever broken bytes end in
     return None
 
@@ -147,8 +163,8 @@ def _has_lossy_chunk(encoded: bytes, start: int) -> bool:
   return False
 
 
-def _of_tiff(encoded: bytes) -> Header:
-  pages = _tiff_pages(encoded)
+def _of_tiff(file: IO[bytes]) -> Header:
+  pages = _tiff_pages(file)
   first = pages[0]
   extra = first.get(_EXTRA, ())
   extra = (extra,) if isinstance(extra, int) else extra
@@ -174,13 +190,16 @@ def _of_tiff(encoded: bytes) -> Header:
     nodata=_nodata(first.get(_NODATA)),
     is_called_grey=is_called_grey,
     is_placed=not first.keys().isdisjoint(_PLACES),
+    as_stored=_number(first.get(_ORIENTATION, 1)) == 1
+    and _number(first.get(_PHOTOMETRIC, 1)) in _AS_STORED,
   )
 
 
-def _tiff_pages(encoded: bytes) -> list[Any]:
+def _tiff_pages(file: IO[bytes]) -> list[Any]:
   """The directories of tags, one for each page, the first being the picture."""
-  file = io.BytesIO(encoded)
-  tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(_TIFF[encoded[:4]]))
+  magic = file.read(4)
+  head = magic + file.read(_TIFF[magic] - len(magic))
+  tags = TiffImagePlugin.ImageFileDirectory_v2(head)
   pages, seen = [], set()
   while tags.next and tags.next not in seen and len(pages) < _MOST_PAGES:
     seen.add(tags.next)  # a damaged or hostile file may lead in a circle

@@ -53,10 +53,10 @@ class Reading:
         "data.channels (--channels of prepare) must be 0 or from 1 to "
         f"{MOST_CHANNELS}, got {self.channels}"
       )
-    if self.multilabel and self.channels:
+    if self.multilabel and self.tiling.side:
       raise ValueError(
-        "data.channels (--channels of prepare) is not for pictures whose "
-        f"classes overlap, got {self.channels}; leave it out"
+        "data.tile (--tile of prepare) is not for pictures whose classes "
+        f"overlap, got {self.tiling.side}; leave it out"
       )
     if self.multilabel and self.options != DEFAULT:
       raise ValueError(

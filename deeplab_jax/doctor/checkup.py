@@ -160,9 +160,9 @@ class _Data:
     if self._files is None:
       return RecordSamples(self.dataset)
     reading = reading_of(self._config, self._multilabel)
-    if self._multilabel:
-      return MultilabelSamples(self._files, reading.nodata)
     value_range = tuple(self._config.get("value_range") or ())
+    if self._multilabel:
+      return MultilabelSamples(self._files, reading, value_range)
     return FolderSamples(self._files, reading, value_range)
 
 

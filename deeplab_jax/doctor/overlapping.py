@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,13 +12,16 @@ from deeplab_jax.data.builders import (
   channel_classes,
   channel_layout,
   checks,
+  folder_layout,
   folder_multilabel,
 )
 from deeplab_jax.data.builders.channel_classes import ChannelClasses
 from deeplab_jax.data.builders.faults import REMARKS, BadExample, Remark
+from deeplab_jax.data.builders.folder_bands import FolderBands
 from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.reading import AS_EVER, Reading
 from deeplab_jax.doctor.findings import Finding, warning
-from deeplab_jax.doctor.samples import SPLITS, Sample
+from deeplab_jax.doctor.samples import SPLITS, Sample, find_bands, take_bands
 from deeplab_jax.doctor.survey import Survey, positive_weights
 
 _RARE = 1e-3  # share of the pixels where a class is
@@ -27,12 +31,18 @@ _DOMINANT = 0.95
 class MultilabelSamples:
   """The files of the folder, see `data.builders.folder_multilabel`."""
 
-  def __init__(self, files: Tree, nodata: float | None = None):
+  def __init__(
+    self,
+    files: Tree,
+    reading: Reading = AS_EVER,
+    asked_range: tuple = (),
+  ):
     """Looks at the user's `files`.
 
     Args:
       files: of the folder.
-      nodata: number of masks that means that nothing is known.
+      reading: how they are read.
+      asked_range: `config.data.value_range`.
 
     Raises:
       ValueError: there are no images, or no masks.
@@ -41,16 +51,28 @@ class MultilabelSamples:
     self.remarks: list[Remark] = []
     self.said: list[str] = []
     self._tree = files
-    found = channel_layout.find(files, self.faults.append)
+    suffixes = folder_layout.suffixes(reading.channels)
+    found = channel_layout.find(files, self.faults.append, suffixes)
     self._layout = found.layout
     self._classes: ChannelClasses | None = None
     try:
       self._classes = channel_classes.find(
-        files, found, nodata, self.faults.append
+        files, found, reading.nodata, self.faults.append
       )
     except BadExample as fault:
       self.faults.append(fault)
     self.info = self._classes and folder_multilabel.info(self._classes)
+    self._bands: FolderBands | None = None
+    if reading.channels:
+      what = files, self._layout, reading.channels, asked_range
+      self._bands = find_bands(*what)
+      self.said += self._bands.lines()
+    if self._bands and self.info:
+      self.info = dataclasses.replace(
+        self.info,
+        channels=reading.channels,
+        image_dtype=self._bands.dtype or "uint8",
+      )
     if self._classes:
       if not self.faults:
         given = files, self._classes
@@ -79,6 +101,10 @@ class MultilabelSamples:
   def _read_image(self, sample: Sample, path: str) -> None:
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
+      return
+    if self._bands and not self._bands.keeps_file(encoded):
+      picture = sample.attempt(self._bands.read, sample.image_file, encoded)
+      take_bands(sample, picture, self._bands, self.info)
       return
     remarks = list(checks.remarks(sample.image_file, encoded))
     encoded = checks.quiet(encoded)

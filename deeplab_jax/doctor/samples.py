@@ -23,9 +23,11 @@ from deeplab_jax.data.builders import (
   folder_checks,
   folder_classes,
   folder_layout,
+  mask_windows,
   masks,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark
+from deeplab_jax.data.builders.folder_bands import FolderBands
 from deeplab_jax.data.builders.folder_tiles import Latest, Tiles
 from deeplab_jax.data.builders.masks import Mask
 from deeplab_jax.data.builders.trees import Tree
@@ -135,12 +137,8 @@ class FolderSamples:
       if tiling.side:
         what = self._tree, self.layout, channels, tiling
         self._tiles = Tiles(*what, self.faults.append)
-      found = folder_bands.find(self._tree, self.layout, channels, self._tiles)
-      if asked_range:
-        found = dataclasses.replace(
-          found, value_range=value_range(asked_range, channels)
-        )
-      self._bands = found
+      what = self._tree, self.layout, channels, asked_range, self._tiles
+      self._bands = find_bands(*what)
     self.listed = self._export.listed is not None or any(
       name in self._tree for name in folder_classes.FILES
     )
@@ -167,8 +165,18 @@ class FolderSamples:
       self._read_mask(sample, mask_path)
     return sample
 
-  def _read_tile(self, key: str) -> Sample:
+  def _mask_of_tile(self, key: str) -> Sample:
+    """A sample with the mask of a tile, of which only that part is read if it
+    can be."""
     name, rows, columns = self._tiles.tiles[key]
+    where = self._tree.where(self.layout.images[name])
+    path = self.layout.masks.get(name)
+    if path is not None:
+      sample = Sample(key, where, self._tree.where(path))
+      if sample.attempt(self._read_window, sample, path, key):
+        return sample
+      if sample.faults:
+        return sample
     whole = self._latest_mask(name)
     sample = dataclasses.replace(
       whole, name=key, faults=list(whole.faults), remarks=list(whole.remarks)
@@ -177,10 +185,34 @@ class FolderSamples:
       sample.mask = whole.mask[rows, columns]
     if whole.label is not None:
       sample.label = whole.label[rows, columns].copy()
+    return sample
+
+  def _read_window(self, sample: Sample, path: str, key: str) -> bool:
+    """Reads the mask of a tile into `sample`; False if it is to be read as a
+    whole.
+
+    Raises:
+      BadExample: it cannot be read, or has another size than its image.
+    """
+    name, rows, columns = self._tiles.tiles[key]
+    with mask_windows.opened(self._tree, path, self._nodata) as windows:
+      if windows is None:
+        return False
+      size = self._tiles.sizes[name]
+      checks.check_mask_size(sample.mask_file, windows.size, size)
+      mask = windows.read(rows, columns)
+    sample.mask = _pixels(mask)
+    if self._classes:
+      label = self._classes.labels_of(sample.mask_file, mask)
+      sample.label = _ignoring(label, self.info)
+    return True
+
+  def _read_tile(self, key: str) -> Sample:
+    sample = self._mask_of_tile(key)
     picture = sample.attempt(self._tiles.read, key)
     if picture is not None:
       picture = sample.attempt(self._bands.check, sample.image_file, picture)
-    self._take_bands(sample, picture)
+    take_bands(sample, picture, self._bands, self.info)
     return sample
 
   def read(self, split: str, index: int) -> Sample:
@@ -218,7 +250,8 @@ class FolderSamples:
     if encoded is None:
       return
     if self._bands and not self._bands.keeps_file(encoded):
-      self._read_bands(sample, encoded)
+      picture = sample.attempt(self._bands.read, sample.image_file, encoded)
+      take_bands(sample, picture, self._bands, self.info)
       return
     remarks = list(checks.remarks(sample.image_file, encoded))
     encoded = checks.quiet(encoded)
@@ -227,23 +260,6 @@ class FolderSamples:
       if sample.mask is not None:
         encoded = checks.upright(encoded, sample.mask.shape[:2])
       sample.image = preprocess.decode_image(encoded)
-
-  def _read_bands(self, sample: Sample, encoded: bytes) -> None:
-    """The picture with its range of values brought to 0..255."""
-    picture = sample.attempt(self._bands.read, sample.image_file, encoded)
-    self._take_bands(sample, picture)
-
-  def _take_bands(self, sample: Sample, picture: Picture | None) -> None:
-    if picture is None:
-      return
-    file = sample.image_file
-    if picture.remark:
-      sample.remarks.append(Remark("place-of-channels", file, picture.remark))
-    sample.image = visualize.to_8_bits(picture.pixels, self._bands.value_range)
-    unknown, label = picture.unknown, sample.label
-    ignores = self.info is not None and self.info.ignore_label is not None
-    if ignores and unknown is not None and np.shape(label) == unknown.shape:
-      label[unknown] = preprocess.IGNORE
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
     used = self.layout.used_masks()
@@ -254,6 +270,7 @@ class FolderSamples:
         self._nodata,
         self.faults.append,
         self._export.listed,
+        by_windows=self._tiles is not None,
       )
     except BadExample as fault:
       self.faults.append(fault)
@@ -272,6 +289,41 @@ class FolderSamples:
       colors=classes.colors,
       ignore_label=classes.ignore_label,
     )
+
+
+def find_bands(
+  tree: Tree,
+  layout: folder_layout.Layout,
+  channels: int,
+  asked_range: tuple = (),
+  tiles: Tiles | None = None,
+) -> FolderBands:
+  """The channels of a folder's pictures, with the range that is asked for."""
+  found = folder_bands.find(tree, layout, channels, tiles)
+  if asked_range:
+    asked = value_range(asked_range, channels)
+    found = dataclasses.replace(found, value_range=asked)
+  return found
+
+
+def take_bands(
+  sample: Sample,
+  picture: Picture | None,
+  found: FolderBands,
+  info: DatasetInfo | None,
+) -> None:
+  """Puts a picture, if it could be read, into `sample`: with its range of
+  values brought to 0..255, its no-data ignored."""
+  if picture is None:
+    return
+  file = sample.image_file
+  if picture.remark:
+    sample.remarks.append(Remark("place-of-channels", file, picture.remark))
+  sample.image = visualize.to_8_bits(picture.pixels, found.value_range)
+  unknown, label = picture.unknown, sample.label
+  ignores = info is not None and info.ignore_label is not None
+  if ignores and unknown is not None and np.shape(label)[:2] == unknown.shape:
+    label[unknown] = preprocess.IGNORE
 
 
 class RecordSamples:

@@ -94,11 +94,12 @@ def _run(flags: argparse.Namespace) -> int:
     raise ValueError("--package needs all labels: give it without --share")
   model, facts = read_description(find_step(flags.checkpoint))
   is_rgb, overlap = takes_rgb(model), stored_thresholds(facts) is not None
-  if flags.package and overlap:
-    raise ValueError(
-      f"--package {flags.package} is of one class a pixel, but those of "
-      f"{flags.checkpoint} overlap; leave it out"
-    )
+  for flag in ("package", "polygons"):
+    if (asked := getattr(flags, flag)) and overlap:
+      raise ValueError(
+        f"--{flag} {asked} is of one class a pixel, but those of "
+        f"{flags.checkpoint} overlap; leave it out"
+      )
   jobs = every = find_jobs(inputs, flags.out, arrays=not is_rgb)
   rasters = [job for job in jobs if geo.is_raster(job.source)]
   if rasters and remote.is_address(flags.out):

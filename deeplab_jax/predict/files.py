@@ -131,7 +131,8 @@ def _label_raster(
   geo.label(segmenter, job.source, paths)
   if OVERLAYS in kinds and geo.fits_whole(segmenter, job.source):
     image = geo.read_whole(segmenter, job.source)
-    labels = geo.read_labels(paths[LABELS])
+    overlap = segmenter.thresholds is not None
+    labels = geo.read_labels(paths[LABELS], overlap)
     _write(out, job.name, [OVERLAYS], image, {LABELS: labels}, segmenter)
   if polygons:
     path = out / POLYGONS / job.name

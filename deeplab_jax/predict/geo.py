@@ -22,6 +22,7 @@ from deeplab_jax.inference.segmenter import Place
 from deeplab_jax.models import DeepLab
 from deeplab_jax.predict.naming import LABELS, PROBABILITIES, UNCERTAINTY
 from deeplab_jax.predict.reading import takes_rgb
+from deeplab_jax.predict.sources import Member, Source
 
 SUFFIX = ".tif"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -30,25 +31,36 @@ _CACHE = 128 << 20  # bytes of blocks that GDAL keeps
 _RASTER = "georeferenced TIFF"
 
 
-def is_raster(path: str | os.PathLike) -> bool:
-  """Whether the file at `path` is a TIFF with a place on earth.
+def is_raster(source: str | os.PathLike | Source) -> bool:
+  """Whether `source` is a TIFF with a place on earth, in a file or in a tar.
 
-  False where rasterio is not there to ask.
+  False where rasterio is not there to ask, and of what is in an object store,
+  which would be fetched twice.
   """
   try:
-    with open(path, "rb") as file:
+    is_member = isinstance(source, Member)
+    with open(source.archive if is_member else source, "rb") as file:
+      file.seek(source.offset if is_member else 0)
       if file.read(4) not in _TIFF:
         return False
     rasterio = bands.import_rasterio(_RASTER)
-    with rasterio.open(path) as raster:
+    with rasterio.open(_place(source)) as raster:
       return raster.crs is not None or not raster.transform.is_identity
   except Exception:  # of any kind of broken file: who reads it tells
     return False
 
 
+def _place(source: str | os.PathLike | Source) -> str:
+  """What GDAL opens `source` by."""
+  if isinstance(source, Member):
+    archive = os.path.abspath(source.archive)
+    return f"/vsisubfile/{source.offset}_{source.size},{archive}"
+  return os.fspath(source)
+
+
 def label(
   segmenter: Segmenter,
-  source: pathlib.Path,
+  source: pathlib.Path | Member,
   paths: Mapping[str, pathlib.Path],
 ) -> None:
   """Labels the raster `source` into rasters of its place and size.
@@ -56,22 +68,25 @@ def label(
   Each has the coordinate system and the transform of `source`, and a number
   that is declared as no-data, which it has where `source` has no-data in all
   bands: 255 (65535 of more than 255 classes) in labels, NaN in probabilities
-  and uncertainty, which are float32.
+  and uncertainty, which are float32. Where classes overlap, labels have a band
+  for each class, 1 where it is and else 0.
 
   Args:
     segmenter: the network.
-    source: of the channels and the numbers that it takes.
+    source: of the channels and the numbers that it takes; a file, or its place
+      in a tar file.
     paths: by kind, of "labels", "probabilities" and "uncertainty".
 
   Raises:
     ValueError: `source` is of another kind, or would be replaced.
   """
   rasterio = bands.import_rasterio(_RASTER)
-  if source.resolve() in {path.resolve() for path in paths.values()}:
+  file = source.archive if isinstance(source, Member) else source
+  if file.resolve() in {path.resolve() for path in paths.values()}:
     raise ValueError("the result would replace it: give another --out")
   with contextlib.ExitStack() as stack:
     stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
-    raster = stack.enter_context(rasterio.open(source))
+    raster = stack.enter_context(rasterio.open(_place(source)))
     _check(raster, segmenter.model)
     writers = {
       kind: stack.enter_context(_Writer.open(path, kind, raster, segmenter))
@@ -88,29 +103,33 @@ def label(
         writer.put(place, found[kind], unknown)
 
 
-def fits_whole(segmenter: Segmenter, source: pathlib.Path) -> bool:
+def fits_whole(segmenter: Segmenter, source: pathlib.Path | Member) -> bool:
   """Whether the network sees the raster `source` at once, so that it is small
   enough to be drawn."""
   rasterio = bands.import_rasterio(_RASTER)
-  with rasterio.open(source) as raster:
+  with rasterio.open(_place(source)) as raster:
     pixels = raster.height * raster.width
   return pixels <= segmenter.protocol.max_pixels
 
 
-def read_whole(segmenter: Segmenter, source: pathlib.Path) -> np.ndarray:
+def read_whole(
+  segmenter: Segmenter, source: pathlib.Path | Member
+) -> np.ndarray:
   """The raster `source` as the network takes it."""
   rasterio = bands.import_rasterio(_RASTER)
-  with rasterio.open(source) as raster:
+  with rasterio.open(_place(source)) as raster:
     _check(raster, segmenter.model)
     place = slice(0, raster.height), slice(0, raster.width)
     return read_part(raster, segmenter.model, place)
 
 
-def read_labels(path: pathlib.Path) -> np.ndarray:
-  """The labels (h, w) of a raster that `label` wrote."""
+def read_labels(path: pathlib.Path, overlap: bool = False) -> np.ndarray:
+  """The labels (h, w) of a raster that `label` wrote, or (h, w, classes) where
+  classes `overlap`."""
   rasterio = bands.import_rasterio(_RASTER)
   with rasterio.open(path) as raster:
-    return raster.read(1)
+    labels = np.moveaxis(raster.read(), 0, 2)
+  return labels if overlap else labels[..., 0]
 
 
 def read_part(raster: Any, model: DeepLab, place: Place) -> np.ndarray:
@@ -198,9 +217,12 @@ class _Writer:
     """A raster of the place and size of `source`, which `path` becomes."""
     rasterio = bands.import_rasterio(_RASTER)
     classes = segmenter.model.num_classes
-    count = classes if kind == PROBABILITIES else 1
+    overlap = kind == LABELS and segmenter.thresholds is not None
+    count = classes if kind == PROBABILITIES or overlap else 1
     dtype, nodata = "float32", math.nan
-    if kind == LABELS:
+    if overlap:
+      dtype, nodata = "uint8", 255
+    elif kind == LABELS:
       dtype, nodata = ("uint8", 255) if classes <= 255 else ("uint16", 65535)
     profile = {
       "driver": "GTiff",
@@ -222,7 +244,9 @@ class _Writer:
       rasterio.open(partial, "w", **profile) as raster,
     ):
       raster.update_tags(class_names=names)
-      if kind == LABELS and dtype == "uint8":
+      if count == classes > 1:
+        raster.descriptions = segmenter.class_names
+      if kind == LABELS and dtype == "uint8" and not overlap:
         palette = visualize.palette(segmenter.colors)[:256].tolist()
         raster.write_colormap(1, dict(enumerate(map(tuple, palette))))
       writer = cls(raster, nodata)

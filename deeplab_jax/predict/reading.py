@@ -19,6 +19,10 @@ from deeplab_jax.predict.sources import Member, Source
 _WHITE = (255, 255, 255, 255)
 _UNKNOWN = "not a picture of 8 or 16 bits in a known format"
 _SHOWN = 3  # pictures that a remark names
+_IN_STORE = (
+  "TIFFs of an object store, whose place on earth, if they have one, is not "
+  "kept (copy them into a folder to keep it)"
+)
 
 
 def read_image(path: str | os.PathLike | Source) -> np.ndarray:
@@ -132,11 +136,16 @@ def remarks(
 
   With `as_rgb` they are read by `read_image`, else with all that they have.
   Files that cannot be read are passed over: reading them says why. So are those
-  of object stores, which would be fetched twice.
+  of object stores, which would be fetched twice, but for TIFFs, which may have
+  had a place on earth.
   """
   kinds = collections.defaultdict(list)
   for path in paths:
     if isinstance(path, (Member, remote.Address)):
+      place = path.archive if isinstance(path, Member) else path
+      is_tiff = path.name.lower().endswith((".tif", ".tiff"))
+      if is_tiff and isinstance(place, remote.Address):
+        kinds[_IN_STORE].append(str(path))
       continue
     try:
       limits.check_file(path)

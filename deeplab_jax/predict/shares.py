@@ -114,12 +114,15 @@ def undone(
     folders.remove((out / LABELS, LABELS))
     folders += [(out / LABELS / name, LABELS) for name in class_folders]
   done = {folder: _results(*folder) for folder in folders}
+  # Of a raster the masks of all classes are bands of one file.
+  of_rasters = _results(out / LABELS, LABELS) if rasters else set()
 
   def is_done(job: Job) -> bool:
-    return all(
-      job.name in names or (kind == OVERLAYS and job in rasters)
-      for (_, kind), names in done.items()
-    )
+    if job in rasters:
+      kept = {k: names for (_, k), names in done.items() if k != OVERLAYS}
+      kept |= {LABELS: of_rasters} if LABELS in kept else {}
+      return all(job.name in names for names in kept.values())
+    return all(job.name in names for names in done.values())
 
   return [job for job in jobs if not is_done(job)]
 

@@ -21,12 +21,12 @@ from deeplab_jax.data.annotations.export import (
   Export,
   Painter,
   Picture,
-  class_list,
   export,
   locate,
   ring,
 )
 from deeplab_jax.data.annotations.files import Files, split_of, understood
+from deeplab_jax.data.annotations.naming import class_list
 from deeplab_jax.data.annotations.options import Options
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.messages import printable
@@ -57,7 +57,6 @@ def read(files: Files, options: Options) -> Export:
       pictures.append(
         _picture(files, where, split, image, by_image, painter, labels)
       )
-  faults += repeated(pictures)
   return export(
     TITLE,
     files,
@@ -214,10 +213,22 @@ def _objects(
     here = printable(f"{where}, {name}")
     with understood(here):
       label = label_of(here, annotation["category_id"], labels)
-      crowd = bool(annotation.get("iscrowd", 0))
+      crowd = is_crowd(annotation)
       rings, bitmap = _outline(here, annotation.get("segmentation"), size)
     shapes.append(Shape(name, label, rings, (), bitmap, is_crowd=crowd))
   return shapes, size
+
+
+def is_crowd(annotation: dict[str, Any]) -> bool:
+  """Whether an annotation is marked as a crowd.
+
+  Raises:
+    ValueError: it is marked with anything but 0 and 1.
+  """
+  mark = annotation.get("iscrowd") or 0
+  if str(mark) not in ("0", "1", "True"):
+    raise ValueError(f"iscrowd {mark!r}, not 0 or 1")
+  return str(mark) != "0"
 
 
 def label_of(where: str, category: Any, labels: dict[Any, int]) -> int:
@@ -241,6 +252,8 @@ def _outline(
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
   """Polygons, or what run lengths (rle) cover."""
   if isinstance(segmentation, list) and segmentation:
+    if isinstance(segmentation[0], dict) and len(segmentation) == 1:
+      return _outline(where, segmentation[0], size)
     if not isinstance(segmentation[0], list):  # one polygon, without a list
       segmentation = [segmentation]
     return [ring(polygon) for polygon in segmentation], None
@@ -264,16 +277,3 @@ def _outline(
       f"run lengths must add up to {size[1]}x{size[0]} pixels, got others",
     )
   return [], pixels
-
-
-def repeated(pictures: Sequence[Picture]) -> Iterator[BadExample]:
-  """Pictures that are listed twice in one split, perhaps by two documents."""
-  first: dict[tuple[str, str], Picture] = {}
-  for picture in pictures:
-    other = first.setdefault((picture.split, picture.path), picture)
-    if other is not picture:
-      yield BadExample(
-        picture.mask.where,
-        "repeated-picture",
-        f"a picture must be listed once, got it in {other.mask.where} as well",
-      )

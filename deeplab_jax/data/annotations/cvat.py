@@ -30,7 +30,8 @@ from deeplab_jax.data.classes import IGNORE
 
 TITLE = "CVAT segmentation masks"
 _MAP = "labelmap.txt"
-_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+):[^:]*:.*")
+# Name, colour, and perhaps names of parts and of actions.
+_LINE = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(:[^:]*){0,2}")
 _MASKS, _OBJECTS = "SegmentationClass", "SegmentationObject"
 
 
@@ -46,7 +47,7 @@ def _map(files: Files) -> str | None:
       lines = _entries(files, path)
     except BadExample:
       continue
-    if lines and all(map(_LINE.fullmatch, lines)):
+    if any(map(_LINE.fullmatch, lines)):
       return path
   return None
 
@@ -105,10 +106,15 @@ def _splits(files: Files) -> dict[str, str]:
 def _classes(files: Files, path: str) -> ClassList:
   """The classes with their colours; the black one, or "background", is 0."""
   where = files.tree.where(path)
-  found = [_LINE.fullmatch(line) for line in _entries(files, path)]
-  colors = {m[1].strip(): tuple(map(int, m.groups()[1:])) for m in found}
-  if len(colors) < len(found) or len(set(colors.values())) < len(found):
-    raise ValueError("a class or a colour twice")
+  colors: dict[str, tuple[int, ...]] = {}
+  for line in _entries(files, path):
+    found = _LINE.fullmatch(line)
+    color = tuple(map(int, found.groups()[1:4])) if found else ()
+    if found is None or max(color) > 255:
+      raise ValueError(f"the line {line!r}, not as name:red,green,blue::")
+    if found[1] in colors or color in colors.values():
+      raise ValueError(f"a class or a colour twice, in the line {line!r}")
+    colors[found[1]] = color
   if not any(color == (0, 0, 0) for color in colors.values()):
     colors = {"background": (0, 0, 0)} | colors
   first = [n for n, color in colors.items() if color == (0, 0, 0)]

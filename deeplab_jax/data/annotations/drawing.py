@@ -5,6 +5,10 @@ Points are rounded to a fifth of a pixel, the picture's top left corner being
 itself the even-odd rule holds. Circles and lines become polygons first. So one
 scene has the same mask in every format, and COCO's own polygons have the masks
 that COCO's tools give them.
+
+Only Supervisely's points are no places between pixels, but pixels: those that
+an outline passes through belong to the object, or to the hole. OpenCV fills
+such outlines, as Supervisely's own tools do.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
@@ -42,6 +47,7 @@ class Shape:
     corner: x and y in the picture of the bitmap's top left pixel.
     is_crowd: a region of many objects, which is ignored where none is drawn.
     is_line: whether `rings` are the overlapping parts of a line.
+    of_pixels: whether points are pixels, rounded down, and not places.
   """
 
   name: str
@@ -52,6 +58,7 @@ class Shape:
   corner: tuple[int, int] = (0, 0)
   is_crowd: bool = False
   is_line: bool = False
+  of_pixels: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,13 +198,12 @@ def _pixels(
   holes = [hole for hole in shape.holes if len(hole) >= 3]
   few = len(shape.rings) + len(shape.holes) - len(rings) - len(holes)
   losses += [Loss("few-points", shape.name)] * (few or not shape.rings)
-  pixels = _union(rings, size)
-  for hole in holes:
-    pixels &= ~_polygon(hole, size)
-  losses += _cut(shape.name, rings, holes, int(pixels.sum()), size)
+  pixels = _inside(rings, holes, size, shape.of_pixels)
+  losses += _cut(shape, rings, holes, int(pixels.sum()), size)
   if not shape.is_line:
     crosses = [geometry.crosses_itself(r) for r in (*rings, *holes)]
     losses += [Loss("self-crossing", shape.name)] * sum(crosses)
+  if not shape.is_line and not shape.of_pixels:
     losses += _filled(shape.name, rings, size)
     thick = map(geometry.thickness, rings)
     if rings and not any(crosses) and max(thick) < 1 - _SLACK:
@@ -218,6 +224,26 @@ def _check(
         f"points must be in the picture of {size[1]}x{size[0]} or near it, got "
         f"({x:g}, {y:g})",
       )
+
+
+def _inside(
+  rings: Sequence[np.ndarray],
+  holes: Sequence[np.ndarray],
+  size: tuple[int, int],
+  of_pixels: bool,
+) -> np.ndarray:
+  """Pixels (h, w) bool of an object, see `Shape`."""
+  if not of_pixels:
+    pixels = _union(rings, size)
+    for hole in holes:
+      pixels &= ~_polygon(hole, size)
+    return pixels
+  filled = np.zeros(size, np.uint8)
+  for color, outlines in ((1, rings), (0, holes)):
+    corners = [np.floor(ring).astype(np.int32) for ring in outlines]
+    if corners:
+      cv2.fillPoly(filled, corners, color)
+  return filled > 0
 
 
 def _union(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
@@ -255,7 +281,7 @@ def _filled(
 
 
 def _cut(
-  name: str,
+  shape: Shape,
   rings: Sequence[np.ndarray],
   holes: Sequence[np.ndarray],
   inside: int,
@@ -269,18 +295,18 @@ def _cut(
     return []
   points = np.concatenate(rings)
   low, high = points.min(0), points.max(0)
-  if (low >= 0).all() and (high <= size[::-1]).all():
+  end = np.floor(high) + 1 if shape.of_pixels else np.ceil(high)
+  if (low >= 0).all() and (end <= size[::-1]).all():
     return []
   corner = np.floor(low)
-  width, height = (np.ceil(high) - corner).astype(int).tolist()
+  width, height = (end - corner).astype(int).tolist()
   if width * height > _MOST_PIXELS:
-    return [Loss("outside", name)]
+    return [Loss("outside", shape.name)]
   canvas = max(height, 1), max(width, 1)
-  pixels = _union([ring - corner for ring in rings], canvas)
-  for hole in holes:
-    pixels &= ~_polygon(hole - corner, canvas)
+  rings, holes = ([ring - corner for ring in part] for part in (rings, holes))
+  pixels = _inside(rings, holes, canvas, shape.of_pixels)
   cut = int(pixels.sum()) - inside
-  return [Loss("outside", name, cut)] if cut > 0 else []
+  return [Loss("outside", shape.name, cut)] if cut > 0 else []
 
 
 def _placed(

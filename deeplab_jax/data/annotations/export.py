@@ -28,15 +28,13 @@ from deeplab_jax.data.annotations.files import (
 )
 from deeplab_jax.data.annotations.options import AREA, Options
 from deeplab_jax.data.builders import folder_layout
-from deeplab_jax.data.builders.class_lists import ClassList, check_count
+from deeplab_jax.data.builders.class_lists import ClassList
 from deeplab_jax.data.builders.faults import BadExample, Remark
 from deeplab_jax.data.builders.folder_layout import Layout
 from deeplab_jax.data.builders.trees import File, Tree
-from deeplab_jax.data.classes import IGNORE, bit_colors
+from deeplab_jax.data.classes import bit_colors
 from deeplab_jax.data.datasets import Color
 from deeplab_jax.messages import printable
-
-_BACKGROUNDS = ("background", "_background_", "__background__")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,53 +213,6 @@ def locate(files: Files, name: str, split: str, where: str) -> tuple[str, File]:
   return name, File(where, refuse)
 
 
-def class_list(
-  file: str,
-  names: Sequence[str],
-  colors: Sequence[Color | None] = (),
-  *,
-  has_background: bool = True,
-) -> tuple[ClassList, list[int]]:
-  """The classes of an export whose masks are drawn, and the label of each.
-
-  Args:
-    file: where they are named, for messages.
-    names: of the classes; one of them may be the background.
-    colors: of the classes, where they are given.
-    has_background: whether pixels of no object are a class, which is then
-      label 0, and called "background" if none of `names` is.
-
-  Raises:
-    BadExample: there are none, too many, or two of one name.
-  """
-  names = [composed(str(name)).strip() for name in names]
-  colors = list(colors) or [None] * len(names)
-  found = [i for i, n in enumerate(names) if n.lower() in _BACKGROUNDS]
-  order = list(range(len(names)))
-  if found:
-    order.remove(found[0])
-    order.insert(0, found[0])
-    if names[found[0]].startswith("_"):  # as LabelMe spells it
-      names[found[0]] = names[found[0]].strip("_")
-  added = int(has_background and not found)
-  ordered = ["background"] * added + [names[i] for i in order]
-  painted = [(0, 0, 0)] * added + [colors[i] for i in order]
-  twice = [n for n, count in collections.Counter(ordered).items() if count > 1]
-  if twice or not names or not all(names):
-    got = f"{twice[0]} twice" if twice else "a class without name"
-    raise BadExample(
-      file,
-      "wrong-class-list",
-      f"each class must have a name of its own, got {got if names else 'none'}",
-    )
-  check_count(file, len(ordered))
-  labels = [added + order.index(i) for i in range(len(names))]
-  listed = ClassList(
-    file, tuple(ordered), tuple(painted), IGNORE, says_ignored=True
-  )
-  return listed, labels
-
-
 def export(
   title: str,
   files: Files,
@@ -276,6 +227,9 @@ def export(
 ) -> Export:
   """The export of some pictures.
 
+  Of a picture that is listed again in its split only the first entry is kept;
+  the others are faults.
+
   Args:
     title: the format, in words.
     files: the user's folder.
@@ -289,6 +243,8 @@ def export(
   Raises:
     BadExample: there is no picture.
   """
+  again = _repeated(files, pictures)
+  pictures = [p for i, p in enumerate(pictures) if i not in again]
   without = [p for p in pictures if not p.is_annotated]
   skips = options.unannotated == "skip"
   kept = [p for p in pictures if p.is_annotated] if skips else pictures
@@ -319,9 +275,31 @@ def export(
     len(without),
     skips,
     tuple(_unlisted(files, pictures)),
-    tuple(faults),
+    (*faults, *again.values()),
     lines,
   )
+
+
+def _repeated(
+  files: Files, pictures: Sequence[Picture]
+) -> dict[int, BadExample]:
+  """The faults of pictures that are listed before in their split, by index.
+
+  Entries of one file, such as the rows of a table, are pictures of their own.
+  """
+  first: dict[tuple[str, str], Picture] = {}
+  faults = {}
+  for index, picture in enumerate(pictures):
+    if picture.path not in files.tree:
+      continue
+    other = first.setdefault((picture.split, picture.path), picture)
+    if other is not picture:
+      faults[index] = BadExample(
+        picture.mask.where,
+        "repeated-picture",
+        f"a picture must be listed once, got it in {other.mask.where} as well",
+      )
+  return faults
 
 
 def _by_lists(files: Files, pictures: Sequence[Picture]) -> list[Picture]:
@@ -359,7 +337,7 @@ def _by_lists(files: Files, pictures: Sequence[Picture]) -> list[Picture]:
 def _names(paths: Sequence[str]) -> list[str]:
   """A name for each path: below the folder that all share, without suffix."""
   paths = [composed(path).replace("\\", "/").lstrip("/") for path in paths]
-  folders = [path.rpartition("/")[0].split("/") for path in paths]
+  folders = [path.split("/")[:-1] for path in paths]
   alike = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders))
   shared = len(list(alike))
   below = ["/".join(path.split("/")[shared:]) for path in paths]

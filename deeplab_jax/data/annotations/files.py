@@ -64,6 +64,7 @@ class Files:
     self.pictures = [p for p in self.paths if is_picture(p) and is_image(p)]
     self.broken: dict[str, BadExample] = {}
     self._ends: dict[str, list[str]] | None = None
+    self._stems: dict[str, list[str]] | None = None
 
   def json(self, path: str) -> Any:
     """What a JSON file holds.
@@ -118,10 +119,19 @@ class Files:
     """Paths of the files whose path ends so, whatever the case, sorted."""
     return [p for p in self.paths if p.lower().endswith(ends)]
 
+  def of_stem(self, stem: str) -> list[str]:
+    """The pictures that are called so, but for the suffix."""
+    if self._stems is None:
+      self._stems = collections.defaultdict(list)
+      for path in self.pictures:
+        self._stems[without_suffix(path)].append(path)
+    return self._stems.get(stem, [])
+
   def find(self, name: str, split: str = "") -> str | None:
     """The picture that an annotation calls `name`; None if there is none.
 
-    The name may lack its suffix.
+    The name may lack its suffix, and differ in small and capital letters from
+    all pictures.
 
     Args:
       name: a path, a name or a URL.
@@ -134,10 +144,10 @@ class Files:
       self._ends = collections.defaultdict(list)
       for path in self.pictures:
         for end in _ends(composed(path)):
-          self._ends[end].append(path)
-          self._ends[without_suffix(end)].append(path)
+          self._add(end, path)
+          self._add(without_suffix(end), path)
     for spelled in _spellings(name):
-      for end in _ends(spelled):
+      for end in (*_ends(spelled), *map(_folded, _ends(spelled))):
         paths = self._ends.get(end, [])
         if len(paths) > 1:
           paths = [p for p in paths if split_of(p) == split] or paths
@@ -151,6 +161,10 @@ class Files:
         if paths:
           return paths[0]
     return None
+
+  def _add(self, end: str, path: str) -> None:
+    for name in (end, _folded(end)):
+      self._ends[name].append(path)
 
 
 def split_of(path: str, is_document: bool = False) -> str:
@@ -232,6 +246,11 @@ def png(picture: Any) -> bytes:
 
 def _is_hidden(path: str) -> bool:
   return any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
+
+
+def _folded(name: str) -> str:
+  """What a name is found by whatever the case; never a name itself."""
+  return f"{name.casefold()}/"
 
 
 def _ends(path: str) -> Iterator[str]:

@@ -133,6 +133,10 @@ def _recognised(files: Files, suffixes: Suffixes) -> str:
     )
   if not found and files.broken:
     raise next(iter(files.broken.values()))
+  if not found:
+    for fault in (yolo.without_names(files), parquet.without_masks(files)):
+      if fault is not None:
+        raise fault
   return found[0] if found else _MASKS
 
 

@@ -43,6 +43,12 @@ from deeplab_jax.messages import printable
 TITLE = "LabelMe json"
 _WIDTH = 10.0  # of lines
 _NO_AREA = ("point", "points")
+# What outlines are called; the last two by X-AnyLabeling, which writes these
+# files as well.
+_OUTLINES = (
+  *("polygon", "rectangle", "oriented_rectangle", "rotation", "quadrilateral"),
+)
+_DERIVED = "label_names.txt"  # beside pictures that labelme_export_json makes
 
 
 def fits(files: Files) -> bool:
@@ -62,10 +68,10 @@ def read(files: Files, options: Options) -> Export:
   """The export in `files`."""
   found = {path: _trimmed(value) for path, value in files.alike(_is_labelme)}
   names = {
-    str(shape.get("label"))
+    str(shape["label"])
     for document in found.values()
     for shape in document["shapes"]
-    if isinstance(shape, dict)
+    if isinstance(shape, dict) and _has_label(shape)
   }
   listed, labels = named_classes(files, files.tree.where(min(found)), names)
   painter = Painter(listed, options, LISTED)
@@ -79,8 +85,11 @@ def read(files: Files, options: Options) -> Export:
     if path.rpartition("/")[0] in {p.rpartition("/")[0] for p in found}
   ]
   annotated = {picture.path for picture in pictures}
+  stems = {without_suffix(path) for path in found}
+  derived = {p.rpartition("/")[0] for p in files.ending(f"/{_DERIVED}")}
   for path in files.pictures:
-    if path not in annotated:
+    is_free = without_suffix(path) not in stems and path not in annotated
+    if is_free and path.rpartition("/")[0] not in derived:
       file = files.tree.file(path)
       mask = painter.mask(file.where, functools.partial(_nothing, file))
       pictures.append(Picture(path, split_of(path), file, mask, False))
@@ -91,6 +100,10 @@ def _trimmed(document: dict[str, Any]) -> dict[str, Any]:
   """A document without the copy of its picture, which is large."""
   kept = ("shapes", "imagePath", "imageHeight", "imageWidth")
   return {name: document.get(name) for name in kept}
+
+
+def _has_label(shape: dict[str, Any]) -> bool:
+  return str(shape.get("label") or "").strip() != ""
 
 
 def _nothing(file: File) -> tuple[list[Shape], tuple[int, int]]:
@@ -105,8 +118,7 @@ def _broken(files: Files, path: str) -> Picture:
     return files.json(path)  # which raises
 
   file, stem = File(where, refuse), without_suffix(path)
-  near = [p for p in files.pictures if without_suffix(p) == stem]
-  name = near[0] if near else f"{stem}.jpg"
+  name = next(iter(files.of_stem(stem)), f"{stem}.jpg")
   return Picture(name, split_of(path), file, file)
 
 
@@ -128,9 +140,10 @@ def _image(files: Files, path: str, name: str) -> tuple[str, File]:
   """The picture of a document: as it says, of its name, or the copy in it."""
   folder = path.rpartition("/")[0]
   there = posixpath.normpath(posixpath.join(folder, name.replace("\\", "/")))
-  stem = without_suffix(path)
-  same = [p for p in files.pictures if without_suffix(p) == stem]
-  for candidate in (composed(there), there, *same):
+  for candidate in (
+    *(composed(there), there),
+    *files.of_stem(without_suffix(path)),
+  ):
     if candidate in files.tree and is_picture(candidate):
       return candidate, files.tree.file(candidate)
   found, file = locate(files, name, split_of(path), files.tree.where(path))
@@ -171,6 +184,8 @@ def _objects(
   for number, shape in enumerate(document["shapes"], 1):
     here = printable(f"{where}, shape {number}")
     with understood(here):
+      if not _has_label(shape):
+        raise ValueError("a shape without label")
       label = label_of(here, str(shape["label"]), labels)
       kind = shape.get("shape_type") or "polygon"
       if kind not in _NO_AREA:
@@ -184,8 +199,10 @@ def _shape(
   """One object, whatever it was drawn with."""
   points = ring(shape["points"])
   if kind == "mask":
-    return _bitmap(where, name, label, points, shape["mask"])
+    return _bitmap(where, name, label, points, shape.get("mask"))
   if kind == "circle":
+    if len(points) != 2:
+      raise ValueError(f"a circle of {len(points)} points, not 2")
     center, edge = points
     radius = float(np.hypot(*(edge - center)))
     return Shape(name, label, [geometry.ellipse(center, (radius, radius))])
@@ -194,15 +211,17 @@ def _shape(
     return Shape(name, label, parts, is_line=True)
   if kind == "rectangle" and len(points) == 2:
     return Shape(name, label, [geometry.rectangle(*points)])
-  if kind in ("polygon", "rectangle", "oriented_rectangle"):
+  if kind in _OUTLINES:
     return Shape(name, label, [points])
   raise ValueError(f"a shape of the kind {kind!r}")
 
 
 def _bitmap(
-  where: str, name: str, label: int, points: np.ndarray, encoded: str
+  where: str, name: str, label: int, points: np.ndarray, encoded: str | None
 ) -> Shape:
   """A shape of pixels, in the box that two points enclose."""
+  if not encoded:
+    raise ValueError("a mask without pixels")
   pixels = masks.decode(where, base64.b64decode(encoded)).pixels > 0
   (left, top), (right, bottom) = points.astype(int).tolist()
   box = bottom - top + 1, right - left + 1

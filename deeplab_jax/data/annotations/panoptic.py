@@ -75,7 +75,6 @@ def read(files: Files, options: Options) -> Export:
         )
       mask = painter.mask_of(here, drawing_of)
       pictures.append(Picture(found, split, file, mask, annotation is not None))
-  faults += coco.repeated(pictures)
   return export(
     TITLE,
     pictures_of,
@@ -144,9 +143,10 @@ def _drawing(
   table, objects = {0: IGNORE}, collections.Counter()
   for segment in annotation["segments_info"]:
     here = printable(f"{where}, segment {segment['id']}")
-    label = coco.label_of(here, segment["category_id"], labels)
-    if segment.get("iscrowd", 0):
-      label = IGNORE
+    with understood(here):
+      label = coco.label_of(here, segment["category_id"], labels)
+      if coco.is_crowd(segment):
+        label = IGNORE
     table[segment["id"]] = label
     objects[label] += 1
   unknown = sorted(set(np.unique(codes).tolist()) - table.keys())

@@ -1,8 +1,9 @@
 """Data sets of Hugging Face, as parquet files with pictures and masks.
 
 Which columns are pictures is in the features that the files carry, or else in
-the kinds of the columns. Names of classes are those of the features, of
-id2label.json, or of the user's classes.txt.
+the kinds of the columns. Masks may also be numbers, as rows of lists. Names of
+classes are those of the features, of id2label.json, or of the user's
+classes.txt. Files without masks, as of a test split, are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pyarrow.parquet
 
 from deeplab_jax.data.annotations.export import (
@@ -21,7 +24,12 @@ from deeplab_jax.data.annotations.export import (
   blank,
   export,
 )
-from deeplab_jax.data.annotations.files import Files, split_of, understood
+from deeplab_jax.data.annotations.files import (
+  Files,
+  png,
+  split_of,
+  understood,
+)
 from deeplab_jax.data.annotations.options import Options
 from deeplab_jax.data.builders import class_lists
 from deeplab_jax.data.builders.class_lists import ClassList
@@ -40,9 +48,32 @@ _NAMES = "id2label.json"
 
 def fits(files: Files) -> bool:
   """Whether there are parquet files with two columns of pictures."""
+  return _first(files) is not None
+
+
+def without_masks(files: Files) -> BadExample | None:
+  """The fault of parquet files that have no two such columns; None if there
+  are no parquet files."""
   for path in files.ending(".parquet"):
-    return len(_picture_columns(files, path)) >= 2
-  return False
+    try:
+      found = _open(files, path).schema_arrow.names
+    except BadExample as fault:
+      return fault
+    return BadExample(
+      files.tree.where(path),
+      "ambiguous-columns",
+      "must have a column of pictures and one of masks, which are pictures or "
+      f"rows of lists of whole numbers, got {', '.join(found)}",
+    )
+  return None
+
+
+def _first(files: Files) -> str | None:
+  """The first of the files that have two columns of pictures."""
+  for path in files.ending(".parquet"):
+    if len(_picture_columns(files, path)) >= 2:
+      return path
+  return None
 
 
 def _open(files: Files, path: str) -> pyarrow.parquet.ParquetFile:
@@ -88,7 +119,7 @@ def _picture_columns(files: Files, path: str) -> list[str]:
     for name, feature in features.items()
     if isinstance(feature, dict) and feature.get("_type") == "Image"
   ]
-  return found or [
+  found = found or [
     field.name
     for field in schema
     if pyarrow.types.is_binary(field.type)
@@ -98,19 +129,41 @@ def _picture_columns(files: Files, path: str) -> list[str]:
       and "bytes" in [inner.name for inner in field.type]
     )
   ]
+  return found + [
+    field.name
+    for field in schema
+    if _is_rows(field.type) and _MASKS.search(field.name)
+  ]
+
+
+def _is_rows(kind: Any) -> bool:
+  """Whether values are lists of lists of whole numbers."""
+  for _ in range(2):
+    if not (
+      pyarrow.types.is_list(kind)
+      or pyarrow.types.is_large_list(kind)
+      or pyarrow.types.is_fixed_size_list(kind)
+    ):
+      return False
+    kind = kind.value_type
+  return pyarrow.types.is_integer(kind)
 
 
 def read(files: Files, options: Options) -> Export:
   """The export in `files`."""
   paths = files.ending(".parquet")
-  image, mask = _columns(files, paths[0])
-  pictures = []
+  first = _first(files)
+  image, mask = _columns(files, first)
+  pictures, without = [], []
   for path in paths:
+    if mask not in _open(files, path).schema_arrow.names:
+      without.append(path)
+      continue
     where = files.tree.where(path)
     with understood(where):
       rows = _rows(files, path, image, mask)
     pictures += [_picture(path, *row) for row in rows]
-  listed = _listed(files, paths[0], mask)
+  listed = _listed(files, first, mask)
   lists = [n for n in class_lists.FILES if n in files.tree]
   return export(
     TITLE,
@@ -119,7 +172,10 @@ def read(files: Files, options: Options) -> Export:
     options,
     listed=None if lists else listed,
     lists=lists,
-    lines=(f"pictures are the column {image}, masks the column {mask}",),
+    lines=(
+      f"pictures are the column {image}, masks the column {mask}",
+      *([f"left out, without masks: {', '.join(without)}"] if without else []),
+    ),
   )
 
 
@@ -156,7 +212,7 @@ def _rows(
     for row in range(table.num_rows):
       number += 1
       here = f"{where}, row {number}"
-      cell = functools.partial(_cell, files, path, group, row)
+      cell = functools.partial(_cell, files, path, group, row, here)
       yield (
         names[row] or f"{number:07d}.png",
         here,
@@ -175,18 +231,37 @@ def _paths(column: Any) -> list[str | None]:
   return [path for chunk in chunks for path in chunk]
 
 
-def _cell(files: Files, path: str, group: int, row: int, column: str) -> bytes:
+def _cell(
+  files: Files, path: str, group: int, row: int, where: str, column: str
+) -> bytes:
   """The bytes of a picture."""
   value = _column(files, path, group, column)[row].as_py()
+  if isinstance(value, list):
+    return _packed(f"{where}, {column}", value)
   if isinstance(value, dict):
     value = value.get("bytes")
   if not value:
     raise BadExample(
-      f"{files.tree.where(path)}, {column}",
+      f"{where}, {column}",
       "missing-picture",
       "pictures must be in the file, got a reference to another",
     )
   return value
+
+
+def _packed(where: str, rows: list[list[int]]) -> bytes:
+  """A mask of numbers as a PNG.
+
+  Raises:
+    BadExample: they are no labels of one byte, in rows of one length.
+  """
+  with understood(where):
+    numbers = np.array(rows, np.int64)
+    if not numbers.size or numbers.ndim != 2:
+      raise ValueError("rows of no length")
+    if numbers.min() < 0 or numbers.max() > IGNORE:
+      raise ValueError(f"numbers from {numbers.min()} to {numbers.max()}")
+  return png(PIL.Image.fromarray(numbers.astype(np.uint8)))
 
 
 @functools.lru_cache(maxsize=4)

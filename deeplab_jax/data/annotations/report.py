@@ -23,6 +23,7 @@ KINDS = {
   "thin": "are thinner than a pixel, of which some are drawn",
   "vanished": "are thinner than a pixel, of which none is drawn",
   "empty": "have no pixel",
+  "no-class": "have no class: not drawn",
   "no-area": "are points or lines without width: not drawn",
   "several-annotations": "are further annotations of a picture: not drawn",
   "crowd": "are marked as crowd: ignored where no other object is",
@@ -56,7 +57,8 @@ def lines(export: Export, names: Sequence[str]) -> list[str]:
 
 def _title(export: Export, names: Sequence[str]) -> str:
   """Such as "COCO json, 812 images, 3 classes and background"."""
-  count = sum(map(len, export.layout.splits.values()))
+  splits = export.layout.splits.values()
+  count = len({name for names in splits for name in names})
   own = [name for name in names if name != "background"]
   background = " and background" if len(own) < len(names) else ""
   return f"{export.title}, {count} images, {len(own)} classes{background}"

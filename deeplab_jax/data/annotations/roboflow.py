@@ -44,7 +44,8 @@ def _rows(files: Files, path: str) -> list[tuple[str, str]]:
     return []
   if not rows or [cell.strip().lower() for cell in rows[0]] != _HEAD:
     return []
-  return [(row[0].strip(), row[1].strip()) for row in rows[1:] if len(row) == 2]
+  # Names are written as they are, with their commas.
+  return [(row[0].strip(), ", ".join(row[1:]).strip()) for row in rows[1:]]
 
 
 def read(files: Files, options: Options) -> Export:
@@ -71,7 +72,18 @@ def read(files: Files, options: Options) -> Export:
     if not _is_mask(path, of_stem)
   ]
   images = Files(files.tree, lambda p: not _is_mask(p, of_stem))
-  return export(TITLE, images, pictures, options, listed=listed)
+  faults = [
+    BadExample(
+      files.tree.where(path),
+      "unknown-picture",
+      "a mask must have an image of its name, without _mask, beside it, got "
+      "none",
+    )
+    for path in own
+    if _is_mask(path, of_stem)
+    and without_suffix(path).removesuffix(_MASK) not in of_stem
+  ]
+  return export(TITLE, images, pictures, options, listed=listed, faults=faults)
 
 
 def _is_mask(path: str, of_stem: dict[str, str]) -> bool:

@@ -1,7 +1,10 @@
 """Supervisely's projects: meta.json, and ann/ and img/ of each data set.
 
 Later objects are drawn over earlier ones. Polygons may have holes, bitmaps are
-packed PNGs; lines and points have no area.
+packed PNGs; lines and points have no area. Points are whole pixels, as
+Supervisely's SDK has them in projects that are downloaded: an outline belongs
+to its object, that of a hole to the hole, and masks are those that the SDK
+draws.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from deeplab_jax.data.annotations.files import (
 )
 from deeplab_jax.data.annotations.naming import label_of, named_classes
 from deeplab_jax.data.annotations.options import LISTED, Options
+from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import File
 from deeplab_jax.messages import printable
 
@@ -70,7 +74,7 @@ def read(files: Files, options: Options) -> Export:
   colors = {name: color for name, color in colors.items() if color}
   listed, labels = named_classes(files, where, names, colors, is_ordered=True)
   painter = Painter(listed, options, LISTED)
-  pictures = []
+  pictures, used = [], set()
   for path in files.pictures:
     if "img" not in path.split("/")[:-1]:
       continue
@@ -80,6 +84,7 @@ def read(files: Files, options: Options) -> Export:
       document, losses = _document(files, annotation)
     here = files.tree.where(annotation or path)
     objects = functools.partial(_objects, files, annotation, file, labels)
+    used.add(annotation)
     pictures.append(
       Picture(
         path,
@@ -89,7 +94,24 @@ def read(files: Files, options: Options) -> Export:
         annotation is not None and document != [],
       )
     )
-  return export(TITLE, files, pictures, options, listed=listed, painter=painter)
+  faults = [
+    BadExample(
+      files.tree.where(path),
+      "unknown-picture",
+      "an annotation must have a picture of its name in img/, got none",
+    )
+    for path in files.ending(".json")
+    if "ann" in path.split("/")[:-1] and path not in used
+  ]
+  return export(
+    TITLE,
+    files,
+    pictures,
+    options,
+    listed=listed,
+    painter=painter,
+    faults=faults,
+  )
 
 
 def _color(text: Any) -> tuple[int, int, int] | None:
@@ -147,24 +169,37 @@ def _objects(
     with understood(here):
       label = label_of(here, str(entry["classTitle"]), labels)
       if entry["geometryType"] not in _NO_AREA:
-        shapes.append(_shape(name, label, entry))
+        shapes.append(shape(name, label, entry))
   return shapes, size
 
 
-def _shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
+def shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
   """One object, whatever it was drawn with."""
   kind = entry["geometryType"]
   if kind in ("bitmap", "alpha_mask"):
     x, y = entry["bitmap"]["origin"]
     pixels = _bitmap(entry["bitmap"]["data"])
     return Shape(name, label, bitmap=pixels, corner=(int(x), int(y)))
+  if kind == "oriented_bbox":
+    corners = _turned(ring(entry["points"]), float(entry["angle"]))
+    return Shape(name, label, [corners], of_pixels=True)
+  if kind not in ("rectangle", "polygon"):
+    raise ValueError(f"an object of the kind {kind!r}")
   outer = ring(entry["points"]["exterior"])
   if kind == "rectangle":
-    return Shape(name, label, [geometry.rectangle(*outer)])
-  if kind != "polygon":
-    raise ValueError(f"an object of the kind {kind!r}")
+    corners = geometry.rectangle(*outer)
+    return Shape(name, label, [corners], of_pixels=True)
   holes = [ring(hole) for hole in entry["points"].get("interior", [])]
-  return Shape(name, label, [outer], holes)
+  return Shape(name, label, [outer], holes, of_pixels=True)
+
+
+def _turned(corners: np.ndarray, angle: float) -> np.ndarray:
+  """The outline (4, 2) of a box of two corners, turned about its centre by an
+  angle in radians."""
+  corners = np.floor(corners)
+  center = corners.sum(0) // 2  # a pixel
+  box = geometry.rectangle(*corners) - center
+  return geometry.turned(box, np.rad2deg(angle)) + center
 
 
 def _bitmap(data: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """YOLO's segments: a text file for each picture, classes in data.yaml.
 
 A line is a class and the points of a polygon, as shares of the picture's width
-and height. The text of images/a/x.jpg is labels/a/x.txt, or x.txt beside it. A
-picture without text, or with an empty one, has no object.
+and height. The text of images/a/x.jpg is labels/a/x.txt, or x.txt beside it,
+whatever the case. A picture without text, or with an empty one, has no object.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from deeplab_jax.data.annotations.export import (
   Export,
   Painter,
   Picture,
-  class_list,
   export,
 )
 from deeplab_jax.data.annotations.files import (
@@ -30,6 +29,7 @@ from deeplab_jax.data.annotations.files import (
   upright_size,
   without_suffix,
 )
+from deeplab_jax.data.annotations.naming import class_list
 from deeplab_jax.data.annotations.options import Options
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import File
@@ -38,8 +38,8 @@ from deeplab_jax.messages import printable
 TITLE = "YOLO segments"
 _SLACK = 1e-4  # by which rounded shares may be below 0 or above 1
 _LOOKED_AT = 20  # texts that are read to recognise the format
-_LINE = re.compile(r"\d+( +[-+.\deE]+)+")
-_NO_LABELS = ("classes.txt", "notes.txt", "readme")
+_NUMBER = r"[-+]?(\d+\.?\d*([eE][-+]?\d+)?|\.\d+|nan|inf)"
+_LINE = re.compile(rf"[-+]?\d+(\.0*)?(\s+{_NUMBER}){{2,}}", re.IGNORECASE)
 
 
 def fits(files: Files) -> bool:
@@ -49,34 +49,52 @@ def fits(files: Files) -> bool:
 
 def _has_lines(files: Files) -> bool:
   """Whether texts of pictures hold a class and numbers."""
-  texts = set(files.ending(".txt"))
-  found = [t for t in map(_text_of, files.pictures) for t in t if t in texts]
-  for path in found[:_LOOKED_AT]:
-    try:
-      lines = files.tree.lines(path)
-    except BadExample:
-      continue
-    if lines:
-      return _LINE.fullmatch(lines[0]) is not None
-  return bool(found)
+  texts = _texts(files)
+  found = [text for p in files.pictures if (text := _text_of(p, texts))]
+  firsts = [_lines(files, path)[:1] for path in found[:_LOOKED_AT]]
+  if not any(firsts):
+    return bool(found)
+  return any(_LINE.fullmatch(line) for lines in firsts for line in lines)
 
 
-def _text_of(picture: str) -> tuple[str, ...]:
-  """Where the text of a picture may be."""
-  stem = without_suffix(picture)
+def without_names(files: Files) -> BadExample | None:
+  """The fault of segments whose classes have no names; None if there are no
+  segments."""
+  if not _has_lines(files) or not any(map(_is_below_labels, _texts(files))):
+    return None
+  return BadExample(
+    files.tree.origin,
+    "no-names",
+    f"{TITLE} must have a data.yaml with names, or classes.txt, got none",
+  )
+
+
+def _is_below_labels(path: str) -> bool:
+  return "/labels/" in f"/{path}"
+
+
+def _texts(files: Files) -> dict[str, str]:
+  """Paths of the texts, by what they are in small letters."""
+  return {path.lower(): path for path in files.ending(".txt")}
+
+
+def _text_of(picture: str, texts: dict[str, str]) -> str | None:
+  """The text of a picture; None if there is none."""
+  stem = without_suffix(picture).lower()
   parts = stem.split("/")
   places = [
     "/".join([*parts[:i], "labels", *parts[i + 1 :]])
     for i in range(len(parts) - 2, -1, -1)
-    if parts[i].lower() == "images"
+    if parts[i] == "images"
   ]
-  return tuple(f"{place}.txt" for place in [*places, stem])
+  found = (texts.get(f"{place}.txt") for place in [*places, stem])
+  return next(filter(None, found), None)
 
 
 def _names_file(files: Files) -> str | None:
   """The file of the names of classes: data.yaml, or else classes.txt."""
   for path in sorted(files.ending(".yaml", ".yml"), key=len):
-    if "names" in _yaml(files, path):
+    if isinstance(_yaml(files, path).get("names"), list | dict):
       return path
   texts = files.ending("classes.txt")
   return min(texts, key=len) if texts else None
@@ -97,20 +115,14 @@ def read(files: Files, options: Options) -> Export:
   where = files.tree.where(path)
   fields = {} if path.endswith(".txt") else _yaml(files, path)
   with understood(where):
-    names = fields["names"] if fields else files.tree.lines(path)
-    if isinstance(names, dict):
-      numbers = sorted(map(int, names))
-      if numbers != list(range(len(numbers))):
-        raise ValueError(f"names of the numbers {numbers}, not from 0 on")
-      names = [
-        value for _, value in sorted((int(k), v) for k, v in names.items())
-      ]
+    names = _names(fields) if fields else files.tree.lines(path)
     listed, labels = class_list(where, names)
   painter = Painter(listed, options)
-  texts = set(files.ending(".txt"))
+  texts, used = _texts(files), set()
   pictures = []
   for picture in files.pictures:
-    text = next((t for t in _text_of(picture) if t in texts), None)
+    text = _text_of(picture, texts)
+    used.add(text)
     file = files.tree.file(picture)
     here = files.tree.where(text or picture)
     objects = functools.partial(_objects, files, file, text, labels)
@@ -119,7 +131,48 @@ def read(files: Files, options: Options) -> Export:
     pictures.append(
       Picture(picture, split, file, painter.mask(here, objects), bool(lines))
     )
-  return export(TITLE, files, pictures, options, listed=listed, painter=painter)
+  return export(
+    TITLE,
+    files,
+    pictures,
+    options,
+    listed=listed,
+    painter=painter,
+    faults=list(_alone(files, used)),
+  )
+
+
+def _names(fields: dict[str, Any]) -> list[str]:
+  """The names of data.yaml, in the order of their numbers."""
+  names = fields["names"]
+  if isinstance(names, dict):
+    by_number = {int(number): name for number, name in names.items()}
+    if sorted(by_number) != list(range(len(names))):
+      raise ValueError(
+        f"names of the numbers {sorted(by_number)}, not from 0 on"
+      )
+    names = [by_number[number] for number in sorted(by_number)]
+  for name in names:
+    if not isinstance(name, str | int | float) or isinstance(name, bool):
+      raise ValueError(f"the name {name!r}: write names between quotes")
+  if isinstance(count := fields.get("nc"), int) and count != len(names):
+    raise ValueError(f"{len(names)} names, but nc: {count}")
+  return [str(name) for name in names]
+
+
+def _alone(files: Files, used: set[str | None]) -> Iterator[BadExample]:
+  """The faults of texts that have no picture, in the folders of those used."""
+  folders = {text.rpartition("/")[0] for text in used if text}
+  for path in files.ending(".txt"):
+    if path in used or path.rpartition("/")[0] not in folders:
+      continue
+    lines = _lines(files, path)
+    if lines and _LINE.fullmatch(lines[0]):
+      yield BadExample(
+        files.tree.where(path),
+        "unknown-picture",
+        "a text must have a picture of its name, got none",
+      )
 
 
 def _split(files: Files, fields: dict[str, Any], picture: str) -> str:
@@ -182,7 +235,10 @@ def _objects(
 
 
 def _label(where: str, kind: str, labels: Sequence[int]) -> int:
-  number = int(kind)
+  number = float(kind)
+  if not number.is_integer():
+    raise ValueError(f"the class {kind}, no whole number")
+  number = int(number)
   if not 0 <= number < len(labels):
     raise BadExample(
       where,

@@ -52,8 +52,22 @@ class Blending:
 
 def measure(mask: np.ndarray) -> Blending:
   """Looks at some rows and columns of values (h, w) or colours (h, w, 3)."""
-  values = mask.reshape(*mask.shape[:2], -1).astype(np.int32)
-  parts = [_of_lines(values), _of_lines(values.transpose(1, 0, 2))]
+  return of_lines(mask[:: step(len(mask))], mask[:, :: step(mask.shape[1])])
+
+
+def step(count: int) -> int:
+  """Of `count` rows, or columns, `measure` looks at each so-manyth."""
+  return max(count // _LINES, 1)
+
+
+def of_lines(rows: np.ndarray, columns: np.ndarray) -> Blending:
+  """What `measure` finds in some rows (n, w) or (n, w, 3) of a mask, and in
+  some columns (h, n) or (h, n, 3)."""
+  across, along = (
+    lines.reshape(*lines.shape[:2], -1).astype(np.int32)
+    for lines in (rows, columns)
+  )
+  parts = [_of_lines(across), _of_lines(along.transpose(1, 0, 2))]
   ends, thin, blended = np.sum([counts for counts, _ in parts], axis=0).tolist()
   between = np.concatenate([found for _, found in parts])
   return Blending(ends, thin, blended, len(np.unique(between, axis=0)))
@@ -61,7 +75,6 @@ def measure(mask: np.ndarray) -> Blending:
 
 def _of_lines(values: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
   """(ends, thin, blended) of `Blending`, and the values between."""
-  values = values[:: max(len(values) // _LINES, 1)]
   run, row, length = _runs(values)
   is_thin = length <= _THIN
   is_end = ~is_thin[:-1] & (row[:-1] == row[1:])

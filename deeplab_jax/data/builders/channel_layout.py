@@ -31,8 +31,7 @@ _LAYOUTS = (
   ("JPEGImages", "SegmentationClass"),
   ("img_dir", "ann_dir"),
 )
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_MASKS = (*_PICTURES, ".npy")
+_MASKS = (*folder_layout.SUFFIXES, ".npy")
 _BETWEEN = ("_", "-", ".", " ")  # of NAME and CLASS
 
 
@@ -63,19 +62,27 @@ class ChannelLayout:
         yield name, class_name, path
 
 
-def find(tree: Tree, report: Report = refuse) -> ChannelLayout:
+def find(
+  tree: Tree,
+  report: Report = refuse,
+  image_suffixes: tuple[str, ...] = folder_layout.SUFFIXES,
+) -> ChannelLayout:
   """The layout of the folder `tree`.
 
   Args:
     tree: the user's files.
     report: gets each fault; what it concerns is left out if it returns.
+    image_suffixes: of the files that are images.
 
   Raises:
     BadExample: there are no images, or no masks; or some files have all classes
       and others one.
   """
   images, masks = _folders(tree)
-  names = {_composed(name) for name in _pictures(tree, images)}
+  names = {
+    _composed(path.rpartition(".")[0])
+    for path in _with_suffix(tree, images, image_suffixes)
+  }
   files: dict[str, dict[str, str]] = collections.defaultdict(dict)
   patterns = collections.Counter()
   for path in _with_suffix(tree, masks, _MASKS):
@@ -97,7 +104,8 @@ def find(tree: Tree, report: Report = refuse) -> ChannelLayout:
       f"NAME_CLASS.png of the images NAME in {images}/, got none",
     )
   _check_one_kind(tree, files)
-  layout = folder_layout.find(_as_usual(tree, images, masks, files), report)
+  usual = _as_usual(tree, images, masks, files)
+  layout = folder_layout.find(usual, report, image_suffixes)
   return ChannelLayout(layout, dict(files), dict(patterns))
 
 
@@ -112,11 +120,6 @@ def _folders(tree: Tree) -> tuple[str, str]:
     "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, got "
     "none of them",
   )
-
-
-def _pictures(tree: Tree, folder: str) -> Iterator[str]:
-  for path in _with_suffix(tree, folder, _PICTURES):
-    yield path.rpartition(".")[0]
 
 
 def _with_suffix(

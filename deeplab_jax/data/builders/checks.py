@@ -172,6 +172,20 @@ def upright(encoded: bytes, size: tuple[int, int]) -> bytes:
   return file.getvalue()
 
 
+def check_mask_size(
+  file: str, found: tuple[int, int], size: tuple[int, int]
+) -> None:
+  """Refuses a mask whose height and width are not those of its image."""
+  if found != size:
+    height, width = size
+    raise BadExample(
+      file,
+      "mask-size",
+      f"a mask must have the size of its image, {width}x{height}, got "
+      f"{found[1]}x{found[0]}",
+    )
+
+
 def check_pair(
   file: str, mask: np.ndarray, size: tuple[int, int], info: DatasetInfo
 ) -> None:
@@ -183,14 +197,7 @@ def check_pair(
     size: height and width of the image.
     info: the data set, whose classes and ignore label are allowed.
   """
-  if mask.shape != size:
-    height, width = size
-    raise BadExample(
-      file,
-      "mask-size",
-      f"a mask must have the size of its image, {width}x{height}, got "
-      f"{mask.shape[1]}x{mask.shape[0]}",
-    )
+  check_mask_size(file, mask.shape, size)
   allowed = set(range(info.num_classes))
   if info.ignore_label is not None:
     allowed.add(info.ignore_label)

@@ -197,7 +197,7 @@ FAULTS = {
     "give them names of their own, or remove all but one",
   ),
   "unknown-picture": Kind(
-    "annotations belong to pictures that are not listed",
+    "annotations belong to pictures that are not listed, or not there",
     "correct the file, or leave them out with --config.data.skip_bad=True "
     "(prepare: --skip_bad)",
   ),
@@ -241,6 +241,15 @@ FAULTS = {
   "ambiguous-columns": Kind(
     "it is not clear which columns are pictures and masks",
     "keep one column of each, called image and mask",
+  ),
+  "no-names": Kind(
+    "classes have numbers, but no names",
+    "add the file",
+  ),
+  "no-objects": Kind(
+    "there are annotations, but no object in any",
+    "annotate the pictures, list the classes in classes.txt, or give another "
+    "data.path",
   ),
   "no-pictures": Kind(
     "there are annotations, but no annotated pictures",

@@ -19,6 +19,7 @@ from deeplab_jax.data.builders import (
   folder_checks,
   folder_classes,
   folder_layout,
+  mask_windows,
 )
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
 from deeplab_jax.data.builders.folder_bands import FolderBands
@@ -62,6 +63,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
         self._nodata,
         faults.append,
         export.listed,
+        by_windows=self._tiling.side > 0 and self._tree.root is not None,
       )
       found = self._tree, self._layout, self._classes
       faults += folder_checks.faults(*found, self.skip_bad)
@@ -116,16 +118,26 @@ class Folder(SegmentationBuilder, skip_registration=True):
     self.remarks.extend(checks.mask_remarks(file, encoded))
     return self._classes.labels_of(file, self._classes.decode(file, encoded))
 
+  def _labels_of_tile(self, key: str) -> np.ndarray:
+    """The labels of a tile, of which only that part is read if it can be."""
+    name, rows, columns = self._tiles.tiles[key]
+    path = self._layout.mask_of(self._tree, name)
+    file, size = self._tree.where(path), self._tiles.sizes[name]
+    with mask_windows.opened(self._tree, path, self._nodata) as windows:
+      if windows is not None:
+        checks.check_mask_size(file, windows.size, size)
+        return self._classes.labels_of(file, windows.read(rows, columns))
+    whole = self._latest_mask(name)
+    checks.check_mask_size(file, whole.shape, size)
+    return whole[rows, columns]
+
   def _read_tile(self, key: str) -> Example | None:
     """A tile; None if too much of it is ignored."""
-    name, rows, columns = self._tiles.tiles[key]
+    name = self._tiles.tiles[key].raster
     where = self._tree.where(self._layout.images[name])
     file = self._tree.where(self._layout.mask_of(self._tree, name))
-    whole = self._latest_mask(name)
-    if whole.shape != self._tiles.sizes[name]:
-      checks.check_pair(file, whole, self._tiles.sizes[name], self.dataset)
     picture = self._bands.check(where, self._tiles.read(key))
-    labels = whole[rows, columns]
+    labels = self._labels_of_tile(key)
     ignored = self.dataset.ignore_label
     if picture.unknown is not None and ignored is not None:
       labels = np.where(picture.unknown, np.uint8(ignored), labels)
@@ -139,28 +151,35 @@ class Folder(SegmentationBuilder, skip_registration=True):
   def read(self, split: str, key: str) -> Example | None:
     if self._tiles:
       return self._read_tile(key)
-    image = self._layout.images[key]
     mask = self._layout.mask_of(self._tree, key)
     file = self._tree.where(mask)
     decoded = self._classes.decode(file, self._tree.read(mask))
     labels = self._classes.labels_of(file, decoded)
-    source = self._tree.read(image)
-    self._contents.append((split, key, hashlib.sha256(source).digest()))
     self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
-    where = self._tree.where(image)
+    return self._with_image(split, key, file, labels)
+
+  def _with_image(
+    self, split: str, key: str, file: str, labels: np.ndarray
+  ) -> Example:
+    """The example of an image and the labels (h, w) or (h, w, classes) of its
+    mask `file`."""
+    image = self._layout.images[key]
+    where, source = self._tree.where(image), self._tree.read(image)
+    self._contents.append((split, key, hashlib.sha256(source).digest()))
     if self._bands is None:
-      encoded = checks.upright(source, labels.shape)
+      encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
     picture = self._bands.read(where, source)
     if picture.remark:
       self.remarks.append(Remark("place-of-channels", where, picture.remark))
     if self._bands.keeps_file(source):
-      encoded = checks.upright(source, labels.shape)
+      encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
     ignored, size = self.dataset.ignore_label, picture.pixels.shape[:2]
-    fits = size == labels.shape  # else it is refused later
+    fits = size == labels.shape[:2]  # else it is refused later
     if fits and picture.unknown is not None and ignored is not None:
-      labels = np.where(picture.unknown, np.uint8(ignored), labels)
+      labels = labels.copy()
+      labels[picture.unknown] = ignored
     return Example(where, bands.encode(picture.pixels), file, labels, size=size)
 
   def all_remarks(self) -> list[Remark]:

@@ -151,6 +151,7 @@ def find(
   nodata: float | None = None,
   report: Report = refuse,
   listed: ClassList | None = None,
+  by_windows: bool = False,
 ) -> FolderClasses:
   """The classes of the folder `tree` whose masks are the files `paths`.
 
@@ -160,12 +161,13 @@ def find(
     nodata: number of masks that means that nothing is known.
     report: gets each fault after which one can go on.
     listed: the classes, where they are known; None reads the folder's list.
+    by_windows: whether masks are large, and are read part by part if they can.
 
   Raises:
     BadExample: a list of classes is wrong, or none can be inferred.
   """
   listed = listed or class_lists.read(tree)
-  found = folder_masks.scan(tree, paths, nodata)
+  found = folder_masks.scan(tree, paths, nodata, by_windows)
   if listed is None:
     classes = _inferred(tree, list(found.values()), report)
   elif listed.rgb:

@@ -5,7 +5,6 @@ classes are and what numbers of masks mean.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,8 +13,8 @@ from deeplab_jax.data.builders import (
   channel_classes,
   channel_layout,
   channel_masks,
-  checks,
   folder,
+  folder_layout,
 )
 from deeplab_jax.data.builders.channel_classes import ChannelClasses
 from deeplab_jax.data.builders.faults import BadExample, Remark, together
@@ -34,7 +33,8 @@ class FolderMultilabel(folder.Folder, skip_registration=True):
     self._tree = Tree.open(self.manual_dir)
     faults: list[BadExample] = []
     try:
-      layout = channel_layout.find(self._tree, faults.append)
+      suffixes = folder_layout.suffixes(self._channels)
+      layout = channel_layout.find(self._tree, faults.append, suffixes)
       faults += layout.layout.without_masks(self._tree)
       self._masks = channel_classes.find(
         self._tree, layout, self._nodata, faults.append
@@ -48,16 +48,13 @@ class FolderMultilabel(folder.Folder, skip_registration=True):
     self._layout = layout.layout
     self.remarks.extend(remarks(self._tree, self._masks))
     self.dataset = info(self._masks)
+    self._find_bands()
     return self._layout.splits
 
   def read(self, split: str, key: str) -> Example:
-    image = self._layout.images[key]
     file = self._tree.where(self._layout.mask_of(self._tree, key))
     labels = self._masks.read(self._tree, key)
-    source = self._tree.read(image)
-    self._contents.append((split, key, hashlib.sha256(source).digest()))
-    encoded = checks.upright(source, labels.shape[:2])
-    return Example(self._tree.where(image), encoded, file, labels, source)
+    return self._with_image(split, key, file, labels)
 
   def encode_mask(
     self, file: str, mask: np.ndarray, size: tuple[int, int]

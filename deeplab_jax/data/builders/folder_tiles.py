@@ -1,8 +1,8 @@
 """Large rasters of a user's folder, cut into tiles for training.
 
 The pictures stay where they are: a prepared tile is the place in its raster,
-which `bands.stored` reads when the tile is asked for. Masks are read as a
-whole.
+which `bands.stored` reads when the tile is asked for. Masks are read by parts
+as well where they can be, see `mask_windows`.
 """
 
 import contextlib

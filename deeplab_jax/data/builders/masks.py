@@ -95,6 +95,28 @@ def decode(file: str, encoded: bytes, nodata: float | None = None) -> Mask:
   header = headers.read(encoded)
   _check_header(file, header)
   pixels, palette = _decode(file, encoded, header)
+  return of_pixels(file, header, pixels, palette, nodata)
+
+
+def of_pixels(
+  file: str,
+  header: Header | None,
+  pixels: np.ndarray,
+  palette: tuple[Color, ...],
+  nodata: float | None,
+) -> Mask:
+  """The mask of what a file, or a part of it, holds.
+
+  Args:
+    file: its name, for messages.
+    header: of the file.
+    pixels: numbers (h, w) of any kind, or colours (h, w, 3) uint8.
+    palette: see `Mask`.
+    nodata: as for `decode`.
+
+  Raises:
+    BadExample: the values cannot be class numbers or colours.
+  """
   is_rgb = pixels.ndim == 3
   if is_rgb and (pixels == pixels[..., :1]).all():
     pixels = pixels[..., 0]

@@ -26,6 +26,7 @@ from deeplab_jax.data import limits
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.messages import printable
 
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 _PART = 64 << 20
 _KEEP_FREE = 1 << 30  # bytes on the disk that unpacking leaves
 _MOST_LINKED = 100  # ways to one folder: links to links to links multiply
@@ -182,6 +183,16 @@ class Tree:
     )
 
 
+def is_archive(path: pathlib.Path) -> bool:
+  """Whether the file at `path` is one that `Tree.open` takes, or was one before
+  it was damaged."""
+  return path.is_file() and (
+    path.name.lower().endswith(_ARCHIVES)
+    or zipfile.is_zipfile(path)
+    or tarfile.is_tarfile(path)
+  )
+
+
 def files_below(root: pathlib.Path) -> Iterator[pathlib.Path]:
   """All files in a folder, through links to folders as well.
 
@@ -223,9 +234,9 @@ def _read_file(path: pathlib.Path) -> bytes:
 def _zip(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
   archive = zipfile.ZipFile(path)  # reads of several threads take turns
   return {
-    name: functools.partial(_read_member, archive, name)
+    name.replace("\\", "/"): functools.partial(_read_member, archive, name)
     for name in archive.namelist()
-    if not name.endswith("/")
+    if not name.endswith(("/", "\\"))
   }
 
 
@@ -244,7 +255,8 @@ def _tar(contents: _Contents) -> dict[str, Callable[[], bytes]]:
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
   """Path, position and size of a tar's files; a tar in it is a folder."""
-  with tarfile.open(fileobj=file) as archive:
+  # Not packed: positions in what is unpacked would be none in the file.
+  with tarfile.open(fileobj=file, mode="r:") as archive:
     for member in archive:
       path, offset = member.name.removeprefix("./"), member.offset_data
       if path.endswith(".tar"):
