@@ -51,7 +51,7 @@ _COMPILES = {
   "start processes that train, predict or build": """
     benchmarks chain configs_run data_hostile data_segmentation data_staging
     doctor doctor_sound extending import_weights_command launch main notebooks
-    open_once predict prepare readme sharding shared_pictures
+    open_once peers predict prepare readme sharding shared_pictures
     train_continuing train_initialize train_lock train_run
     """,
 }

@@ -1,10 +1,7 @@
 """Pictures shared by eight forced CPU devices: networks, labels, evaluation."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import cv2
@@ -14,28 +11,16 @@ import pytest
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import sharding
+from tests import processes
 from tests.tiny_segmenter import random_image, segmenter
 
-_TESTS = pathlib.Path(__file__).parent
+_PROGRAM = pathlib.Path(__file__).parent / "programs/share_pictures.py"
 
 
 def _run(*words: str, **environment: str) -> dict[str, Any]:
   """What `programs/share_pictures.py` prints."""
-  done = subprocess.run(
-    [sys.executable, str(_TESTS / "programs/share_pictures.py"), *words],
-    env={
-      **os.environ,
-      "JAX_NUM_CPU_DEVICES": "8",
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_TESTS.parent),
-      **environment,
-    },
-    capture_output=True,
-    text=True,
-    timeout=3000,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+  process = processes.start(_PROGRAM, *words, devices=8, **environment)
+  return json.loads(processes.finish(process, timeout=3000).splitlines()[-1])
 
 
 def test_inference_is_that_of_one_device(tmp_path):

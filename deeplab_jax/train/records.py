@@ -6,10 +6,13 @@ import logging
 import math
 import pathlib
 import tempfile
+import time
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, Any
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from deeplab_jax import atomic, remote
 
@@ -52,7 +55,7 @@ class Records:
     self._writes = writes
     self._files = contextlib.ExitStack()
     self._lines: IO[str] | None = None
-    self._board: tensorboardX.SummaryWriter | None = None
+    self._board: _Board | None = None
     self._follower: remote.Follower | None = None
 
   def _open(self) -> None:
@@ -69,9 +72,7 @@ class Records:
     if not path.exists() or path.read_bytes() != text.encode():
       atomic.write_text(path, text)
     self._lines = self._files.enter_context(path.open("a"))
-    self._board = tensorboardX.SummaryWriter(
-      str(folder / "tensorboard"), purge_step=self._step + 1
-    )
+    self._board = _Board(folder / "tensorboard", self._step)
     self._files.callback(self._board.close)
 
   def score(self, step: int) -> float | None:
@@ -98,11 +99,7 @@ class Records:
     row = {k: None if math.isnan(v) else v for k, v in values.items()}
     self._lines.write(json.dumps({"step": step, **row}) + "\n")
     self._lines.flush()
-    for name, value in row.items():
-      if value is not None:
-        self._board.add_scalar(name, value, step)
-    if self._score in values:
-      self._board.flush()
+    self._board.write(step, row)
 
   def flush(self) -> None:
     """Returns when all that was written is where it belongs.
@@ -116,6 +113,36 @@ class Records:
   def close(self) -> None:
     """Closes the files."""
     self._files.close()
+
+
+class _Board:
+  """A file of figures for TensorBoard, which is written in this thread.
+
+  tensorboardX's own class has a thread for it. That ends in silence when the
+  disk is full, and whoever writes more then waits for it for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, step: int):
+    """Begins a file; what others in `folder` have after `step` is void."""
+    folder.mkdir(parents=True, exist_ok=True)
+    self._events = EventsWriter(str(folder / "events"))
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(step + 1, session_log=start)
+
+  def _add(self, step: int, **content: Any) -> None:
+    event = event_pb2.Event(wall_time=time.time(), step=step, **content)
+    self._events.write_event(event)
+
+  def write(self, step: int, row: Mapping[str, float | None]) -> None:
+    """Adds the figures of a step that are known."""
+    for name, value in row.items():
+      if value is not None:
+        self._add(step, summary=summary.scalar(name, value))
+    self._events.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._events.close()
 
 
 def read(path: remote.AnyPath) -> list[dict[str, float]]:
