@@ -97,7 +97,9 @@ class _Watch:
   """
 
   def __init__(self, client: Any):
+    # Asked once: a thread that asks jax when it has ended would start it anew.
     self._client, self._index = client, jax.process_index()
+    self._count = jax.process_count()
     self._name = f"on {socket.gethostname()}, pid {os.getpid()}"
     self.step = 0
     self._last_word: str | None = None  # that this process signs
@@ -157,7 +159,7 @@ class _Watch:
           self._lost(0, "is gone")
 
   def _look(self, signs: dict[str, str], now: float) -> None:
-    for index in range(jax.process_count()):
+    for index in range(self._count):
       sign = signs.get(f"{_KEY}/{index}", "")
       if index == self._index or sign == _DONE:
         continue
@@ -193,7 +195,7 @@ class _Watch:
   def _called(self, index: int) -> str:
     name = self._names.get(index)
     where = f" ({name})" if name else ""
-    return f"process {index} of {jax.process_count()}{where}"
+    return f"process {index} of {self._count}{where}"
 
   def _lost(self, index: int, what: str) -> None:
     """Ends this process as another one did."""
