@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -22,6 +21,7 @@ from deeplab_jax.train import run as run_lib
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.state import initializer
 from tests import processes
+from tests.cheap_step import make_cheap_step
 
 _CONFIG = Path(__file__).parent / "programs/tiny_config.py"
 
@@ -93,18 +93,6 @@ def counts(monkeypatch):
   return _Counts(monkeypatch)
 
 
-def _cheap_step(*_):
-  """A training step that is not compiled: its loss tells the batch."""
-
-  def step(state, batch):
-    names = ("gradient_norm", "learning_rate", "cross_entropy")
-    loss = jnp.mean(batch["image"]) + 1000 * jnp.mean(batch["label"])
-    metrics = dict.fromkeys(names, 1.0) | {"loss": loss}
-    return state.replace(step=state.step + 1), metrics
-
-  return step
-
-
 @pytest.fixture(scope="module", autouse=True)
 def uncompiled():
   """Compiles what evaluates, once, and nothing else: the data is tested."""
@@ -116,7 +104,7 @@ def uncompiled():
 
   with pytest.MonkeyPatch.context() as monkeypatch:
     for module in (run_lib, overfit):
-      monkeypatch.setattr(module, "make_train_step", _cheap_step)
+      monkeypatch.setattr(module, "make_train_step", make_cheap_step)
     monkeypatch.setattr(run_lib, "initializer", initializer_once)
     monkeypatch.setattr(
       overfit, "init_state", lambda *a: initializer_once(*a)()
