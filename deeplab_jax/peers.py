@@ -11,6 +11,7 @@ left alive, as what it waits for may come.
 import atexit
 import contextlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -34,6 +35,7 @@ _LATE = 120.0  # seconds that others wait for a process before they say so
 _NEVER = "deeplab_jax/never"  # a key that nobody sets
 _PATIENCE = 20_000  # milliseconds to wait for it
 _METHODS = (*("blocking_key_value_get", "key_value_set", "key_value_dir_get"),)
+_SUMS = re.compile(r"Gloo|NCCL|[Cc]oordination service")
 _FAILED, _DONE = "failed", "done"
 _watches: list["_Watch"] = []  # one within `watched`
 _REMEDY = (
@@ -237,9 +239,19 @@ class _Watch:
       if _of_a_sum(error):
         time.sleep(SILENCE + 2 * _GRACE)
       self._tell(error)
-    if self._index == 0:  # keeps the service, of which the others learn it
-      time.sleep(2 * _EVERY + _GRACE)
+    until = time.monotonic() + 2 * _EVERY + _GRACE
+    # The first process keeps the service, of which the others learn it.
+    while self._index == 0 and time.monotonic() < until and self._any_goes_on():
+      time.sleep(_EVERY / 8)
     runtime.leave(1)
+
+  def _any_goes_on(self) -> bool:
+    """Whether another process has neither failed nor ended, as far as known."""
+    with contextlib.suppress(Exception):
+      signs = dict(self._client.key_value_dir_get(_KEY))
+      last = (_FAILED, _DONE)
+      return sum(x.startswith(last) for x in signs.values()) < self._count
+    return True
 
   def done(self) -> None:
     """Says that this process has ended as it should.
@@ -254,5 +266,9 @@ class _Watch:
 
 def _of_a_sum(error: Exception) -> bool:
   """Whether an error may come of the end of another process."""
+  if isinstance(error, OSError):
+    return False
   ours = messages.explain(error) is not None
-  return not ours and isinstance(error, jax.errors.JaxRuntimeError)
+  unknown = not ours and isinstance(error, jax.errors.JaxRuntimeError)
+  # Some of jax's are ValueErrors, as if they were a user's mistakes.
+  return unknown or bool(_SUMS.search(str(error)))

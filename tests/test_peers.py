@@ -7,13 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import pytest
 
-from deeplab_jax import peers
+from deeplab_jax import peers, prepare
 from deeplab_jax.checkpoints import items, wholeness
 from tests import processes, stores, tiny_runs
 
@@ -24,6 +26,118 @@ def folder(shapes_dir, tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("runs")
   shutil.copytree(shapes_dir, folder / "data")
   return folder
+
+
+class _Service:
+  """Stands for jax's: the signs of this process, 0, and of another one."""
+
+  def __init__(self):
+    self.signs, self.step, self.count, self.gone = {}, 0, 0, False
+
+  def key_value_set(self, key, text, allow_overwrite):
+    assert allow_overwrite
+    self.signs[key] = text
+
+  def key_value_dir_get(self, key):
+    if self.gone:
+      raise RuntimeError("UNAVAILABLE")
+    self.count += 1
+    other = f"{self.count} {self.step} on elsewhere, pid 5"
+    return [*self.signs.items(), (f"{key}/1", other)]
+
+  def blocking_key_value_get(self, key, milliseconds):
+    time.sleep(0.05)
+    raise RuntimeError("DEADLINE_EXCEEDED")
+
+
+def _leave(status: int) -> None:
+  """Ends the test's thread alone, not one that would end the process later."""
+  if threading.current_thread() is threading.main_thread():
+    sys.exit(status)
+
+
+@pytest.fixture
+def service(monkeypatch) -> Iterator[_Service]:
+  """What two processes talk through, the first of which is this one."""
+  found = _Service()
+  monkeypatch.setattr(peers.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(peers.runtime, "coordination", lambda _: found)
+  monkeypatch.setattr(peers.atexit, "register", lambda done: done())
+  monkeypatch.setattr(peers.runtime, "leave", _leave)
+  for name, seconds in (("_EVERY", 0.02), ("_GRACE", 0.1), ("_LATE", 0.3)):
+    monkeypatch.setattr(peers, name, seconds)
+  yield found
+  found.gone = True  # which ends the threads
+  time.sleep(0.1)
+
+
+def test_a_process_that_begins_no_step_is_named_once_and_left_alone(
+  service, capsys
+):
+  with peers.watched():
+    peers.begins(7)
+    service.step = 7
+    time.sleep(0.5)
+    assert capsys.readouterr().err == ""  # both may compile for hours
+    peers.begins(8)
+    time.sleep(0.15)
+    assert capsys.readouterr().err == ""
+    time.sleep(0.6)
+    found = capsys.readouterr().err
+    service.step = 8
+    time.sleep(0.2)
+  assert re.fullmatch(
+    r"warning: process 1 of 2 \(on elsewhere, pid 5\) has not begun step 8, "
+    r"for which this process has waited 0 s\n",
+    found,
+  )
+  assert capsys.readouterr().err == ""
+  assert service.signs["deeplab_jax/alive/0"] == "done"
+
+
+@pytest.mark.parametrize(
+  "error", [OSError(28, "No space", "/run/x"), KeyError()]
+)
+def test_an_error_is_told_before_anything_is_cleaned_up_and_once(
+  service, capsys, error
+):
+  signed = []
+  with pytest.raises(SystemExit), peers.watched():
+    try:
+      with peers.telling():
+        raise error
+    finally:
+      signed.append(service.signs["deeplab_jax/alive/0"])
+      time.sleep(0.1)  # it is not written over
+  (sign,) = {*signed, service.signs["deeplab_jax/alive/0"]}
+  said = capsys.readouterr().err
+  if isinstance(error, OSError):
+    assert sign.startswith("failed: the disk is full: Error writing /run/x: ")
+    assert said == f"error: {sign.removeprefix('failed: ')}\n"
+  else:
+    assert sign == "failed: KeyError()" and said.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    jax.errors.JaxRuntimeError("UNAVAILABLE: it broke"),
+    ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"),
+  ],
+)
+def test_an_error_that_may_come_of_another_process_waits_for_its_name(
+  service, monkeypatch, capsys, error
+):
+  monkeypatch.setattr(peers, "SILENCE", 0.3)
+  began = time.monotonic()
+  with pytest.raises(SystemExit), peers.watched():
+    try:
+      with peers.telling():
+        raise error
+    finally:
+      assert capsys.readouterr().err == ""
+  assert time.monotonic() - began > 0.4
+  assert str(error) in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -115,17 +229,15 @@ def test_the_fault_of_one_of_two_processes_ends_both(folder):
   assert f") has failed: {ends[1].removeprefix('error: ')}: this" in ends[0]
 
 
-def _assert_both_end(both, cause: str, timeout: float = 300) -> None:
-  """Soon after each other, the second one with the cause of the first."""
-  first, _ = both[0].communicate(timeout=timeout)
-  began = time.monotonic()
-  other, _ = both[1].communicate(timeout=peers.SILENCE)
-  assert time.monotonic() - began < peers.SILENCE
+def _assert_both_end(both, cause: str, failing: int = 0) -> None:
+  """One soon after the one that fails, with the cause of that."""
+  first, _ = both[failing].communicate(timeout=300)
+  other, _ = both[1 - failing].communicate(timeout=peers.SILENCE)
   assert [process.returncode for process in both] == [1, 1]
   (line,) = [x for x in first.splitlines() if x.startswith("error: ")]
   assert line.startswith(f"error: {cause}"), line
   (found,) = [x for x in other.splitlines() if x.startswith("error: ")]
-  assert found.startswith("error: process 0 of 2 (on "), found
+  assert found.startswith(f"error: process {failing} of 2 (on "), found
   assert f") has failed: {line.removeprefix('error: ')}: this" in found
 
 
@@ -192,6 +304,27 @@ def test_a_store_that_takes_no_more_of_one_process_ends_both(folder, scheme):
     both = tiny_runs.start_two(folder, workdir, **served.environment)
     output, _ = (processes.finish(process) for process in both)
   assert re.search(r"continuing from step (5|10)\n", output)
+
+
+@pytest.mark.slow
+def test_the_disk_of_one_process_that_data_fills_ends_both(
+  folder, tmp_path, monkeypatch
+):
+  data = "--config.data.data_dir=gs://bucket/data"
+  with stores.serve("gs") as served:
+    with stores.folder_of_test(served, tmp_path, monkeypatch):
+      assert prepare.main(["shapes", "--data_dir", "gs://bucket/data"]) == 0
+    both = [
+      tiny_runs.start(
+        *(folder, folder / "data_fills", *_MANY, data),
+        largest_file=largest,
+        **served.environment,
+        **environment,
+        DEEPLAB_CACHE=str(tmp_path / environment["JAX_PROCESS_ID"]),
+      )
+      for largest, environment in zip(("unlimited", "40"), processes.joined())
+    ]
+    _assert_both_end(both, f"the disk is full: Error writing {tmp_path}/1/", 1)
 
 
 # Python, whose files the first time and in the first process may have 300 KiB.
