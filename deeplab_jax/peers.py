@@ -246,11 +246,13 @@ class _Watch:
     runtime.leave(1)
 
   def _any_goes_on(self) -> bool:
-    """Whether another process has neither failed nor ended, as far as known."""
+    """Whether another process has not failed by itself, as far as known.
+
+    One that is done, too, waits for the others until Python ends.
+    """
     with contextlib.suppress(Exception):
       signs = dict(self._client.key_value_dir_get(_KEY))
-      last = (_FAILED, _DONE)
-      return sum(x.startswith(last) for x in signs.values()) < self._count
+      return sum(x.startswith(_FAILED) for x in signs.values()) < self._count
     return True
 
   def done(self) -> None:

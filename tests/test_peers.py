@@ -1,5 +1,6 @@
 """Several processes of one run: what each makes of the end of another."""
 
+import json
 import os
 import pathlib
 import re
@@ -280,13 +281,26 @@ def test_a_full_disk_of_the_process_that_saves_nothing_is_no_fault(folder):
 
 @pytest.mark.slow
 def test_results_that_cannot_be_written_end_both_processes(folder):
-  """One has nothing left to do by then but to wait for the end of the other."""
-  model, workdir = folder / "evaluated", folder / "evaluation"
+  """One has nothing left to do by then but to wait for the end of the other.
+
+  With space enough, they write what one process does.
+  """
+  model = folder / "evaluated"
   processes.finish(tiny_runs.start(folder, model, "--config.steps=1"))
   flags = ("--mode=eval", "--checkpoint", str(model))
+  alone, full, whole = (folder / name for name in ("alone", "full", "whole"))
   limits = ("2", "unlimited")
-  both = tiny_runs.start_two(folder, workdir, *flags, largest_files=limits)
+  both = tiny_runs.start_two(folder, full, *flags, largest_files=limits)
   _assert_both_end(both, "the disk is full: Error writing ")
+  processes.finish(tiny_runs.start(folder, alone, *flags))
+  for process in tiny_runs.start_two(folder, whole, *flags):
+    processes.finish(process)
+  found, expected = (
+    json.loads((workdir / "evaluation/results.json").read_text())
+    for workdir in (whole, alone)
+  )
+  assert found["images"] == expected["images"] == 6
+  assert found["miou"] == pytest.approx(expected["miou"], abs=1e-3)
 
 
 @pytest.mark.slow
