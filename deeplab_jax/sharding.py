@@ -82,6 +82,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Places `tree`, which all processes have alike, whole on every device."""
+  # From the host: an array of one device cannot go to those of other processes.
+  return jax.device_put(jax.device_get(tree), replicated(mesh))
+
+
 def divided(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """The placement of batches: one axis of theirs divided over the devices.
 

@@ -149,7 +149,7 @@ Training a deep network with batch norm is chaotic, which has nothing to do with
 devices: one unit in the last place of one weight of the quickstart changes its
 first gradient by 0.4 %, as some ReLUs open that were closed, and its losses by
 1 % within 5 steps. Two processes in float32 are as far from one. So agreement
-is tested where rounding cannot grow (`tests/test_launch.py`): in float64
+is tested where rounding cannot grow (`tests/test_launch_local.py`): in float64
 (`JAX_ENABLE_X64=1`, `--config.model.dtype=float64`) two processes and one
 differ by 2e-16 of the loss over 24 steps of the quickstart at a learning rate
 of 1e-4, and at its own, 0.1, by 1e-15 after one update, 6e-11 after two, 1e-8

@@ -49,10 +49,10 @@ _COMPILES = {
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """
-    benchmarks chain configs_run data_hostile data_segmentation data_staging
-    doctor doctor_sound extending import_weights_command launch main notebooks
-    open_once predict prepare readme sharding shared_pictures
-    train_continuing train_initialize train_lock train_run
+    benchmarks chain configs_run data_hostile data_published data_segmentation
+    data_staging doctor doctor_sound extending import_weights_command launch
+    launch_local main notebooks open_once peers predict prepare readme sharding
+    shared_pictures train_continuing train_initialize train_lock train_run
     """,
 }
 

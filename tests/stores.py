@@ -26,6 +26,8 @@ from typing import NamedTuple
 
 import pytest
 
+from deeplab_jax.remote import Address, store
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _FAULTS = "/set_faults"
 
@@ -86,6 +88,24 @@ def serve(scheme: str) -> Iterator[Store]:
       yield Store(scheme, direct, url, environment)
     finally:
       process.kill()
+
+
+@contextlib.contextmanager
+def folder_of_test(
+  served: Store, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Address]:
+  """A folder of the bucket that is one test's own; no faults, short waits."""
+  monkeypatch.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
+  for name, value in served.environment.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+  retries = {"max_retries": 6, "initial_delay": "10ms", "max_delay": "50ms"}
+  monkeypatch.setattr(store, "_RETRIES", retries)
+  store.bucket.cache_clear()
+  set_faults(served)
+  yield Address(f"{served.scheme}://bucket/{tmp_path.name}")
+  set_faults(served)
+  store.bucket.cache_clear()
 
 
 def _start(scheme: str) -> str:

@@ -5,11 +5,7 @@ import dataclasses
 import html.parser
 import io
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +19,13 @@ from deeplab_jax import config as config_lib
 from deeplab_jax.data import build
 from deeplab_jax.data import source as source_lib
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
+from tests import processes
 from tests.programs.evaluate_tiny import SIZE, evaluate_folder, make_config
 from tests.random_variables import random_variables
 from tests.tiny_segmenter import tiny_model
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
-_TESTS = pathlib.Path(__file__).parent
+_PROGRAM = pathlib.Path(__file__).parent / "programs/evaluate_tiny.py"
 NUM_IMAGES = 11
 
 
@@ -348,34 +345,14 @@ def test_released_model_on_the_voc_sample(shared, tmp_path):
   assert found.summary()["boundary_miou"] < found.miou - 0.1
 
 
-def _start(folder, index, port) -> subprocess.Popen:
-  """One process of two, with two forced CPU devices."""
-  return subprocess.Popen(
-    [sys.executable, str(_TESTS / "programs/evaluate_tiny.py"), str(folder)],
-    env={
-      **os.environ,
-      "JAX_NUM_CPU_DEVICES": "2",
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_TESTS.parent),
-      "DEEPLAB_CACHE": str(folder.parent / "cache"),
-      "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-      "JAX_NUM_PROCESSES": "2",
-      "JAX_PROCESS_ID": str(index),
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
 def test_two_processes_of_two_devices_find_the_same(folder, evaluation):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  processes = [_start(folder, index, port) for index in range(2)]
-  outputs = [process.communicate(timeout=300) for process in processes]
-  assert not any(p.returncode for p in processes), outputs[0][1]
-  found = json.loads(outputs[0][0].splitlines()[-1])
+  cache = {"DEEPLAB_CACHE": str(folder.parent / "cache")}
+  both = [
+    processes.start(_PROGRAM, folder, devices=2, **cache, **environment)
+    for environment in processes.joined()
+  ]
+  found, _ = (processes.finish(process) for process in both)
+  found = json.loads(found.splitlines()[-1])
   expected = evaluation.to_dict()
   assert found["settings"]["devices"] == 4
   assert found["images"] == NUM_IMAGES

@@ -1,14 +1,9 @@
 """A data set is opened once at each door: a folder may change behind it."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -25,9 +20,10 @@ from deeplab_jax.train import continuing, records
 from deeplab_jax.train import run as run_lib
 from deeplab_jax.train.progress import Progress
 from deeplab_jax.train.state import initializer
+from tests import processes
+from tests.cheap_step import make_cheap_step
 
-_REPOSITORY = Path(__file__).parent.parent
-_CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
+_CONFIG = Path(__file__).parent / "programs/tiny_config.py"
 
 
 def _write_pair(root, name, seed=0):
@@ -97,18 +93,6 @@ def counts(monkeypatch):
   return _Counts(monkeypatch)
 
 
-def _cheap_step(*_):
-  """A training step that is not compiled: its loss tells the batch."""
-
-  def step(state, batch):
-    names = ("gradient_norm", "learning_rate", "cross_entropy")
-    loss = jnp.mean(batch["image"]) + 1000 * jnp.mean(batch["label"])
-    metrics = dict.fromkeys(names, 1.0) | {"loss": loss}
-    return state.replace(step=state.step + 1), metrics
-
-  return step
-
-
 @pytest.fixture(scope="module", autouse=True)
 def uncompiled():
   """Compiles what evaluates, once, and nothing else: the data is tested."""
@@ -120,7 +104,7 @@ def uncompiled():
 
   with pytest.MonkeyPatch.context() as monkeypatch:
     for module in (run_lib, overfit):
-      monkeypatch.setattr(module, "make_train_step", _cheap_step)
+      monkeypatch.setattr(module, "make_train_step", make_cheap_step)
     monkeypatch.setattr(run_lib, "initializer", initializer_once)
     monkeypatch.setattr(
       overfit, "init_state", lambda *a: initializer_once(*a)()
@@ -295,39 +279,22 @@ def test_an_evaluation_of_permuted_classes_is_refused(run, tmp_path):
     evaluate.report(run, _config_of(root))
 
 
-def _start(root, data_dir, workdir, index, port) -> subprocess.Popen:
-  return subprocess.Popen(
-    [
-      *(sys.executable, "-m", "deeplab_jax.main", "--config", str(_CONFIG)),
-      *("--workdir", str(workdir), "--config.data.name=folder"),
-      *(f"--config.data.path={root}", f"--config.data.data_dir={data_dir}"),
-    ],
-    cwd=_REPOSITORY,
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-      "JAX_NUM_PROCESSES": "2",
-      "JAX_PROCESS_ID": str(index),
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
 @pytest.mark.slow
 def test_processes_that_see_other_data_are_refused(tmp_path):
   roots = [_folder(tmp_path / str(index) / "mine") for index in range(2)]
   _write_pair(roots[1], "a", seed=30)
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  processes = [
-    _start(root, tmp_path / "data", tmp_path / "run", index, port)
-    for index, root in enumerate(roots)
+  command = "-m", "deeplab_jax.main", "--config", _CONFIG
+  flags = "--workdir", tmp_path / "run", "--config.data.name=folder"
+  data = f"--config.data.data_dir={tmp_path / 'data'}"
+  both = [
+    processes.start(
+      *(*command, *flags, data, f"--config.data.path={root}"),
+      merged=True,
+      **environment,
+    )
+    for root, environment in zip(roots, processes.joined(), strict=True)
   ]
-  for process in processes:
+  for process in both:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "must be the same on all 2 processes" in output

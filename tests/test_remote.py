@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import deeplab_jax
 from deeplab_jax import checkpoints, compare, goodput, predict, remote
 from deeplab_jax.checkpoints import fetching, wholeness
 from deeplab_jax.models import BACKBONES, DeepLab
-from deeplab_jax.remote import Address, StoreError, store
+from deeplab_jax.remote import Address, StoreError
 from deeplab_jax.train import initialize, lock, remote_lock
 from tests import stores
 from tests.random_variables import random_variables
@@ -34,19 +35,9 @@ def served(request):
 
 
 @pytest.fixture
-def bucket(served, monkeypatch, tmp_path) -> Address:
-  """A folder of the bucket that is this test's own; no faults."""
-  monkeypatch.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
-  for name, value in served.environment.items():
-    monkeypatch.setenv(name, value)
-  monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
-  retries = {"max_retries": 6, "initial_delay": "10ms", "max_delay": "50ms"}
-  monkeypatch.setattr(store, "_RETRIES", retries)
-  store.bucket.cache_clear()
-  stores.set_faults(served)
-  yield Address(f"{served.scheme}://bucket/{tmp_path.name}")
-  stores.set_faults(served)
-  store.bucket.cache_clear()
+def bucket(served, monkeypatch, tmp_path) -> Iterator[Address]:
+  with stores.folder_of_test(served, tmp_path, monkeypatch) as found:
+    yield found
 
 
 def test_objects_are_as_files_are(bucket):
@@ -298,24 +289,21 @@ def test_every_door_reads_and_writes_a_store(
   assert goodput.main([f"{bucket}/run"]) == 1
 
 
-@pytest.mark.slow  # two minutes and more, most of which a store is slow in
-@pytest.mark.parametrize("kills", [2, 30])
-def test_a_killed_run_ends_as_an_undisturbed_one(
-  bucket, served, tmp_path, kills
-):
-  stores.set_faults(served, unavailable=0.02, slow=0.02, torn=0.02)
+@pytest.mark.slow  # a quarter of an hour and more
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("scheme", stores.SCHEMES)
+def test_killed_runs_end_as_undisturbed_ones(tmp_path, scheme, processes):
+  """Of one process and of two, with faults of the network."""
   done = subprocess.run(
     [
-      *(sys.executable, "-W", "ignore", "-m", "tests.programs.kill_in_store"),
-      *(str(bucket), str(tmp_path), str(kills)),
+      *(sys.executable, "-W", "ignore", "-m"),
+      *("tests.programs.kill_and_continue", str(tmp_path), "20"),
+      *("--store", scheme, "--processes", processes),
     ],
     cwd=_REPOSITORY,
-    env={**os.environ, **served.environment, "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
   )
   assert done.returncode == 0, done.stderr[-3000:]
-  assert f"{kills} kills, ended alike" in done.stdout
-  found = goodput.goodput(bucket / "killed")
-  assert found.step == 6 and found.starts >= 1
-  assert found.wall == pytest.approx(sum(found.parts.values()), rel=0.01)
+  assert "20 kills, " in done.stdout and "ended alike" in done.stdout

@@ -1,69 +1,39 @@
 """One program on any number of devices and processes, with real ones."""
 
 import json
-import os
 import pathlib
 import shutil
-import socket
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from deeplab_jax import runtime, sharding
+from tests import processes
 
-_TESTS = pathlib.Path(__file__).parent
+_PROGRAMS = pathlib.Path(__file__).parent / "programs"
 
 
-def _start(
-  first, last, folder, devices=1, height=1, **environment
-) -> subprocess.Popen:
+def _start(first, last, folder, devices=1, height=1, **environment):
   """Starts `programs/train_tiny.py` with that many forced CPU devices."""
-  return subprocess.Popen(
-    [
-      sys.executable,
-      str(_TESTS / "programs/train_tiny.py"),
-      *(str(first), str(last), str(folder), str(height)),
-    ],
-    env={
-      **os.environ,
-      "JAX_NUM_CPU_DEVICES": str(devices),
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_TESTS.parent),
-      "DEEPLAB_CACHE": str(folder.parent / "cache"),
-      **environment,
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+  return processes.start(
+    *(_PROGRAMS / "train_tiny.py", first, last, folder, height),
+    devices=devices,
+    DEEPLAB_CACHE=str(folder.parent / "cache"),
+    **environment,
   )
 
 
 def _losses(process: subprocess.Popen) -> list[float]:
-  output, errors = process.communicate(timeout=300)
-  assert process.returncode == 0, errors
-  return json.loads(output.splitlines()[-1])
+  return json.loads(processes.finish(process).splitlines()[-1])
 
 
 def _start_two(first, last, folder, **settings) -> list[subprocess.Popen]:
   """Two processes of four devices each, joined over loopback."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
   return [
-    _start(
-      first,
-      last,
-      folder,
-      devices=4,
-      **settings,
-      JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
-      JAX_NUM_PROCESSES="2",
-      JAX_PROCESS_ID=str(index),
-    )
-    for index in range(2)
+    _start(first, last, folder, devices=4, **settings, **environment)
+    for environment in processes.joined()
   ]
 
 
@@ -160,25 +130,8 @@ _SHARED = (
 @pytest.fixture(scope="module")
 def divided() -> dict[str, list[dict]]:
   """By case, twenty steps on one device and on eight."""
-  done = subprocess.run(
-    [
-      sys.executable,
-      str(_TESTS / "programs/divide_tiny.py"),
-      *_CASES,
-      *_SHARED,
-    ],
-    env={
-      **os.environ,
-      "JAX_NUM_CPU_DEVICES": "8",
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_TESTS.parent),
-    },
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout)
+  words = _PROGRAMS / "divide_tiny.py", *_CASES, *_SHARED
+  return json.loads(processes.finish(processes.start(*words, devices=8)))
 
 
 def _assert_same_training(found: dict, expected: dict) -> None:
@@ -242,31 +195,13 @@ print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
 @pytest.mark.slow
 def test_a_process_waits_for_one_that_compiles_longer(tmp_path):
   """Beyond the 30 s after which Gloo, which joins CPUs, would give up."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", _LATE],
-      env={
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(_TESTS.parent),
-        "DEEPLAB_CACHE": str(tmp_path),
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(index),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
+  cache = {"DEEPLAB_CACHE": str(tmp_path)}
+  both = [
+    processes.start("-c", _LATE, **cache, **environment)
+    for environment in processes.joined()
   ]
-  ends = [process.communicate(timeout=300) for process in processes]
-  for process, (output, errors) in zip(processes, ends):
-    assert process.returncode == 0, errors
-    assert output.splitlines()[-1] == "2.0"  # after what Gloo tells
+  for process in both:  # the last line comes after what Gloo tells
+    assert processes.finish(process).splitlines()[-1] == "2.0"
 
 
 def test_a_process_without_its_number_is_refused(monkeypatch):

@@ -1,10 +1,7 @@
 """Pictures shared by eight forced CPU devices: networks, labels, evaluation."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import cv2
@@ -13,29 +10,19 @@ import numpy as np
 import pytest
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import sharding
-from tests.tiny_segmenter import random_image, segmenter
+from deeplab_jax import evaluate, sharding, train
+from tests import processes, tiny_runs
+from tests.tiny_segmenter import random_image, segmenter, tiny_model
 
-_TESTS = pathlib.Path(__file__).parent
+_PROGRAMS = pathlib.Path(__file__).parent / "programs"
+_PROGRAM = _PROGRAMS / "share_pictures.py"
+_DOORS = _PROGRAMS / "share_doors.py"
 
 
 def _run(*words: str, **environment: str) -> dict[str, Any]:
   """What `programs/share_pictures.py` prints."""
-  done = subprocess.run(
-    [sys.executable, str(_TESTS / "programs/share_pictures.py"), *words],
-    env={
-      **os.environ,
-      "JAX_NUM_CPU_DEVICES": "8",
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_TESTS.parent),
-      **environment,
-    },
-    capture_output=True,
-    text=True,
-    timeout=3000,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+  process = processes.start(_PROGRAM, *words, devices=8, **environment)
+  return json.loads(processes.finish(process, timeout=3000).splitlines()[-1])
 
 
 def test_inference_is_that_of_one_device(tmp_path):
@@ -83,6 +70,40 @@ def test_backbones_train_as_on_one_device(backbone, side, heights):
     gathered = found["gathered"]
     finest = max(rows for _, rows, _, channels in gathered if channels == 3)
     assert all(rows <= finest for _, rows, _, _ in gathered), gathered
+
+
+@pytest.mark.parametrize(
+  "doors", ["eval", pytest.param("eval,predict,doctor", marks=pytest.mark.slow)]
+)
+def test_doors_are_those_of_pictures_that_no_devices_share(
+  shapes_dir, tmp_path, doors
+):
+  """And a run goes on with other devices to share a picture."""
+  every = []
+  for heights in (("8", "2", "4"), ("1",)):
+    words = tmp_path / heights[0], shapes_dir, doors, *heights
+    process = processes.start(_DOORS, *words, devices=8)
+    every.append(json.loads(processes.finish(process, 3000).splitlines()[-1]))
+  found, expected = every
+  assert len(found["train"]) == 5
+  np.testing.assert_allclose(found["train"], expected["train"], rtol=1e-3)
+  assert found["eval"] == pytest.approx(expected["eval"], abs=1e-3)
+  if "predict" in doors:
+    shared, alone = (np.array(x["predict"]) for x in every)
+    assert shared.shape == (70, 41, 7)
+    np.testing.assert_allclose(shared, alone, atol=1e-3)
+    assert found["doctor"] == expected["doctor"] == []
+
+
+def test_doors_refuse_devices_that_are_not_there(tmp_path):
+  config = config_lib.load(str(tiny_runs.CONFIG))
+  config.mesh_height = 2
+  line = r"mesh_height must be one of \[1\], which divide the 1 devices, got 2"
+  with pytest.raises(ValueError, match=f"^config.{line}"):
+    train.train_and_evaluate(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+  with pytest.raises(ValueError, match=f"^{line}"):
+    evaluate.evaluate(tiny_model(), None, config)
 
 
 def test_heights_that_do_not_fit_are_refused():

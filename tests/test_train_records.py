@@ -1,8 +1,10 @@
 """metrics.jsonl across interruptions."""
 
 import json
+import resource
 
 import pytest
+from tensorboardX.proto import event_pb2
 
 from deeplab_jax.train import records
 
@@ -93,3 +95,36 @@ def test_nothing_is_written_before_the_first_row(tmp_path):
   for step in (1, 2):
     _write(tmp_path, step)
   assert written() == before
+
+
+def test_tensorboard_finds_the_figures_that_are_known(tmp_path):
+  row = {"train/loss": 3.0, "eval/iou/car": float("nan")}
+  _write(tmp_path, 4, (5, row), (6, {"train/loss": 2.5}))
+  (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+  content, events = path.read_bytes(), []
+  while content:
+    size = int.from_bytes(content[:8], "little")
+    events.append(event_pb2.Event.FromString(content[12 : 12 + size]))
+    content = content[16 + size :]
+  version, start, *scalars = events
+  assert version.file_version == "brain.Event:2"
+  assert (start.step, start.session_log.status) == (5, 1)
+  found = [
+    (e.step, v.tag, v.simple_value) for e in scalars for v in e.summary.value
+  ]
+  assert found == [(5, "train/loss", 3.0), (6, "train/loss", 2.5)]
+
+
+def test_a_full_disk_is_told_and_not_waited_for(tmp_path):
+  opened = records.Records(tmp_path, 0)
+  opened.write(1, {"a": 1.0})
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+  try:
+    with pytest.raises(OSError, match="File too large"):
+      for step in range(2, 500):
+        opened.write(step, {"a": 1.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    opened.close()
+  assert len(_rows(tmp_path)) > 20

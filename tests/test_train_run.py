@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_jax import checkpoints, peers, train
+from deeplab_jax import checkpoints, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.checkpoints import items
 from deeplab_jax.train import lock
+from tests import processes, tiny_runs
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
-_REPOSITORY = pathlib.Path(__file__).parent.parent
-_CONFIG = _REPOSITORY / "tests/programs/tiny_config.py"
 
 
 @pytest.fixture(scope="module")
@@ -34,80 +32,29 @@ def folder(shapes_dir, tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-def _start(
-  folder, workdir, *flags, largest_file="unlimited", **environment
-) -> subprocess.Popen:
-  """Starts the command that a user types, on the tiny config.
-
-  A limit of the size of files (in KiB) stands for a disk that is full.
-  """
-  return subprocess.Popen(
-    [
-      *("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash"),
-      *(sys.executable, "-m", "deeplab_jax.main", "--config", str(_CONFIG)),
-      *("--workdir", str(workdir)),
-      f"--config.data.data_dir={folder / 'data'}",
-      *flags,
-    ],
-    cwd=_REPOSITORY,
-    env={
-      **os.environ,
-      "DEEPLAB_CACHE": str(folder / "cache"),
-      "JAX_PLATFORMS": "cpu",
-      **environment,
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def _finish(process: subprocess.Popen) -> str:
-  """Waits for the end; returns what was printed."""
-  output, _ = process.communicate(timeout=600)
-  assert process.returncode == 0, output
-  return output
-
-
-def _rows(workdir) -> list[dict]:
-  """metrics.jsonl, less what depends on the clock."""
-  path = workdir / "metrics.jsonl"
-  lines = path.read_text().splitlines() if path.exists() else []
-  rows = [json.loads(line) for line in lines if line.endswith("}")]
-  return [
-    {name: x for name, x in row.items() if "per_second" not in name}
-    for row in rows
-  ]
-
-
-def _wait_for_step(process, workdir, step) -> None:
-  """Returns when `step` is logged; fails if the run ends before."""
-  while not any(row["step"] >= step for row in _rows(workdir)):
-    assert process.poll() is None, process.communicate()[0]
-    time.sleep(0.005)
-
-
 def _assert_same_run(found, expected, last_step=40):
   """Parameters, statistics, optimizer, step and records, bit for bit."""
   for item in ("variables", "training"):
     place = pathlib.Path("checkpoints") / str(last_step) / item
     trees = [items.restore(folder / place) for folder in (found, expected)]
     jax.tree.map(np.testing.assert_array_equal, *trees)
-  assert _rows(found) == _rows(expected)
+  assert tiny_runs.rows(found) == tiny_runs.rows(expected)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder) -> tuple[pathlib.Path, str]:
   """The workdir of a whole run, and what it printed."""
   workdir = folder / "uninterrupted"
-  return workdir, _finish(_start(folder, workdir))
+  return workdir, processes.finish(tiny_runs.start(folder, workdir))
 
 
 def test_a_run_leaves_what_the_readme_says(uninterrupted):
   workdir, output = uninterrupted
-  steps = [row["step"] for row in _rows(workdir) if "train/loss" in row]
+  steps = [
+    row["step"] for row in tiny_runs.rows(workdir) if "train/loss" in row
+  ]
   assert steps == list(range(1, 41))
-  evaluated = [row for row in _rows(workdir) if "eval/miou" in row]
+  evaluated = [row for row in tiny_runs.rows(workdir) if "eval/miou" in row]
   assert [row["step"] for row in evaluated] == [0, 20, 40]
   assert "eval/iou/background" in evaluated[0]
   pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
@@ -136,8 +83,10 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
 def test_a_finished_run_says_so_and_trains_no_more(uninterrupted, folder):
   workdir, _ = uninterrupted
   before = _times(workdir)
-  output = _finish(
-    _start(folder, workdir, "--config.keep_checkpoints=3", "--config.seed=1")
+  output = processes.finish(
+    tiny_runs.start(
+      folder, workdir, "--config.keep_checkpoints=3", "--config.seed=1"
+    )
   )
   assert "continuing from step 40" in output
   assert "begun:\n  seed: 0 -> 1\n  keep_checkpoints: 2 -> 3\n" in output
@@ -156,7 +105,7 @@ def test_a_best_that_was_not_saved_is_saved_by_the_next_start(
 ):
   workdir = shutil.copytree(uninterrupted[0], folder / "best_lost")
   shutil.rmtree(workdir / "best")
-  _finish(_start(folder, workdir))
+  processes.finish(tiny_runs.start(folder, workdir))
   (best,) = (workdir / "best").iterdir()
   assert best.name == "40"
   trees = [
@@ -171,14 +120,14 @@ def test_a_run_of_another_model_or_beside_another_is_refused(
 ):
   workdir = shutil.copytree(uninterrupted[0], folder / "refused")
   before = _times(workdir)
-  process = _start(folder, workdir, "--config.model.output_stride=16")
+  process = tiny_runs.start(folder, workdir, "--config.model.output_stride=16")
   output, _ = process.communicate(timeout=600)
   assert process.returncode == 1
   (line,) = output.splitlines()
   assert line.startswith(f"error: {workdir} was begun with something else: ")
   assert "model.output_stride: 32 -> 16; " in line
   with lock.only_writer(workdir):
-    process = _start(folder, workdir)
+    process = tiny_runs.start(folder, workdir)
     output, _ = process.communicate(timeout=600)
   assert process.returncode == 1
   (line,) = output.splitlines()
@@ -193,11 +142,11 @@ def test_a_run_of_another_model_or_beside_another_is_refused(
 
 def test_a_killed_run_continues_bit_for_bit(uninterrupted, folder):
   workdir = folder / "killed"
-  process = _start(folder, workdir)
-  _wait_for_step(process, workdir, 13)
+  process = tiny_runs.start(folder, workdir)
+  tiny_runs.wait_for_step(process, workdir, 13)
   process.kill()
   process.communicate()
-  output = _finish(_start(folder, workdir))
+  output = processes.finish(tiny_runs.start(folder, workdir))
   assert "continuing from step" in output
   _assert_same_run(workdir, uninterrupted[0])
 
@@ -209,7 +158,7 @@ def test_a_truncated_newest_checkpoint_is_told_of_and_passed_over(
   files = (workdir / "checkpoints/40/variables").rglob("*")
   largest = max(files, key=lambda path: path.stat().st_size)
   os.truncate(largest, largest.stat().st_size // 2)
-  output = _finish(_start(folder, workdir))
+  output = processes.finish(tiny_runs.start(folder, workdir))
   assert "checkpoint 40 is not whole (variables: " in output
   assert f"moved to {workdir / 'broken/40'}" in output
   assert "continuing from step 35" in output
@@ -224,31 +173,31 @@ def test_told_to_stop_a_run_saves_within_a_step_and_exits_with_zero(
   uninterrupted, folder, number
 ):
   workdir = folder / f"stopped_{number}"
-  process = _start(folder, workdir)
-  _wait_for_step(process, workdir, 7)
+  process = tiny_runs.start(folder, workdir)
+  tiny_runs.wait_for_step(process, workdir, 7)
   process.send_signal(number)
-  output = _finish(process)
+  output = processes.finish(process)
   assert "stopped at step" in output
-  last = max(row["step"] for row in _rows(workdir))
+  last = max(row["step"] for row in tiny_runs.rows(workdir))
   assert (workdir / f"checkpoints/{last}").is_dir()
   assert last < 40
-  _finish(_start(folder, workdir))
+  processes.finish(tiny_runs.start(folder, workdir))
   _assert_same_run(workdir, uninterrupted[0])
 
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_which_then_continues(uninterrupted, folder):
   workdir = folder / "full"
-  process = _start(folder, workdir)
-  _wait_for_step(process, workdir, 13)
+  process = tiny_runs.start(folder, workdir)
+  tiny_runs.wait_for_step(process, workdir, 13)
   process.kill()
   process.communicate()
-  process = _start(folder, workdir, largest_file="300")
+  process = tiny_runs.start(folder, workdir, largest_file="300")
   output, _ = process.communicate(timeout=600)
   assert process.returncode == 1
   assert "Traceback" not in output
   assert output.splitlines()[-1].startswith("error: the disk is full: Error wr")
-  _finish(_start(folder, workdir))
+  processes.finish(tiny_runs.start(folder, workdir))
   _assert_same_run(workdir, uninterrupted[0])
 
 
@@ -258,7 +207,7 @@ def test_two_hundred_kills_around_evaluations_lose_nothing(tmp_path):
   program = "tests.programs.kill_and_continue"
   subprocess.run(
     [sys.executable, "-m", program, str(tmp_path), "200"],
-    cwd=_REPOSITORY,
+    cwd=processes.REPOSITORY,
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
     check=True,
   )
@@ -268,13 +217,15 @@ def test_two_hundred_kills_around_evaluations_lose_nothing(tmp_path):
 def test_twenty_kills_at_random_instants_change_nothing(folder):
   flags = ("--config.steps=600", "--config.checkpoint_every=3")
   expected, workdir = folder / "long", folder / "killed_often"
-  _finish(_start(folder, expected, *flags))
+  processes.finish(tiny_runs.start(folder, expected, *flags))
   rng = np.random.default_rng(0)
   kills = 0
   while kills < 20:
-    process = _start(folder, workdir, *flags)
+    process = tiny_runs.start(folder, workdir, *flags)
     if kills % 4:  # else also before the first step
-      _wait_for_step(process, workdir, max(_last_step(workdir), 0))
+      tiny_runs.wait_for_step(
+        process, workdir, max(tiny_runs.last_step(workdir), 0)
+      )
     time.sleep(rng.uniform(0, 1.0))
     if process.poll() is not None:
       break
@@ -282,140 +233,12 @@ def test_twenty_kills_at_random_instants_change_nothing(folder):
     process.communicate()
     kills += 1
   assert kills >= 20
-  _finish(_start(folder, workdir, *flags))
+  processes.finish(tiny_runs.start(folder, workdir, *flags))
   _assert_same_run(workdir, expected, last_step=600)
 
 
-def _last_step(workdir) -> int:
-  return max((row["step"] for row in _rows(workdir)), default=0)
-
-
-def _start_two(
-  folder, workdir, *flags, of_each=((), ())
-) -> list[subprocess.Popen]:
-  """Two processes of one run, joined over loopback."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  return [
-    _start(
-      folder,
-      workdir,
-      *flags,
-      *of_each[index],
-      JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
-      JAX_NUM_PROCESSES="2",
-      JAX_PROCESS_ID=str(index),
-    )
-    for index in range(2)
-  ]
-
-
-@pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_stops_both(folder):
-  workdir = folder / "two_terminated"
-  flags = ("--config.steps=2000", "--config.checkpoint_every=2000")
-  processes = _start_two(folder, workdir, *flags)
-  _wait_for_step(processes[0], workdir, 7)
-  processes[1].send_signal(signal.SIGTERM)
-  outputs = [_finish(process) for process in processes]
-  assert "stopped at step" in outputs[0]
-  saved = [path.name for path in (workdir / "checkpoints").iterdir()]
-  assert saved == [str(_last_step(workdir))]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("told", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)]
-)
-def test_a_signal_to_one_of_two_that_compile_ends_both(folder, told, number):
-  workdir = folder / f"compiling_{told}"
-  flags = ("--config.model.backbone=mobilenet_v2", "--config.eval_first=False")
-  processes = _start_two(folder, workdir, *flags)
-  while "compiling the training step" not in processes[0].stdout.readline():
-    assert processes[0].poll() is None
-  began = time.monotonic()
-  processes[told].send_signal(number)
-  first, other = (_finish(process) for process in processes)
-  assert time.monotonic() - began < 20  # and not when it is compiled
-  assert first == "stopped before the first step; nothing was to be saved\n"
-  assert "stopped" not in other
-  assert not (workdir / "metrics.jsonl").exists()
-  assert not list((workdir / "checkpoints").iterdir())
-
-
-_LOSSES = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", _LOSSES)
-@pytest.mark.parametrize("lost", [0, 1])
-def test_the_loss_of_one_of_two_processes_ends_the_other(folder, lost, how):
-  """Within a bounded time, with a line that names it.
-
-  Where the first is killed jax may be quicker to end the other, in its words.
-  """
-  workdir = folder / f"lost_{lost}_{how}"
-  flags = ("--config.steps=100000", "--config.checkpoint_every=100000")
-  processes = _start_two(folder, workdir, *flags, "--config.eval_first=False")
-  _wait_for_step(processes[0], workdir, 7)
-  began = time.monotonic()
-  processes[lost].send_signal(_LOSSES[how])
-  output, _ = processes[1 - lost].communicate(timeout=90)
-  assert time.monotonic() - began < peers.SILENCE + 20
-  processes[lost].kill()
-  processes[lost].communicate()
-  assert processes[1 - lost].returncode != 0
-  start = f"error: process {lost} of 2 (on "
-  said = [line for line in output.splitlines() if line.startswith(start)]
-  if how == "killed" and lost == 0 and not said:
-    assert "the leader task was" in output
-  else:
-    (line,) = said
-    assert "the same command, in all processes, continues" in line
-
-
-@pytest.mark.slow
-def test_the_fault_of_one_of_two_processes_ends_both(folder):
-  """A damaged record on the machine of one: both say what it was."""
-  other = folder / "other_machine"
-  shutil.copytree(folder / "data", other / "data")
-  (records,) = other.rglob("shapes-train.array_record*")
-  content = bytearray(records.read_bytes())
-  middle = len(content) // 4
-  content[middle : 3 * middle] = bytes(2 * middle)
-  records.write_bytes(content)
-  flags = ("--config.eval_first=False", "--config.steps=100000")
-  workdir = folder / "one_fails"
-  others = (f"--config.data.data_dir={other / 'data'}",)
-  processes = _start_two(folder, workdir, *flags, of_each=((), others))
-  outputs = [process.communicate(timeout=90)[0] for process in processes]
-  assert [process.returncode for process in processes] == [1, 1]
-  ends = [output.splitlines()[-1] for output in outputs]
-  assert ends[1].startswith(f"error: {other}")
-  assert "must be a whole data set" in ends[1]
-  assert ends[0].startswith("error: process 1 of 2 (on ")
-  assert f") has failed: {ends[1].removeprefix('error: ')}: this" in ends[0]
-
-
-@pytest.mark.slow
-def test_two_processes_agree_with_one(folder):
-  # Batch norm over 4 values is chaotic: rounding grows to percents in 5 steps.
-  flags = ("--config.train_batch_norm=False", "--config.lr=0.01")
-  alone, workdir = folder / "alone", folder / "two"
-  _finish(_start(folder, alone, *flags))
-  for process in _start_two(folder, workdir, *flags):
-    _finish(process)
-  losses = [
-    [row["train/loss"] for row in _rows(run) if "train/loss" in row]
-    for run in (workdir, alone)
-  ]
-  assert len(losses[0]) == 40
-  np.testing.assert_allclose(*losses, rtol=1e-4)
-
-
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(folder):
-  config = config_lib.load(str(_CONFIG))
+  config = config_lib.load(str(tiny_runs.CONFIG))
   config.data.data_dir = str(folder / "data")
   config.update(lr=1e30, eval_first=False, checkpoint_every=1)
   with pytest.raises(FloatingPointError) as caught:
@@ -444,12 +267,12 @@ _RECIPE = (
 @pytest.mark.slow
 def test_a_recipe_killed_continues_bit_for_bit_and_ships_its_average(folder):
   whole, killed = folder / "recipe", folder / "recipe_killed"
-  _finish(_start(folder, whole, *_RECIPE))
-  process = _start(folder, killed, *_RECIPE)
-  _wait_for_step(process, killed, 13)
+  processes.finish(tiny_runs.start(folder, whole, *_RECIPE))
+  process = tiny_runs.start(folder, killed, *_RECIPE)
+  tiny_runs.wait_for_step(process, killed, 13)
   process.kill()
   process.communicate()
-  _finish(_start(folder, killed, *_RECIPE))
+  processes.finish(tiny_runs.start(folder, killed, *_RECIPE))
   _assert_same_run(killed, whole)
   step = whole / "checkpoints/40"
   shipped = items.restore(step / "variables")
@@ -459,12 +282,14 @@ def test_a_recipe_killed_continues_bit_for_bit_and_ships_its_average(folder):
   )
   assert not np.array_equal(*kernels)
   flags = ("--mode=eval", "--checkpoint", str(whole))
-  _finish(_start(folder, folder / "recipe_eval", *_RECIPE, *flags))
+  processes.finish(
+    tiny_runs.start(folder, folder / "recipe_eval", *_RECIPE, *flags)
+  )
   report = json.loads(
     (folder / "recipe_eval/evaluation/results.json").read_text()
   )
   assert report["miou"] == pytest.approx(
-    _rows(whole)[-1]["eval/miou"], abs=1e-6
+    tiny_runs.rows(whole)[-1]["eval/miou"], abs=1e-6
   )
   for flag, message in (
     (
@@ -473,7 +298,7 @@ def test_a_recipe_killed_continues_bit_for_bit_and_ships_its_average(folder):
     ),
     ("--config.optimizer=sgd", "config.optimizer must be 'adamw', whose state"),
   ):
-    process = _start(folder, whole, *_RECIPE, flag, "--allow_changes")
+    process = tiny_runs.start(folder, whole, *_RECIPE, flag, "--allow_changes")
     output, _ = process.communicate(timeout=600)
     (line,) = output.splitlines()
     assert process.returncode == 1 and line.startswith(f"error: {message}")
@@ -483,7 +308,7 @@ def test_a_recipe_killed_continues_bit_for_bit_and_ships_its_average(folder):
 def test_init_from_starts_with_the_weights_of_another_run(
   uninterrupted, folder
 ):
-  config = config_lib.load(str(_CONFIG))
+  config = config_lib.load(str(tiny_runs.CONFIG))
   config.data.data_dir = str(folder / "data")
   config.update(init_from=str(uninterrupted[0]), steps=1, lr=1e-9)
   config.train_batch_norm = False
@@ -496,4 +321,4 @@ def test_init_from_starts_with_the_weights_of_another_run(
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, source
   )
-  assert not any("eval/miou" in row for row in _rows(folder / "from"))
+  assert not any("eval/miou" in row for row in tiny_runs.rows(folder / "from"))

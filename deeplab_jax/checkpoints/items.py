@@ -36,21 +36,22 @@ def manager(
   Orbax offers to clear in a thread, which fails noisily if the program ends.
   Checksums are written in the thread that saves, before the step is renamed.
 
+  Of several processes the first one alone has a manager. Where all of them save
+  together, and one cannot, Orbax has the others wait for it for 10 minutes.
+
   Args:
-    folder: of the steps; with `publish` one that the first process alone sees
-      and saves to.
+    folder: of the steps.
     publish: called with the files of a step, whole, and the step's name, before
       it counts as saved.
     **options: of Orbax's manager.
   """
-  if jax.process_index() == 0:
-    for unfinished in _unfinished(folder):
-      shutil.rmtree(unfinished)
-  if publish is not None:
+  for unfinished in _unfinished(folder):
+    shutil.rmtree(unfinished)
+  if jax.process_count() > 1:
     folder.mkdir(parents=True, exist_ok=True)
     options |= {"multiprocessing_options": _FIRST_ALONE, "create": False}
 
-  def finish() -> None:  # In the first process, once all have written.
+  def finish() -> None:
     for unfinished in _unfinished(folder):
       wholeness.write_checksums(unfinished)
       if publish is not None:

@@ -115,16 +115,21 @@ class Copy:
     """Copies what is left of a file, into `partial`, and names it."""
     file, source = self._files[name], self.address / name
     began = partial.seek(0, os.SEEK_END)
-    if not _complete(source, file, partial):
-      partial.truncate(0)
-      # What an earlier start left may have been bad, not what is published.
-      if not began or not _complete(source, file, partial):
-        raise ValueError(
-          f"{source} is not what was published, by its size and SHA-256 in "
-          f"{published.INDEX}; delete it and {published.AGAIN}"
-        )
-    os.fsync(partial.fileno())
-    os.rename(partial.name, self.folder / name)
+    try:
+      if not _complete(source, file, partial):
+        partial.truncate(0)
+        # What an earlier start left may have been bad, not what is published.
+        if not began or not _complete(source, file, partial):
+          raise ValueError(
+            f"{source} is not what was published, by its size and SHA-256 in "
+            f"{published.INDEX}; delete it and {published.AGAIN}"
+          )
+      os.fsync(partial.fileno())
+      os.rename(partial.name, self.folder / name)
+    except OSError as error:
+      if error.errno and error.filename is None:
+        error.filename = partial.name  # which a write does not tell
+      raise
 
   def _require_space(self, names: Iterable[str]) -> None:
     """Refuses to begin what would fill the disk; see `begin`."""

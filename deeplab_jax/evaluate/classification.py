@@ -86,7 +86,7 @@ def report(
   dataset = open_dataset(config.data, testing=True)
   described = json.dumps(describe(dataset, ["eval"]))
   sharding.require_same(described, f"the data in {dataset.directory}")
-  variables = jax.device_put(variables, sharding.replicated(mesh))
+  variables = sharding.replicate(variables, mesh)
   figures = evaluate(model, variables, config, dataset=dataset, mesh=mesh)
   if jax.process_index() == 0:
     print(f"top-1 {figures['eval/top1']:.2%}, top-5 {figures['eval/top5']:.2%}")

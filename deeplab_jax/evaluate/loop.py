@@ -161,9 +161,7 @@ def tally_split(
     model, config.eval.output_stride or None, config.eval.dtype or None
   )
   if keeps_digits(model):
-    variables = jax.device_put(
-      fold(model, variables), sharding.replicated(mesh)
-    )
+    variables = sharding.replicate(fold(model, variables), mesh)
   step = make_step(model)
   sizes = segmentation.eval_sizes(dataset, config.data)
 

@@ -103,7 +103,7 @@ def report_on(
   sharding.require_same(described, f"the data in {dataset.directory}")
   _check_order(facts, dataset.info)
   other = compare and _read_other(remote.as_path(compare), dataset.info)
-  variables = jax.device_put(variables, sharding.replicated(mesh))
+  variables = sharding.replicate(variables, mesh)
   first = jax.process_index() == 0
   evaluation = evaluate(
     model,

@@ -1,8 +1,9 @@
 """The checkpoints of a training run.
 
-Those of a run in an object store are saved to a folder of the first process's
-machine, and from there put into the store, before they count as saved. Every
-process restores from a copy of its own: machines need not share a disk.
+The first process saves: the state is the same in all of them. For a run in an
+object store it saves to a folder of its machine, and puts steps from there into
+the store before they count as saved. Every process then restores from a copy of
+its own: machines need not share a disk.
 """
 
 import logging
@@ -55,7 +56,7 @@ class Checkpoints:
       self._here = self._mirror.folder
       for kind in ("checkpoints", "best"):
         self._mirror.open(kind, writes=first)
-    self._saves = first or self._mirror is None
+    self._saves = first
     self._recent = self._manager("checkpoints", max_to_keep=keep)
     for step, fault in self._faults("best", "variables", "metrics"):
       if fault is not None:
@@ -108,8 +109,8 @@ class Checkpoints:
     )
 
   def _to_save(self, **trees: Any) -> Any:
-    alone = self._mirror is not None and jax.process_count() > 1
-    return items.to_save(**(items.of_this_process(trees) if alone else trees))
+    several = jax.process_count() > 1
+    return items.to_save(**(items.of_this_process(trees) if several else trees))
 
   def save_best(self, state: TrainState, score: float) -> None:
     """Begins to save the variables if `score` is the highest so far."""
@@ -207,11 +208,22 @@ class Checkpoints:
       shutil.rmtree(step, ignore_errors=True)
     multihost_utils.sync_global_devices("put_aside")
 
+  def check(self) -> None:
+    """Raises what a save that has ended failed with; does not wait for any."""
+    for manager in (self._recent, self._best) if self._saves else ():
+      if not manager.is_saving_in_progress():
+        manager.wait_until_finished()
+
   def wait(self) -> None:
-    """Returns when every save so far is on disk; raises what failed."""
+    """Returns, in all processes, when every save so far is on disk.
+
+    Raises:
+      Exception: what one failed with, in the process that saves.
+    """
     if self._saves:
       self._recent.wait_until_finished()
       self._best.wait_until_finished()
+    of_first_process(True)  # which has waited
 
   def close(self) -> None:
     """Waits for the saves and stops their threads."""

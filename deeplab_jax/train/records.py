@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from deeplab_jax import atomic, remote
 
 if TYPE_CHECKING:
-  import tensorboardX
+  from deeplab_jax.train.board import Board
 
 
 class Records:
@@ -53,13 +53,13 @@ class Records:
     self._writes = writes
     self._files = contextlib.ExitStack()
     self._lines: IO[str] | None = None
-    self._board: tensorboardX.SummaryWriter | None = None
+    self._board: Board | None = None
     self._follower: remote.Follower | None = None
 
   def _open(self) -> None:
     """Opens the files, less what will be written again."""
-    # Not above: where boto3 is installed it imports that, for half a second.
-    import tensorboardX
+    # Not above: where boto3 is installed, tensorboardX takes half a second.
+    from deeplab_jax.train.board import Board
 
     text = "".join(json.dumps(row) + "\n" for row in self.rows)
     folder = self._path.parent
@@ -73,9 +73,7 @@ class Records:
     if not path.exists() or path.read_bytes() != text.encode():
       atomic.write_text(path, text)
     self._lines = self._files.enter_context(path.open("a"))
-    self._board = tensorboardX.SummaryWriter(
-      str(folder / "tensorboard"), purge_step=self._step + 1
-    )
+    self._board = Board(folder / "tensorboard", self._step)
     self._files.callback(self._board.close)
 
   def score(self, step: int) -> float | None:
@@ -102,11 +100,7 @@ class Records:
     row = {k: None if math.isnan(v) else v for k, v in values.items()}
     self._lines.write(json.dumps({"step": step, **row}) + "\n")
     self._lines.flush()
-    for name, value in row.items():
-      if value is not None:
-        self._board.add_scalar(name, value, step)
-    if self._score in values:
-      self._board.flush()
+    self._board.write(step, row)
 
   def flush(self) -> None:
     """Returns when all that was written is where it belongs.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import checkpoints as checkpoints_lib
 from deeplab_jax import config as config_lib
-from deeplab_jax import remote, runtime, sharding
+from deeplab_jax import peers, remote, runtime, sharding
 from deeplab_jax.data.changes import Record, describe
 from deeplab_jax.data.source import Dataset, open_dataset
 from deeplab_jax.models import Classifier, DeepLab
@@ -71,7 +71,7 @@ def train_and_evaluate(
   workdir = checkpoints_lib.local_path(workdir, writing=True)
   first = jax.process_index() == 0
   mesh = sharding.make_mesh(config.mesh_height)
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, peers.telling():
     timeline = stack.enter_context(
       contextlib.closing(Timeline(workdir, writes=first))
     )
@@ -250,6 +250,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     late = config.data.late_crop_step
     if step in (run.first_step, late or run.first_step):
       run.progress.say("compiling the training step ...")
+    peers.begins(step + 1)
     state, metrics = train_step(state, sharding.global_batch(batch, run.mesh))
     step += 1
     window.add(step, names, metrics)
@@ -263,6 +264,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
       jax.block_until_ready(metrics)
       window.restart_clock()
     run.progress.advance(step)
+    run.checkpoints.check()
     stopping = run.stop.at(step)
     saving = stopping or run.due(step, config.checkpoint_every)
     if times is not None:
