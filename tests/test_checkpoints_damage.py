@@ -149,7 +149,7 @@ def test_a_damaged_best_is_put_aside(workdir, tmp_path, how):
 
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 # Missing items are in test_checkpoints.py, too.
-@pytest.mark.parametrize("how", _damages("cut", "one bit"))
+@pytest.mark.parametrize("how", _damages("cut"))
 def test_damage_without_checksums_ends_in_no_traceback(
   workdir, tmp_path, how, monkeypatch
 ):

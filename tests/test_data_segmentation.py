@@ -155,6 +155,7 @@ def test_evaluation_is_limited_and_resized_to_the_range(config):
   assert (batch["size"] % 16 == 1).all() and (batch["size"].min(1) == 65).all()
 
 
+@pytest.mark.slow
 def test_evaluation_in_worker_processes(config):
   config.eval_split = "val[:7]"
   dataset = open_dataset(config)

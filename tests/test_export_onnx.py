@@ -115,9 +115,8 @@ def test_scales_and_mirror_images():
   assert facts["clear_pixels"] > 0.9 * facts["pixels"]
 
 
-@pytest.mark.parametrize(
-  "scale", [0.5, pytest.param(1.5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.5, 1.5])
 def test_one_scale_has_logits(scale):
   model = tiny_model()
   variables = exported.with_large_logits(model, make_job(model).variables)

@@ -136,7 +136,9 @@ def test_released_archive_is_read(voc_model, arrays, tmp_path):
   _require_equal(import_weights.read(path), arrays)
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize(
+  "output_stride", [8, pytest.param(16, marks=pytest.mark.slow)]
+)
 def test_voc_model_gives_the_stored_logits(
   shared, voc_model, arrays, output_stride
 ):

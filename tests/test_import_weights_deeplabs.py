@@ -30,9 +30,10 @@ NETWORKS = {
   "jfzhang resnet": (torch_deeplabs.jfzhang_resnet, (50, 33)),
 }
 
-# Of every source another is in the quick tests.
+# Of torchvision and both repositories another is in the quick tests.
 _LONG = (
   "torchvision lraspp",
+  "smp deeplabv3plus",
   "smp deeplabv3",
   "jfzhang xception",
   "jfzhang resnet",

@@ -112,7 +112,8 @@ def outcomes(shapes_dir, tmp_path_factory) -> dict[str, tuple[int, str]]:
   folder = tmp_path_factory.mktemp("mistakes")
   lines = {name: _command_line(name, folder, shapes_dir) for name in _MISTAKES}
   program = str(_REPOSITORY / "tests/programs/run_mains.py")
-  done = _python(folder, program, input=json.dumps(lines))
+  module = "deeplab_jax.main"
+  done = _python(folder, program, module, input=json.dumps(lines))
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 

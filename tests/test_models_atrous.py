@@ -15,10 +15,8 @@ from tests.random_variables import random_variables
 FAST = {
   "xception_71": (65, 33),
   "resnet_50": (64, 48),
-  "resnet_50_torch": (64, 48),
   "mobilenet_v2": (64, 48),
   "convnext_atto": (64, 48),
-  "mobilenetv4_conv_small": (65, 33),
   "tf_efficientnetv2_b0": (64, 48),
   "vit_small_patch14_dinov2": (65, 33),
 }

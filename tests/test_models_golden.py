@@ -9,9 +9,9 @@ from tests.needs import needs_onednn
 # Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
 TOLERANCE = 1e-4
 
-# Of each family and stem these are in `make test`, with even sizes.
+# Of each family and stem these are in `make test`, with even sizes; released
+# weights of half the width are in tests/test_official_weights.py.
 _QUICK = {
-  "mobilenet_v2_dm05_os16",
   "mobilenet_v2_os16_decoder",
   "resnet_v1_50_os16_even",
   "xception_65_os16_even",

@@ -237,35 +237,42 @@ def test_a_missing_compiler_names_the_extra(monkeypatch):
     plan.tpu_machine("v5e:2x2")
 
 
-def _door(*flags):
+def _run(*words, **options):
   return subprocess.run(
-    [sys.executable, "-m", "deeplab_jax.plan", *flags],
+    [sys.executable, *words],
     cwd=_ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
     capture_output=True,
     text=True,
+    **options,
   )
 
 
-@pytest.mark.parametrize(
-  ("flags", "message"),
-  [
-    (
-      ["--config", "configs/voc.py", "--config.batchsize=2"],
-      "error: config has no field 'batchsize'",
-    ),
-    (["--config=nothing.py"], "error: --config must be a file"),
-    (
-      ["--config", "configs/voc.py", "--topology=v9:1x1"],
-      "error: topology must be one of v5e:2x2, v5e:2x4",
-    ),
-  ],
-)
-def test_the_door_ends_mistakes_in_one_message(flags, message):
-  done = _door(*flags)
-  assert done.returncode == 1
-  assert done.stderr.startswith(message), done.stderr
-  assert "Traceback" not in done.stderr
+_MISTAKES = {  # command lines and messages
+  "field": (
+    ["--config", "configs/voc.py", "--config.batchsize=2"],
+    "error: config has no field 'batchsize'",
+  ),
+  "config": (["--config=nothing.py"], "error: --config must be a file"),
+  "topology": (
+    ["--config", "configs/voc.py", "--topology=v9:1x1"],
+    "error: topology must be one of v5e:2x2, v5e:2x4",
+  ),
+}
+
+
+def test_the_door_ends_mistakes_in_one_message():
+  lines = {name: flags for name, (flags, _) in _MISTAKES.items()}
+  program = "tests/programs/run_mains.py"
+  words = json.dumps(lines)
+  done = _run(program, "deeplab_jax.plan.__main__", input=words)
+  assert done.returncode == 0, done.stderr
+  outcomes = json.loads(done.stdout.splitlines()[-1])
+  for name, (_, message) in _MISTAKES.items():
+    status, output = outcomes[name]
+    assert status == 1
+    assert output.startswith(message)
+    assert "Traceback" not in output
 
 
 # -- with the TPU compiler
@@ -338,8 +345,9 @@ def test_a_batch_that_chips_cannot_share_is_refused():
 
 @needs_libtpu
 def test_the_door_writes_the_figures(tmp_path):
-  done = _door(
-    *("--config", "configs/quickstart.py:runlocal", "--nolargest"),
+  done = _run(
+    *("-m", "deeplab_jax.plan", "--nolargest"),
+    *("--config", "configs/quickstart.py:runlocal"),
     *("--config.batch_size=4", "--topology=v5e:2x2"),
     *("--json", str(tmp_path / "plan.json")),
   )

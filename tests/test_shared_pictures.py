@@ -72,27 +72,24 @@ def test_backbones_train_as_on_one_device(backbone, side, heights):
     assert all(rows <= finest for _, rows, _, _ in gathered), gathered
 
 
-@pytest.mark.parametrize(
-  "doors", ["eval", pytest.param("eval,predict,doctor", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
 def test_doors_are_those_of_pictures_that_no_devices_share(
-  shapes_dir, tmp_path, doors
+  shapes_dir, tmp_path
 ):
   """And a run goes on with other devices to share a picture."""
   every = []
   for heights in (("8", "2", "4"), ("1",)):
-    words = tmp_path / heights[0], shapes_dir, doors, *heights
+    words = tmp_path / heights[0], shapes_dir, *heights
     process = processes.start(_DOORS, *words, devices=8)
     every.append(json.loads(processes.finish(process, 3000).splitlines()[-1]))
   found, expected = every
   assert len(found["train"]) == 5
   np.testing.assert_allclose(found["train"], expected["train"], rtol=1e-3)
   assert found["eval"] == pytest.approx(expected["eval"], abs=1e-3)
-  if "predict" in doors:
-    shared, alone = (np.array(x["predict"]) for x in every)
-    assert shared.shape == (70, 41, 7)
-    np.testing.assert_allclose(shared, alone, atol=1e-3)
-    assert found["doctor"] == expected["doctor"] == []
+  shared, alone = (np.array(x["predict"]) for x in every)
+  assert shared.shape == (70, 41, 7)
+  np.testing.assert_allclose(shared, alone, atol=1e-3)
+  assert found["doctor"] == expected["doctor"] == []
 
 
 def test_doors_refuse_devices_that_are_not_there(tmp_path):

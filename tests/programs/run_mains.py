@@ -1,23 +1,24 @@
-"""Runs `python -m deeplab_jax.main` with several command lines, for tests.
+"""Runs a door such as `deeplab_jax.main` with several command lines, for tests.
 
-  run_mains.py < COMMAND_LINES.json
+  run_mains.py MODULE < COMMAND_LINES.json
 
 One process for all: starting Python and jax takes longer than all else. Prints
 as JSON, by the name of the command line, its exit status and what it printed.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import sys
+from types import ModuleType
 
 from absl import flags
 
-from deeplab_jax import main
 from deeplab_jax.config import door
 
 
-def outcome(arguments: list[str]) -> tuple[int, str]:
+def outcome(module: ModuleType, arguments: list[str]) -> tuple[int, str]:
   """Exit status and output of one command line, as the shell would see them."""
   sys.argv = ["main", *arguments]  # where the flags of a config look
   flags.FLAGS.unparse_flags()
@@ -27,7 +28,7 @@ def outcome(arguments: list[str]) -> tuple[int, str]:
   output, status = io.StringIO(), 0
   with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
     try:
-      door.run(main.main)
+      door.run(module.main)
     except SystemExit as end:
       status = end.code
   if isinstance(status, str):  # Python prints it and exits with 1
@@ -37,7 +38,8 @@ def outcome(arguments: list[str]) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+  module = importlib.import_module(sys.argv[1])
   outcomes = {
-    name: outcome(line) for name, line in json.load(sys.stdin).items()
+    name: outcome(module, line) for name, line in json.load(sys.stdin).items()
   }
   print(json.dumps(outcomes))

@@ -1,10 +1,10 @@
 """What doors make of pictures that eight devices share.
 
-  share_doors.py FOLDER DATA_DIR DOORS MESH_HEIGHT...
+  share_doors.py FOLDER DATA_DIR MESH_HEIGHT...
 
-Trains on the data set `shapes`, continues, and opens DOORS, such as
-"eval,predict,doctor", each with the next of the heights, which come again.
-Prints as JSON what is to be the same whatever they are.
+Trains on the data set `shapes`, continues, evaluates, predicts and examines,
+each with the next of the heights, which come again. Prints as JSON what is to
+be the same whatever they are.
 """
 
 import contextlib
@@ -55,17 +55,21 @@ def _doctor(workdir: pathlib.Path, config: ConfigDict, turn: Iterator[int]):
   return [str(error) for error in checkup.errors]
 
 
-_DOORS = {"eval": _eval, "predict": _predict, "doctor": _doctor}
+_DOORS = {
+  "train": _train,
+  "eval": _eval,
+  "predict": _predict,
+  "doctor": _doctor,
+}
 
 
-def main(folder: str, data: str, doors: str, *heights: str) -> dict[str, Any]:
+def main(folder: str, data: str, *heights: str) -> dict[str, Any]:
   """What each door gave, by its name."""
   config = config_lib.load(str(tiny_runs.CONFIG))
   config.update(batch_size=8, lr=0.01, keep_checkpoints=1)
   config.data.update(data_dir=data, eval_limit=3)
   common = pathlib.Path(folder), config, itertools.cycle(map(int, heights))
-  results = {"train": _train(*common)}
-  return results | {name: _DOORS[name](*common) for name in doors.split(",")}
+  return {name: door(*common) for name, door in _DOORS.items()}
 
 
 if __name__ == "__main__":
