@@ -185,7 +185,7 @@ def test_what_is_not_published_is_said_with_the_command(put, scenes, tmp_path):
   assert "other versions of this program: 1.0.0" in str(told.value)
   with pytest.raises(ValueError, match=f"that is there: {put.parent.name}"):
     open_dataset(data_config("mine_0123456789ab", bucket))
-  with pytest.raises(ValueError, match="folder of images and masks, or the"):
+  with pytest.raises(ValueError, match=r"archive .*, or the name that"):
     open_dataset(data_config("mine", bucket))
   root = shutil.copytree(scenes, tmp_path / "other")
   with pytest.raises(

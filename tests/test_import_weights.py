@@ -60,7 +60,26 @@ def _require_equal(found, wanted):
     np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Of each family with and without what its names depend on.
+_QUICK = {
+  "xception_65",
+  "xception_65_plainconv",
+  "xception_71_dpc_cityscapes",
+  "resnet_v1_50",
+  "resnet_v1_50_beta",
+  "mobilenet_v2_dm05",
+  "mobilenet_v2_aspp_decoder",
+  "mobilenet_v3_small_seg_cityscapes",
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in _QUICK))
+    for name in MODELS
+  ],
+)
 def test_every_deeplab_is_recognised_and_named_officially(shared, name):
   """The arguments that build a network, and what its variables are called."""
   shapes = _shapes(shared, name)

@@ -232,11 +232,17 @@ def test_it_can_be_switched_off_and_on(monkeypatch):
   "fault, reason",
   [
     ("none", None),
-    ("another activation", r"are wrong: . x . taps.* are off by"),
+    pytest.param(
+      *("another activation", r"are wrong: . x . taps.* are off by"),
+      marks=pytest.mark.slow,
+    ),
     ("another kernel", "are wrong|ended the process|could not be tried"),
     ("dies", "ended the process that tried them by signal 11"),
     ("hangs", "gave no answer in 2 s"),
-    ("raises", "could not be tried: RuntimeError: no such call"),
+    pytest.param(
+      *("raises", "could not be tried: RuntimeError: no such call"),
+      marks=pytest.mark.slow,
+    ),
     ("gemm", "take a form that may hang: gemm"),
   ],
 )

@@ -57,7 +57,11 @@ def _small(**arguments) -> DeepLab:
 
 _VARIANTS = {
   "no decoder": {"decoder": ()},
-  "two decoders": {"decoder": ("conv3", "conv2"), "decoder_separable": False},
+  "two decoders": {
+    "decoder": ("conv3", "conv2"),
+    "decoder_convs": ((3, 16), (1, 8)),
+    "decoder_separable": False,
+  },
   "dense branches": {"aspp_separable": False, "output_stride": 8},
   "no branches": {"atrous_rates": (), "output_stride": 32},
   "no pooling": {"image_pooling": False, "decoder": ("conv4",)},
