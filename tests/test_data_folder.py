@@ -67,6 +67,41 @@ def root(tmp_path):
   return folder
 
 
+@pytest.mark.parametrize(
+  "line",
+  [
+    "day/{}",
+    "day/{}.png",
+    r"day\{}",
+    r".\images\day\{}.png",
+    "images/day/{}.png",
+    "images/day/{0}.png masks/day/{0}_gt.png",
+    "images/day/{0}.png,masks/day/{0}_gt.png",
+    r"images\day\{0}.png" + "\t" + r"masks\day\{0}_gt.png",
+    "./images/day/{0} ./masks/day/{0}_gt",
+    "day/{0} day/{0}",
+  ],
+)
+def test_lines_of_lists_are_names_or_paths(root, line):
+  names = ["a", "b c", "d", "e"] if " " not in line else ["a", "b", "d", "e"]
+  masks = {f"day/{name}": np.eye(20, dtype=np.uint8) for name in names}
+  _write(root, masks)
+  for name in names:
+    path = root / f"masks/day/{name}.png"
+    path.rename(path.with_name(f"{name}_gt.png"))
+  lines = [line.format(name) for name in names]
+  (root / "train.txt").write_text("\r\n".join(lines[:3]))
+  (root / "val.txt").write_text(lines[3])
+  config = _config(root)
+  assert sorted(_examples(config, "train")) == sorted(list(masks)[:3])
+  assert list(_examples(config, "val")) == ["day/e"]
+  if " " in line or "," in line or "\t" in line:
+    (root / "val.txt").write_text(line.format("e").replace("e_gt", "d_gt"))
+    if "_gt" in line:
+      with pytest.raises(BadExample, match="must list images that are there"):
+        open_dataset(config)
+
+
 def test_indexed_masks_and_nothing_else(root):
   masks = _masks(25)
   _write(root, masks)

@@ -2,7 +2,8 @@
 
 `classes.yaml`, all but `classes` optional:
 
-    classes: {background: [0, 0, 0], road: [128, 64, 128]}   # or just names
+    classes: {background: [0, 0, 0], road: [128, 64, 128]}
+      # or just names; or with numbers, {0: background, 1: road} or the reverse
     ignore_label: 255           # of masks of numbers; null = none
     ignore_color: [224, 224, 192]                            # of colour masks
 
@@ -131,7 +132,7 @@ class _Loader(yaml.SafeLoader):
 
 def _from_yaml(file: str, text: bytes) -> ClassList:
   fields = _fields(file, text)
-  classes = fields["classes"]
+  classes = _numbered(file, fields["classes"])
   names = _names(file, map(str, classes))
   if not isinstance(classes, dict):
     classes = dict.fromkeys(classes)
@@ -154,6 +155,24 @@ def _from_yaml(file: str, text: bytes) -> ClassList:
     _add_color(file, "ignore_color", color, rgb, ignore_label)
   says_ignored = "ignore_label" in fields
   return ClassList(file, names, colors, ignore_label, says_ignored, rgb)
+
+
+def _numbered(
+  file: str, classes: dict[Any, Any] | list[Any]
+) -> dict[Any, Any] | list[Any]:
+  """The names in their order if each has its number, before it or behind it."""
+  if not isinstance(classes, dict):
+    return classes
+  if all(isinstance(name, str) for name in classes.values()):
+    numbers = sorted(map(str, classes), key=lambda n: (len(n), n))
+    if not all(number.isdecimal() for number in numbers):
+      return classes
+    _check_numbers(file, numbers)
+    by_number = {int(number): name for number, name in classes.items()}
+    return [by_number[number] for number in range(len(by_number))]
+  if set(map(str, classes.values())) != set(map(str, range(len(classes)))):
+    return classes  # these may be greys, which are to be written as colours
+  return sorted(classes, key=classes.get)
 
 
 def _fields(file: str, text: bytes) -> dict[str, Any]:

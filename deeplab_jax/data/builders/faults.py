@@ -171,7 +171,8 @@ FAULTS = {
   ),
   "wrong-list": Kind(
     "lists name images that are not there",
-    "correct the lists: a name a line, as in images/, without folders above it",
+    "correct the lists: a line is the name or the path of an image, perhaps "
+    "with the path of its mask behind it",
   ),
   "not-text": Kind("lists are not UTF-8 text", "save them as UTF-8"),
   "several-formats": Kind(

@@ -4,9 +4,9 @@ Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`,
 or another pair of `_LAYOUTS`, perhaps in each of `train/` and `val/`; or masks
 that lie beside the images. A mask has the path of its image, but for the
 suffix, or for an ending or beginning that all masks have (`mask_names`). The
-splits are those of `train.txt` and `val.txt` (in the folder or in
-`ImageSets/Segmentation/`), a name a line; else the folders `train/` and `val/`
-in both, such as `images/train/`; else a tenth of the images is for validation.
+splits are those of `train.txt` and `val.txt` (see `split_lists`); else the
+folders `train/` and `val/` in both, such as `images/train/`; else a tenth of
+the images is for validation.
 """
 
 import collections
@@ -17,10 +17,9 @@ import unicodedata
 from collections.abc import Iterator
 
 from deeplab_jax.data.bands import NUMPY_SUFFIX
-from deeplab_jax.data.builders import mask_names
+from deeplab_jax.data.builders import mask_names, split_lists
 from deeplab_jax.data.builders.faults import BadExample, Report, refuse
 from deeplab_jax.data.builders.trees import Tree
-from deeplab_jax.data.builders.voc_layout import MARKER
 from deeplab_jax.messages import printable
 
 _LAYOUTS = (
@@ -36,7 +35,6 @@ _LAYOUTS = (
 )
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
-_SHOWN = 5  # lines of a list that a message names
 # What folders of splits are called, in small letters.
 _FOLDERS = {
   **dict.fromkeys(("train", "training"), "train"),
@@ -126,7 +124,11 @@ def find(
   """
   images, masks, pattern = _pairs(tree, report, image_suffixes)
   names = list(images)
-  lists = {split: _listed(tree, split, names, report) for split in _SPLITS}
+  every_suffix = (*SUFFIXES, NUMPY_SUFFIX)
+  lists = {
+    split: split_lists.read(tree, split, images, masks, every_suffix, report)
+    for split in _SPLITS
+  }
   listed = any(lines is not None for lines in lists.values())
   like_splits = (
     [] if listed or _by_folder(names)["train"] else _like_splits(names)
@@ -355,39 +357,3 @@ def _like_splits(names: list[str]) -> list[str]:
 
 def _hash(name: str) -> str:
   return hashlib.sha256(os.fsencode(name)).hexdigest()
-
-
-def _listed(
-  tree: Tree, split: str, names: list[str], report: Report
-) -> list[str] | None:
-  """Names in `<split>.txt`; None without such a file."""
-  known = set(names)
-  for path in (f"{split}.txt", f"{MARKER}/{split}.txt"):
-    if path in tree:
-      try:
-        lines = tree.lines(path)
-      except BadExample as fault:
-        report(fault)
-        return None
-      unknown = [line for line in lines if _name(line) not in known]
-      if unknown or not lines:
-        found = printable(", ".join(unknown[:_SHOWN])) or "no line"
-        more = f" and {len(unknown) - _SHOWN} more" if unknown[_SHOWN:] else ""
-        report(
-          BadExample(
-            tree.where(path),
-            "wrong-list",
-            f"must list images that are there, got {found}{more}",
-          )
-        )
-      return [name for name in map(_name, lines) if name in known]
-  return None
-
-
-def _name(line: str) -> str:
-  """A line of a list is a name, with or without its suffix."""
-  line = _composed(line)
-  for suffix in (*SUFFIXES, NUMPY_SUFFIX):
-    if line.lower().endswith(suffix):
-      return line[: -len(suffix)]
-  return line
