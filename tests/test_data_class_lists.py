@@ -46,6 +46,13 @@ _LISTS = {
     (b"classes: {0: a, 2: b}", r"numbers of classes must be .* got 0, 2"),
     (b"classes: {a: 0, b: 255}", r"the colour of a must be \[r, g, b\]"),
     (b"classes: {0: a, x: b}", r"the colour of 0 must be .* in the order of"),
+    (b"classes: {a: [[0, 0, 0], [1, 1, 1]], b: [2, 2, 2]}", ("a", "b")),
+    (
+      b"classes: {a: [[0, 0, 0], [1, 1, 1]], b: [1, 1, 1]}",
+      "each colour must be used once, got b's twice",
+    ),
+    (b"classes: {a: []}", r"the colour of a must be \[r, g, b\]"),
+    (b"classes: {a: [[0, 0, 0], 1]}", r"the colour of a must be \[r, g, b\]"),
     (b"classes: {a: '#ff0000'}", r"the colour of a must be \[r, g, b\]"),
     (b"classes: {a: [true, 0, 0]}", r"the colour of a must be \[r, g, b\]"),
     (b"classes: {a: [1.0, 0, 0]}", r"the colour of a must be \[r, g, b\]"),

@@ -238,26 +238,61 @@ _PAINT = np.full((256, 3), 255, np.uint8)
 _PAINT[:4] = _COLOURS
 
 
+def _write_colours(root, way, order):
+  """Masks of four colours with numbers in another order; labels by name."""
+  labels = {}
+  ways = list(_COLOUR_WAYS.values())
+  (root / "masks").mkdir(parents=True)
+  for i in range(5):
+    name = f"s{i}"
+    labels[name] = _labels(i, 4)
+    numbers = np.array(order, np.uint8)[labels[name]]
+    colors = _PAINT.copy()
+    colors[list(order)] = _COLOURS
+    save = ways[i] if way == "mixed" else _COLOUR_WAYS[way]
+    _write_image(root, name)
+    save(root / f"masks/{name}", numbers, colors)
+  return labels
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
 @pytest.mark.parametrize("way", [*_COLOUR_WAYS, "mixed"])
 def test_listed_colours_mean_the_same_however_they_are_saved(
   tmp_path, order, way
 ):
   """Also where a palette numbers the colours in another order than the list."""
-  root, expected = tmp_path / "mine", {}
-  ways = list(_COLOUR_WAYS.values())
-  (root / "masks").mkdir(parents=True)
-  for i in range(5):
-    name = f"s{i}"
-    expected[name] = _labels(i, 4)
-    numbers = np.array(order, np.uint8)[expected[name]]
-    colors = _PAINT.copy()
-    colors[list(order)] = _COLOURS
-    save = ways[i] if way == "mixed" else _COLOUR_WAYS[way]
-    _write_image(root, name)
-    save(root / f"masks/{name}", numbers, colors)
+  root = tmp_path / "mine"
+  expected = _write_colours(root, way, order)
   lines = [f"  {n}: {list(c)}\n" for n, c in zip(_NAMES, _COLOURS)]
   (root / "classes.yaml").write_text("classes:\n" + "".join(lines))
+  _check(scenes.config(root), expected)
+
+
+@pytest.mark.parametrize("way", [*_COLOUR_WAYS, "mixed"])
+def test_several_colours_are_one_class_however_they_are_saved(tmp_path, way):
+  root = tmp_path / "mine"
+  labels = _write_colours(root, way, (0, 2, 1, 3))
+  first, second, third, fourth = map(list, _COLOURS)
+  (root / "classes.yaml").write_text(
+    f"classes: {{a: {first}, b: [{second}, {fourth}], c: {third}}}"
+  )
+  expected = {name: np.where(x == 3, 1, x) for name, x in labels.items()}
+  _check(scenes.config(root), expected)
+
+
+@pytest.mark.parametrize("way", ["L", "P", "RGB", "16 bits", "mixed"])
+def test_several_greys_are_one_class_however_they_are_saved(tmp_path, way):
+  root, expected = tmp_path / "mine", {}
+  (root / "masks").mkdir(parents=True)
+  for i in range(5):
+    labels = _labels(i, 3)
+    _write_image(root, f"s{i}")
+    saved = np.array((0, 96, 128), np.uint8)[labels]
+    _GREY_WAYS[way](root / f"masks/s{i}", saved, _GREYS)
+    expected[f"s{i}"] = np.minimum(labels, 1)
+  (root / "classes.yaml").write_text(
+    "classes: {a: [0, 0, 0], b: [[128, 128, 128], [96, 96, 96]]}"
+  )
   _check(scenes.config(root), expected)
 
 

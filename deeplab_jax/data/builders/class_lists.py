@@ -3,7 +3,8 @@
 `classes.yaml`, all but `classes` optional:
 
     classes: {background: [0, 0, 0], road: [128, 64, 128]}
-      # or just names; or with numbers, {0: background, 1: road} or the reverse
+      # or just names; or with numbers, {0: background, 1: road} or the reverse;
+      # a class of several colours has a list of them
     ignore_label: 255           # of masks of numbers; null = none
     ignore_color: [224, 224, 192]                            # of colour masks
 
@@ -136,18 +137,19 @@ def _from_yaml(file: str, text: bytes) -> ClassList:
   names = _names(file, map(str, classes))
   if not isinstance(classes, dict):
     classes = dict.fromkeys(classes)
-  colors = tuple(
-    None if color is None else _color(file, name, color)
+  shades = [
+    [] if color is None else _colors(file, name, color)
     for name, color in classes.items()
-  )
+  ]
+  colors = tuple(found[0] if found else None for found in shades)
   ignore_label = fields.get("ignore_label", IGNORE)
   if ignore_label is not None and not _is_byte(ignore_label):
     raise _wrong(
       file, f"ignore_label must be 0..255 or null, got {ignore_label!r}"
     )
   rgb: dict[int, int] = {}
-  for label, color in enumerate(colors):
-    if color is not None:
+  for label, found in enumerate(shades):
+    for color in found:
       _add_color(file, names[label], color, rgb, label)
   if "ignore_color" in fields:
     _check_ignore_color(file, ignore_label, rgb)
@@ -198,6 +200,14 @@ def _fields(file: str, text: bytes) -> dict[str, Any]:
       f"{fields!r:.200}",
     )
   return fields
+
+
+def _colors(file: str, name: str, colors: Any) -> list[Color]:
+  """The colours of a class: one, or a list of several."""
+  is_list = isinstance(colors, list) and colors
+  if is_list and all(isinstance(color, list) for color in colors):
+    return [_color(file, name, color) for color in colors]
+  return [_color(file, name, colors)]
 
 
 def _color(file: str, name: str, color: Any) -> Color:
