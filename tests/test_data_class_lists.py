@@ -38,6 +38,7 @@ _LISTS = {
     (b"classes: {0: a, 1: b}", ("a", "b")),
     (b"classes: {'1': b, 0: a, 2: '7'}", ("a", "b", "7")),
     (b"classes: {b: 1, a: 0}", ("a", "b")),
+    (b"classes: {b: '1', a: 0}", ("a", "b")),
     (
       b"classes: {%s}" % b", ".join(b"%d: c%d" % (i, i) for i in range(12)),
       tuple(f"c{i}" for i in range(12)),

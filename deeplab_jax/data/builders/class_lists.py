@@ -174,7 +174,7 @@ def _numbered(
     return [by_number[number] for number in range(len(by_number))]
   if set(map(str, classes.values())) != set(map(str, range(len(classes)))):
     return classes  # these may be greys, which are to be written as colours
-  return sorted(classes, key=classes.get)
+  return sorted(classes, key=lambda name: int(classes[name]))
 
 
 def _fields(file: str, text: bytes) -> dict[str, Any]:
