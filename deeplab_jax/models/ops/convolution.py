@@ -73,7 +73,7 @@ def conv(
     # A matrix product: 1.3 to 1.9 times faster than a convolution on CPU.
     return _pointwise(x, kernel[0, 0])
   pads = paddings(x, kernel, stride, rate, padding)
-  dense = functools.partial(_dense, stride, rate, pads)
+  dense = functools.partial(definition, pads=pads, stride=stride, rate=rate)
   if kernel.shape[0] > 3 or rate > 1:
     return dense(x, kernel)
   channels = kernel.shape[2:]
@@ -88,14 +88,33 @@ def conv(
   return lax.platform_dependent(x, kernel, cpu=by_products, default=dense)
 
 
-def _dense(stride, rate, pads, x, kernel):
+def definition(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  pads: tuple[tuple[int, int], tuple[int, int]],
+  stride: int = 1,
+  rate: int | tuple[int, int] = 1,
+  groups: int = 1,
+) -> jax.Array:
+  """What every form of a convolution computes, as one primitive.
+
+  Args:
+    x: (b, h, w, c).
+    kernel: (kh, kw, c / groups, c').
+    pads: zeros before and after the rows and the columns.
+    stride: of rows and columns.
+    rate: atrous rate, of both or of each.
+    groups: of channels, which are convolved apart.
+  """
   return lax.conv_general_dilated(
     x,
     kernel,
     window_strides=(stride, stride),
     padding=pads,
-    rhs_dilation=(rate, rate),
+    rhs_dilation=rate if isinstance(rate, tuple) else (rate, rate),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
   )
 
 
@@ -146,7 +165,7 @@ def _by_rows(pads, x, kernel):
 
 def _by_rows_forward(pads, x, kernel):
   # In training it is no faster, and the lines would be stored.
-  return jax.vjp(functools.partial(_dense, 1, 1, pads), x, kernel)
+  return jax.vjp(functools.partial(definition, pads=pads), x, kernel)
 
 
 def _by_rows_backward(pads, pullback, dy):

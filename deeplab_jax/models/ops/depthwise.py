@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deeplab_jax.models.ops.convolution import definition
 from deeplab_jax.models.ops.whole import whole
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -99,15 +100,8 @@ def _run(functions, lowering, geometry, *arrays):
 
 def _lax(geometry, x, kernel):
   padding, stride, rates = geometry
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(stride, stride),
-    padding=padding,
-    rhs_dilation=rates,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=x.shape[-1],
-  )
+  settings = {"pads": padding, "stride": stride, "rate": rates}
+  return definition(x, kernel, **settings, groups=x.shape[-1])
 
 
 def _shift(geometry, x, kernel):

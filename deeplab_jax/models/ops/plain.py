@@ -9,6 +9,7 @@ from jax import lax
 
 from deeplab_jax.models.ops.convolution import (
   PaddingRule,
+  definition,
   paddings,
   same_padding,
 )
@@ -17,25 +18,14 @@ from deeplab_jax.models.ops.convolution import (
 def conv(x, kernel, *, stride=1, rate=1, padding: PaddingRule = "explicit"):
   """See `convolution.conv`."""
   pads = paddings(x, kernel, stride, rate, padding)
-  return _convolution(x, kernel, pads, stride, rate)
+  return definition(x, kernel, pads=pads, stride=stride, rate=rate)
 
 
 def depthwise_conv(x, kernel, *, padding, stride=1, rate=1, lowering=None):
   """See `depthwise.depthwise_conv`; any `lowering` is this one."""
   del lowering
-  return _convolution(x, kernel, padding, stride, rate, groups=x.shape[-1])
-
-
-def _convolution(x, kernel, pads, stride, rate, groups=1):
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(stride, stride),
-    padding=pads,
-    rhs_dilation=rate if isinstance(rate, tuple) else (rate, rate),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-  )
+  settings = {"pads": padding, "stride": stride, "rate": rate}
+  return definition(x, kernel, **settings, groups=x.shape[-1])
 
 
 def max_pool(x, padding: PaddingRule = "tensorflow"):
