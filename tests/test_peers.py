@@ -242,6 +242,34 @@ def _assert_both_end(both, cause: str, failing: int = 0) -> None:
   assert f") has failed: {line.removeprefix('error: ')}: this" in found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["no step", "another step", "other weights"])
+def test_processes_that_would_begin_differently_end(folder, what):
+  """Where machines share no disk, one may have none, or those of another run.
+
+  They would sum gradients of different weights, or wait for each other.
+  """
+  steps = "--config.steps=5", "--config.eval_every=0", "--mode=train"
+  workdir, other = (folder / f"{what}, {name}" for name in ("first", "second"))
+  processes.finish(tiny_runs.start(folder, workdir, *steps))
+  if what != "no step":
+    seed = "--config.seed=5"
+    processes.finish(tiny_runs.start(folder, other, *steps, seed))
+  of_each = (), (f"--workdir={other}",)
+  told, run = f"checkpoint {workdir}/checkpoints/5", workdir
+  if what == "other weights":
+    of_each = [(f"--config.init_from={x}",) for x in (workdir, other)]
+    told, run = f"the weights in config.init_from={workdir}", folder / what
+  both = tiny_runs.start_two(folder, run, *_MANY, of_each=of_each)
+  if what == "no step":
+    _assert_both_end(both, f"{other}/checkpoints/5 can be restored by", 1)
+  else:
+    first, _ = [process.communicate(timeout=90)[0] for process in both]
+    assert f"error: {told} must be the same on all 2 processes" in first
+    assert [process.returncode for process in both] == [1, 1]
+  assert [s.name for s in wholeness.steps(workdir / "checkpoints")] == ["5"]
+
+
 _MANY = ("--config.steps=100000", "--config.eval_first=False")
 _SELDOM = "--config.checkpoint_every=100000"
 # What of the first process finds no space: KiB that a file may have, and flags.

@@ -92,7 +92,7 @@ def restore(
   wanted: Tree | None = None,
   place: jax.sharding.Sharding | None = None,
 ) -> Tree:
-  """Restores one item of a step.
+  """Restores one item of a step, without waiting for other processes.
 
   Args:
     item: its folder.
@@ -104,7 +104,15 @@ def restore(
     CannotRestoreError: the files are broken.
     ValueError: they hold another tree than `wanted`.
   """
-  with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+  own = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=own, active_processes={own}
+  )
+  reading = ocp.Checkpointer(
+    ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+    multiprocessing_options=alone,
+  )
+  with _quietly(), reading as reader:
     with _explaining(item):
       saved = reader.metadata(item).item_metadata.tree
     if wanted is None:

@@ -89,6 +89,11 @@ def fault(step: pathlib.Path, *items: str) -> str | None:
   return None
 
 
+def identity(step: pathlib.Path) -> str:
+  """What differs between steps of different content; "" of older versions."""
+  return json.dumps(_read_checksums(step) or "")
+
+
 def _read_checksums(step: pathlib.Path) -> dict[str, str] | None:
   """File -> sum; None if the step is of a version that wrote none."""
   try:

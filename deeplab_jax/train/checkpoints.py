@@ -16,12 +16,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from deeplab_jax import remote
+from deeplab_jax import remote, sharding
 from deeplab_jax.checkpoints import items, wholeness
 from deeplab_jax.checkpoints.fetching import Mirror
 from deeplab_jax.checkpoints.model_directory import local_path, way_out
 from deeplab_jax.sharding import of_first_process
 from deeplab_jax.train.state import TrainState
+
+_FIRST_SAYS = "the first process says why"
 
 
 class Checkpoints:
@@ -147,10 +149,9 @@ class Checkpoints:
     folder = self.folder / "checkpoints"
     faults = {}
     for step, fault in self._faults("checkpoints", "variables", "training"):
-      try:
-        restored = None if fault else _restore_state(step, state)
-      except items.CannotRestoreError as error:
-        restored, fault = None, str(error)
+      restored = None
+      if fault is None:
+        restored, fault = self._restored(step, state)
       if restored is not None:
         for broken, reason in faults.items():
           self._put_aside(broken, f"not whole ({reason})")
@@ -165,6 +166,34 @@ class Checkpoints:
       f"no checkpoint in {folder} is whole ({found}){way_out(self.folder)}; or "
       "begin anew with another --workdir"
     )
+
+  def _restored(
+    self, step: pathlib.Path, state: TrainState
+  ) -> tuple[TrainState | None, str | None]:
+    """The state of a step, or None and what is wrong with its files.
+
+    Processes that went on from different steps would sum what does not belong
+    together: all take what the first one takes, or the run ends.
+
+    Raises:
+      OSError: another process cannot restore what the first one can.
+      ValueError: processes have different files of this step.
+    """
+    restored, fault = None, None
+    try:
+      restored = _restore_state(step, state)
+    except items.CannotRestoreError as error:
+      fault = str(error)
+    if not of_first_process(restored is not None):
+      return None, fault or _FIRST_SAYS
+    if restored is None:
+      raise OSError(
+        f"{step} can be restored by the first process and not by this one, "
+        f"process {jax.process_index()}: {fault}; give all of them the same "
+        "--workdir, on a disk that they share or in an object store"
+      )
+    sharding.require_same(wholeness.identity(step), f"checkpoint {step}")
+    return restored, None
 
   def distrust(self, step: int, fault: str) -> int | None:
     """Puts the checkpoint of `step` aside, if there is one.
@@ -249,7 +278,7 @@ class Checkpoints:
       whole = of_first_process(fault is None)
       if whole and not first and self._mirror is not None:
         self._fetch(step, names)
-      yield step, None if whole else fault or "the first process says why"
+      yield step, None if whole else fault or _FIRST_SAYS
 
   def _fault(self, step: pathlib.Path, names: tuple[str, ...]) -> str | None:
     """What is wrong with a step, which is brought here first."""

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
-from deeplab_jax.checkpoints import items
+from deeplab_jax.checkpoints import items, wholeness
 from deeplab_jax.checkpoints.model_directory import (
   Network,
   find_step,
@@ -208,7 +208,11 @@ def initialize_from(
   Raises:
     ValueError: anything else is missing, unexpected or of another shape.
   """
-  source = items.flatten(items.restore(find_step(path) / "variables"))
+  step = find_step(path)
+  sharding.require_same(
+    wholeness.identity(step), f"the weights in config.init_from={path}"
+  )
+  source = items.flatten(items.restore(step / "variables"))
   target = items.flatten(state.variables)
   source, note = stem.adapt(source, target, channels)
   offered, wanted, fresh = _divide(source, target, parts)
