@@ -65,11 +65,13 @@ _HEADS = {
   "many classes": ({"num_classes": 300}, [(20, 30)]),
 }
 # All others are in tests/test_export_networks.py; the README's command takes a
-# MobileNetV2.
+# MobileNetV2. The slow ones are made of what these and the heads are made of.
 _BACKBONES = {
   "convnext_atto": {"output_stride": 8},
   "mobilenet_v3_small_seg": {"head": "lraspp", "decoder": ("conv3",)},
   "resnet_50": {"output_stride": 8},
+}
+_SLOW = {
   "tf_efficientnetv2_b0": {"output_stride": 8},
   "xception_71": {"output_stride": 8, "decoder": ("conv2",)},
 }
@@ -85,9 +87,15 @@ def test_heads_decoders_and_strides(name):
   assert opened.run(exported.pictures(9, 8)).dtype == wanted
 
 
-@pytest.mark.parametrize("name", _BACKBONES)
-def test_backbones(shallow_backbones, name):
-  settings = {"atrous_rates": (), "decoder": ()} | _BACKBONES[name]
+@pytest.mark.parametrize(
+  ("name", "arguments"),
+  [
+    *_BACKBONES.items(),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in _SLOW.items()),
+  ],
+)
+def test_backbones(shallow_backbones, name, arguments):
+  settings = {"atrous_rates": (), "decoder": ()} | arguments
   job = make_job(DeepLab(3, name, **settings))
   exported.assert_equals_definition(job, open_onnx(job), (37, 50))
 

@@ -16,8 +16,15 @@ from tests.tiny_segmenter import COLORS, NAMES, make_variables, tiny_model
 _FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 
 
-def _run(name: str, monkeypatch, **settings) -> dict:
-  """Runs the code cells in the notebooks' folder; returns their variables."""
+def _run(name: str, monkeypatch, until: str = "", **settings) -> dict:
+  """Runs the code cells in the notebooks' folder; returns their variables.
+
+  Args:
+    name: of the notebook.
+    monkeypatch: of the test.
+    until: what the first cell begins with that is not run; "" runs all.
+    **settings: variables of the environment, less their prefix.
+  """
   for variable, value in settings.items():
     monkeypatch.setenv(f"DEEPLAB_{variable}", str(value))
   monkeypatch.chdir(_FOLDER)
@@ -26,7 +33,10 @@ def _run(name: str, monkeypatch, **settings) -> dict:
   for number, cell in enumerate(cells):
     if cell["cell_type"] == "code":
       source = "".join(cell["source"])
+      if until and source.startswith(until):
+        return variables
       exec(compile(source, f"{name} cell {number}", "exec"), variables)
+  assert not until, f"{name} has no cell that begins with {until!r}"
   return variables
 
 
@@ -43,8 +53,17 @@ def test_the_street_is_what_its_program_draws():
   assert np.abs(stored - drawn).mean() < 3  # of 255: what JPEG leaves out
 
 
-def test_inference_notebook_runs_offline_on_what_ships(monkeypatch, capsys):
-  """The network sees a street: sky above, road below, houses left and right."""
+@pytest.mark.parametrize(
+  "until", ["def label_and_time", pytest.param("", marks=pytest.mark.slow)]
+)
+def test_inference_notebook_runs_offline_on_what_ships(
+  monkeypatch, capsys, until
+):
+  """The network sees a street: sky above, road below, houses left and right.
+
+  The cells after those, of other strides and scales, take the test below to a
+  tiny network.
+  """
   for name in ("CHECKPOINT", "IMAGE"):
     monkeypatch.delenv(f"DEEPLAB_{name}", raising=False)
 
@@ -52,14 +71,14 @@ def test_inference_notebook_runs_offline_on_what_ships(monkeypatch, capsys):
     raise AssertionError("the notebook asks the network")
 
   monkeypatch.setattr(socket.socket, "connect", refuse)
-  names = _run("inference.ipynb", monkeypatch)
+  names = _run("inference.ipynb", monkeypatch, until)
   classes = names["segmenter"].class_names
   seen = {
     place: classes[names["labels"][place]]
     for place in ((10, 240), (330, 150), (60, 60), (210, 330))
   }
   assert list(seen.values()) == ["Sky", "Road", "Building", "Car"]
-  assert "stride  8:" in capsys.readouterr().out
+  assert ("stride  8:" in capsys.readouterr().out) == (not until)
 
 
 def test_inference_notebook_takes_a_model_and_an_image(
