@@ -4,8 +4,9 @@ A process that dies or hangs leaves the others in a sum that never comes. jax
 ends them after some 100 seconds, in a stack trace of C++ that names nobody. So
 each process leaves a sign of life every few seconds with jax's coordination
 service, and looks at those of the others. The sign tells which step it has
-begun, so that one that waits for ever, say for a disk, is named, too; but it is
-left alive, as what it waits for may come.
+come to, of those that all of them compute together, so that one that waits for
+ever, say for a disk, is named, too; but it is left alive, as what it waits for
+may come.
 """
 
 import atexit
@@ -85,17 +86,20 @@ def telling() -> Iterator[None]:
     raise
 
 
-def begins(step: int) -> None:
-  """Notes that this process begins `step`, in which it meets the others."""
+def meets(where: str) -> None:
+  """Notes that this process now computes something together with the others.
+
+  Args:
+    where: such as "step 3"; all processes come to the same in the same order.
+  """
   for watch in _watches:
-    watch.step = step
+    watch.meets(where)
 
 
 class _Watch:
-  """Signs of life: {process: "COUNT STEP NAME", or "failed ...", or "done"}.
+  """Signs of life: {process: "COUNT MET NAME", or "failed ...", or "done"}.
 
-  Attributes:
-    step: that this process has begun.
+  MET is how often the process has called `meets`.
   """
 
   def __init__(self, client: Any):
@@ -103,17 +107,21 @@ class _Watch:
     self._client, self._index = client, jax.process_index()
     self._count = jax.process_count()
     self._name = f"on {socket.gethostname()}, pid {os.getpid()}"
-    self.step = 0
+    self._meeting = 0, ""  # how many, and where the last one is
     self._last_word: str | None = None  # that this process signs
     self._signing = threading.Lock()
     self._ended = threading.Event()
     self._ending = threading.Lock()
     self._seen: dict[int, tuple[str, float]] = {}
     self._names: dict[int, str] = {}  # of the others, as they signed
-    self._late: dict[int, tuple[int, float]] = {}  # own step that waits, since
+    self._late: dict[int, tuple[int, float]] = {}  # meeting that waits, since
     self._heard = time.monotonic()  # of the service, which process 0 keeps
     for work in (self._run, self._listen, self._hold):
       threading.Thread(target=work, daemon=True).start()
+
+  def meets(self, where: str) -> None:
+    """See the function of this name."""
+    self._meeting = self._meeting[0] + 1, where
 
   def _sign(self, text: str) -> None:
     key = f"{_KEY}/{self._index}"
@@ -126,7 +134,7 @@ class _Watch:
     while True:
       count += 1
       try:
-        self._sign(f"{count} {self.step} {self._name}")
+        self._sign(f"{count} {self._meeting[0]} {self._name}")
         signs = self._client.key_value_dir_get(_KEY)
       except Exception:  # the service is that of the first process
         if not self._ended.is_set():
@@ -170,26 +178,27 @@ class _Watch:
         time.sleep(_GRACE)
         self._lost(index, f"has {sign}")
       if sign:
-        _, step, self._names[index] = sign.split(" ", 2)
-        self._wait_for(index, int(step), now)
+        _, meetings, self._names[index] = sign.split(" ", 2)
+        self._wait_for(index, int(meetings), now)
       old, since = self._seen.get(index, (None, now))
       self._seen[index] = sign, (since if sign == old else now)
       if sign == old and now - since > SILENCE:
         self._lost(index, f"was not heard of for {now - since:.0f} s")
 
-  def _wait_for(self, index: int, step: int, now: float) -> None:
-    """Says, once, if another one has long not begun a step that this one has.
+  def _wait_for(self, index: int, meetings: int, now: float) -> None:
+    """Says, once, if another one has long not come to where this one waits.
 
     That may be no fault: its data may be on the way, or a save.
     """
+    own, where = self._meeting
     waiting, since = self._late.get(index, (0, now))
-    if step >= self.step or waiting != self.step:
-      self._late[index] = self.step, now
+    if meetings >= own or waiting != own:
+      self._late[index] = own, now
     elif now - since > _LATE:
       self._late[index] = waiting, float("inf")
       print(
-        f"warning: {self._called(index)} has not begun step {waiting}, for "
-        f"which this process has waited {now - since:.0f} s",
+        f"warning: {self._called(index)} has not come to {where}, where this "
+        f"process has waited for it for {now - since:.0f} s",
         file=sys.stderr,
         flush=True,
       )

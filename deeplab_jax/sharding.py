@@ -114,6 +114,13 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
   }
 
 
+def any_process(flag: bool) -> bool:
+  """Whether `flag` is set on any process; every process must ask."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
 def of_first_process(value: int) -> int:
   """The value that the first process has; every process must ask."""
   return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))

@@ -14,10 +14,11 @@ import pytest
 import rich.console
 from PIL import Image
 
-from deeplab_jax import checkpoints, evaluate, import_weights
+from deeplab_jax import checkpoints, evaluate, import_weights, peers, sharding
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import build
 from deeplab_jax.data import source as source_lib
+from deeplab_jax.evaluate import classification
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from tests import processes
 from tests.programs.evaluate_tiny import SIZE, evaluate_folder, make_config
@@ -195,6 +196,36 @@ def test_evaluation_limit_and_stop(folder, variables):
     tiny_model(), variables, config, should_stop=lambda: True
   )
   assert stopped is None
+
+
+@pytest.mark.parametrize("told_at", [1, 2])
+def test_evaluations_stop_together_and_say_where_processes_meet(
+  folder, variables, monkeypatch, told_at
+):
+  """A process that went on alone would wait for the others for ever."""
+  meetings = []
+  monkeypatch.setattr(peers, "meets", meetings.append)
+
+  def others(_):
+    return len(meetings) == told_at
+
+  monkeypatch.setattr(sharding, "any_process", others)
+  config, model = make_config(str(folder)), tiny_model()
+  assert evaluate.evaluate(model, variables, config) is None
+  batch = {"image": np.zeros((2, 5, 5, 3)), "label": np.zeros(2)}
+  monkeypatch.setattr(classification, "_eval_batches", lambda *_: [batch] * 3)
+  monkeypatch.setattr(classification, "_make_step", lambda *_: _no_hits)
+  of_segmentation, meetings[:] = list(meetings), []
+  figures = classification.evaluate(
+    *(None, None, config), dataset=None, mesh=sharding.make_mesh()
+  )
+  assert figures is None
+  assert meetings == of_segmentation
+  assert meetings[-1] == f"batch {told_at} of the evaluation"
+
+
+def _no_hits(variables, image, label):
+  return {"images": 2, "top1": 0, "top5": 0}
 
 
 def test_evaluation_refuses_other_number_of_classes(folder, variables):

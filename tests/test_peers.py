@@ -33,7 +33,8 @@ class _Service:
   """Stands for jax's: the signs of this process, 0, and of another one."""
 
   def __init__(self):
-    self.signs, self.step, self.count, self.gone = {}, 0, 0, False
+    self.signs, self.meetings, self.count = {}, 0, 0
+    self.gone = False
 
   def key_value_set(self, key, text, allow_overwrite):
     assert allow_overwrite
@@ -43,7 +44,7 @@ class _Service:
     if self.gone:
       raise RuntimeError("UNAVAILABLE")
     self.count += 1
-    other = f"{self.count} {self.step} on elsewhere, pid 5"
+    other = f"{self.count} {self.meetings} on elsewhere, pid 5"
     return [*self.signs.items(), (f"{key}/1", other)]
 
   def blocking_key_value_get(self, key, milliseconds):
@@ -72,24 +73,24 @@ def service(monkeypatch) -> Iterator[_Service]:
   time.sleep(0.1)
 
 
-def test_a_process_that_begins_no_step_is_named_once_and_left_alone(
+def test_a_process_that_does_not_come_is_named_once_and_left_alone(
   service, capsys
 ):
   with peers.watched():
-    peers.begins(7)
-    service.step = 7
+    peers.meets("the data")
+    service.meetings = 1
     time.sleep(0.5)
     assert capsys.readouterr().err == ""  # both may compile for hours
-    peers.begins(8)
+    peers.meets("step 8")
     time.sleep(0.15)
     assert capsys.readouterr().err == ""
     time.sleep(0.6)
     found = capsys.readouterr().err
-    service.step = 8
+    service.meetings = 2
     time.sleep(0.2)
   assert re.fullmatch(
-    r"warning: process 1 of 2 \(on elsewhere, pid 5\) has not begun step 8, "
-    r"for which this process has waited 0 s\n",
+    r"warning: process 1 of 2 \(on elsewhere, pid 5\) has not come to step 8, "
+    r"where this process has waited for it for 0 s\n",
     found,
   )
   assert capsys.readouterr().err == ""

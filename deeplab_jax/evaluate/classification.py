@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import atomic, remote, sharding
+from deeplab_jax import atomic, peers, remote, sharding
 from deeplab_jax.checkpoints import load_variables
 from deeplab_jax.data import classification
 from deeplab_jax.data.changes import describe
@@ -49,8 +49,10 @@ def evaluate(
   began = time.monotonic()
   step = _make_step(model, mesh)
   totals = collections.Counter()
-  for batch in _eval_batches(dataset, config, mesh):
-    if should_stop():
+  batches = _eval_batches(dataset, config, mesh)
+  for number, batch in enumerate(batches, 1):
+    peers.meets(f"batch {number} of the evaluation")
+    if sharding.any_process(should_stop()):
       return None
     arrays = {name: batch[name] for name in ("image", "label")}
     counts = step(variables, **sharding.global_batch(arrays, mesh))

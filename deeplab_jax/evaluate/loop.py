@@ -13,13 +13,11 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import rich.progress
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from deeplab_jax import metrics, sharding
+from deeplab_jax import metrics, peers, sharding
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.segmentation import Views
 from deeplab_jax.data.source import Dataset, open_dataset
@@ -171,8 +169,9 @@ def tally_split(
     tally = make_tally(sizes, work)
     batches = _batches(dataset, config, work, show_progress)
     with contextlib.closing(batches):  # so that another bar may be drawn
-      for views, shared, batch in batches:
-        if _any_process(should_stop()):
+      for number, (views, shared, batch) in enumerate(batches, 1):
+        peers.meets(f"batch {number} of the evaluation")
+        if sharding.any_process(should_stop()):
           return None
         names = ["image", "label", "size", *(["crop"] if shared else [])]
         arrays = sharding.global_batch({n: batch[n] for n in names}, mesh)
@@ -265,13 +264,6 @@ def _make_step(
   step = by_rows(step, mesh, sharding.HEIGHT_AXIS)
   placements = sharding.replicated(mesh), sharding.divided(mesh)
   return jax.jit(step, out_shardings=placements)
-
-
-def _any_process(flag: bool) -> bool:
-  """Whether `flag` is set on any process."""
-  if jax.process_count() == 1:
-    return flag
-  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def _settings(

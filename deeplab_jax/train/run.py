@@ -87,6 +87,7 @@ def train_and_evaluate(
     dataset = open_dataset(config.data, multilabel=multilabel)
     data = describe(dataset)
     timeline.note("data", 0)
+    peers.meets("the comparison of what all have for data")
     # Every process compares before the first of them may write.
     of_data = continuing.data_changes(workdir, data, allow_changes)
     found = continuing.told(changes, of_data)
@@ -250,7 +251,7 @@ def _loop(run: _Run, state: TrainState, train_step: TrainStep) -> TrainState:
     late = config.data.late_crop_step
     if step in (run.first_step, late or run.first_step):
       run.progress.say("compiling the training step ...")
-    peers.begins(step + 1)
+    peers.meets(f"step {step + 1}")
     state, metrics = train_step(state, sharding.global_batch(batch, run.mesh))
     step += 1
     window.add(step, names, metrics)
