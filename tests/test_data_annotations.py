@@ -197,6 +197,28 @@ def _thumbs(tasks):
   return tasks
 
 
+def _cloud_storage(root):
+  """A file an annotation, of which some lack a suffix; the files of a task are
+  not in the order in which its annotations were made."""
+  for split in SPLITS:
+    for task in json.loads((root / f"{split}.json").read_text()):
+      cancelled, done = task.pop("annotations")
+      other = done | {"result": done["result"][:1]}
+      first = 10 ** (task["id"] + 1) - 2  # such as 98: "100" is before "99"
+      for key, one in enumerate((cancelled, done, other), first):
+        name = f"{key}.json" if split == "val" else str(key)
+        document = one | {"id": key, "task": task}
+        scenes.write(root / f"{split}/{name}", json.dumps(document))
+    (root / f"{split}.json").unlink()
+
+
+def _task_each(root):
+  for split in SPLITS:
+    for task in json.loads((root / f"{split}.json").read_text()):
+      scenes.write(root / f"{split}/t{task['id']}.json", json.dumps(task))
+    (root / f"{split}.json").unlink()
+
+
 def _capital_folders(root):
   for path in [*root.glob("*/images"), *root.glob("*/labels")]:
     path.rename(path.parent / path.name.capitalize())
@@ -255,6 +277,8 @@ _TWINS = {
   "label studio tools apart": ("label_studio", _json("*.json", _tools_apart)),
   "label studio minimal": ("label_studio", _json("*.json", _minimal)),
   "label studio bitmasks": ("label_studio", _json("*.json", _bitmasks)),
+  "label studio cloud storage": ("label_studio", _cloud_storage),
+  "label studio a task each": ("label_studio", _task_each),
   "label studio thumbs": ("label_studio", _json("*.json", _thumbs)),
   "supervisely background": (
     "supervisely",

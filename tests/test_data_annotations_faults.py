@@ -298,8 +298,20 @@ def _copy(source, target):
   return lambda root: (root / target).write_bytes((root / source).read_bytes())
 
 
+def _cut_off(name):
+  return lambda root: scenes.write(root / name, '{"images": [')
+
+
 # Format, what is added, and what names it.
 _ALONE = {
+  "coco": (
+    _cut_off("annotations/instances_more.json"),
+    r"instances_more\.json: must be JSON",
+  ),
+  "panoptic": (
+    _cut_off("more/panoptic_val.json"),
+    r"more/panoptic_val\.json: must be JSON",
+  ),
   "yolo": (
     _copy("train/labels/holes.txt", "train/labels/zz.txt"),
     r"zz\.txt: .*must have a picture",

@@ -48,7 +48,7 @@ def read(files: Files, options: Options) -> Export:
   listed, labels = categories(files, documents)
   painter = Painter(listed, options)
   pictures: list[Picture] = []
-  faults: list[BadExample] = []
+  faults = files.broken_beside(path for path, _ in documents)
   for path, document in documents:
     where, split = files.tree.where(path), split_of(path, is_document=True)
     with understood(where):

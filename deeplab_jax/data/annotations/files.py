@@ -17,7 +17,7 @@ import re
 import unicodedata
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import PIL.ExifTags
@@ -83,7 +83,7 @@ class Files:
   def documents(self) -> dict[str, Any]:
     """What some JSON files of each folder hold, by path: the likeliest ones."""
     by_folder = collections.defaultdict(list)
-    for path in self.ending(".json"):
+    for path in self._jsons:
       by_folder[path.rpartition("/")[0]].append(path)
     found = {}
     for paths in by_folder.values():
@@ -101,18 +101,41 @@ class Files:
     folders = {
       p.rpartition("/")[0] for p, value in known.items() if fits(value)
     }
-    for path in self.ending(".json"):
+    for path in self._jsons:
       if path.rpartition("/")[0] in folders:
         value = known[path] if path in known else self._document(path)
         if fits(value):
           yield path, value
+
+  def broken_beside(self, paths: Iterable[str]) -> list[BadExample]:
+    """The faults of broken documents that belong to those of `paths`: they lie
+    in one folder with them, or have the name of one in another folder."""
+    parts = [path.rpartition("/") for path in paths]
+    folders = {folder for folder, _, _ in parts}
+    names = {name for _, _, name in parts}
+    return [
+      fault
+      for path, fault in self.broken.items()
+      if path.rpartition("/")[0] in folders or path.rpartition("/")[2] in names
+    ]
+
+  @functools.cached_property
+  def _jsons(self) -> list[str]:
+    """Paths of what may be JSON: Label Studio calls files by a number alone."""
+    return [
+      path
+      for path in self.paths
+      if path.lower().endswith(".json") or path.rpartition("/")[2].isdecimal()
+    ]
 
   def _document(self, path: str) -> Any:
     """What a JSON file holds; None if it is none, which is noted."""
     try:
       return self.json(path)
     except BadExample as fault:
-      self.broken[path] = fault
+      is_meant = path.lower().endswith(".json")
+      if is_meant or self.tree.read(path).lstrip()[:1] == b"{":
+        self.broken[path] = fault
       return None
 
   def ending(self, *ends: str) -> list[str]:

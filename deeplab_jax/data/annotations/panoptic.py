@@ -58,7 +58,7 @@ def read(files: Files, options: Options) -> Export:
   used = set(segments.values())
   pictures_of = Files(files.tree, lambda path: path not in used)
   pictures: list[Picture] = []
-  faults: list[BadExample] = []
+  faults = files.broken_beside(path for path, _ in documents)
   for path, document in documents:
     where, split = files.tree.where(path), split_of(path, is_document=True)
     with understood(where):
