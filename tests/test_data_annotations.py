@@ -244,6 +244,17 @@ def _rows(root):
   pyarrow.parquet.write_table(test, root / "data/test-00000-of-00001.parquet")
 
 
+def _parts(document):
+  """Polygons as parts of a multipolygon, beside a corner of each, which must
+  not cancel out what is drawn."""
+  for entry in document["objects"]:
+    if entry["geometryType"] == "polygon":
+      points = entry.pop("points")
+      parts = [points, {"exterior": points["exterior"][:1] * 3}]
+      entry |= {"geometryType": "multipolygon", "parts": parts}
+  return document
+
+
 # Format, and what is other in the files of some users, to no effect.
 _TWINS = {
   "coco marks as text": (
@@ -284,6 +295,7 @@ _TWINS = {
     "supervisely",
     _text("meta.json", (r'"classes": \[', '"classes": [{"title": "__bg__"}, ')),
   ),
+  "supervisely parts": ("supervisely", _json("*/ann/*.json", _parts)),
   "parquet rows": ("parquet", _rows),
 }
 

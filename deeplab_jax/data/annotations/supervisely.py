@@ -1,10 +1,10 @@
 """Supervisely's projects: meta.json, and ann/ and img/ of each data set.
 
-Later objects are drawn over earlier ones. Polygons may have holes, bitmaps are
-packed PNGs; lines and points have no area. Points are whole pixels, as
-Supervisely's SDK has them in projects that are downloaded: an outline belongs
-to its object, that of a hole to the hole, and masks are those that the SDK
-draws.
+Later objects are drawn over earlier ones. Polygons may have holes and several
+parts, bitmaps are packed PNGs; lines and points have no area. Points are whole
+pixels, as Supervisely's SDK has them in projects that are downloaded: an
+outline belongs to its object, that of a hole to the hole, and masks are those
+that the SDK draws.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ from deeplab_jax.data.builders.trees import File
 from deeplab_jax.messages import printable
 
 TITLE = "Supervisely"
-_NO_AREA = ("point", "line", "polyline", "multichannel_bitmap", "graph")
+_NO_AREA = ("point", "line", "polyline", "graph")
+_DRAWN = (
+  *("polygon", "multipolygon", "rectangle", "oriented_bbox"),
+  *("bitmap", "alpha_mask"),
+)
 _MOST_BYTES = 1 << 28  # of a bitmap, unpacked
 
 
@@ -169,12 +173,25 @@ def _objects(
     with understood(here):
       label = label_of(here, str(entry["classTitle"]), labels)
       if entry["geometryType"] not in _NO_AREA:
-        shapes.append(shape(name, label, entry))
+        shapes += shapes_of(name, label, entry)
   return shapes, size
 
 
-def shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
-  """One object, whatever it was drawn with."""
+def shapes_of(name: str, label: int, entry: dict[str, Any]) -> list[Shape]:
+  """One object, whatever it was drawn with; of several polygons, each, as one
+  may lie in a hole of another."""
+  if entry["geometryType"] == "multipolygon":
+    return [_polygon(name, label, part) for part in entry["parts"]]
+  return [_shape(name, label, entry)]
+
+
+def _polygon(name: str, label: int, points: dict[str, Any]) -> Shape:
+  holes = [ring(hole) for hole in points.get("interior") or []]
+  outer = ring(points["exterior"])
+  return Shape(name, label, [outer], holes, of_pixels=True)
+
+
+def _shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
   kind = entry["geometryType"]
   if kind in ("bitmap", "alpha_mask"):
     x, y = entry["bitmap"]["origin"]
@@ -183,14 +200,15 @@ def shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
   if kind == "oriented_bbox":
     corners = _turned(ring(entry["points"]), float(entry["angle"]))
     return Shape(name, label, [corners], of_pixels=True)
-  if kind not in ("rectangle", "polygon"):
-    raise ValueError(f"an object of the kind {kind!r}")
-  outer = ring(entry["points"]["exterior"])
   if kind == "rectangle":
-    corners = geometry.rectangle(*outer)
+    corners = geometry.rectangle(*ring(entry["points"]["exterior"]))
     return Shape(name, label, [corners], of_pixels=True)
-  holes = [ring(hole) for hole in entry["points"].get("interior", [])]
-  return Shape(name, label, [outer], holes, of_pixels=True)
+  if kind == "polygon":
+    return _polygon(name, label, entry["points"])
+  allowed = f"{', '.join((*_DRAWN, *_NO_AREA))}"
+  raise ValueError(
+    f"an object of the kind {kind!r}, which is none of {allowed}"
+  )
 
 
 def _turned(corners: np.ndarray, angle: float) -> np.ndarray:
