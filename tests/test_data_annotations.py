@@ -219,6 +219,18 @@ def _task_each(root):
     (root / f"{split}.json").unlink()
 
 
+def _table(row, end="\n", *head):
+  """Roboflow's table of classes, written in another way."""
+  rows = [*head, *(row.format(i, name) for i, name in enumerate(NAMES))]
+  text = end.join(rows) + end
+
+  def change(root):
+    for path in root.glob("*/_classes.csv"):
+      scenes.write(path, text)
+
+  return change
+
+
 def _capital_folders(root):
   for path in [*root.glob("*/images"), *root.glob("*/labels")]:
     path.rename(path.parent / path.name.capitalize())
@@ -281,6 +293,23 @@ _TWINS = {
     "yolo",
     lambda root: scenes.write(root / "a.yaml", "names: null\nnc: 80\n"),
   ),
+  "roboflow without spaces": (
+    "roboflow",
+    _table("{0},{1}", "\n", "Pixel Value,Class"),
+  ),
+  "roboflow semicolons": (
+    "roboflow",
+    _table("{0};{1}", "\r\n", "\ufeffpixel value; class"),
+  ),
+  "roboflow quotes": (
+    "roboflow",
+    _table('"{0}","{1}"', "\n", '"Pixel Value","Class"'),
+  ),
+  "roboflow names first": (
+    "roboflow",
+    _table("{1}, {0}", "\n", "Class, Pixel Value"),
+  ),
+  "roboflow tabs without head": ("roboflow", _table("{0}\t{1}", "\n")),
   "labelme spaces": ("labelme", _json("*/*.json", _spaces)),
   "labelme derived": ("labelme", _derived),
   "cvat spaces": ("cvat", _text("labelmap.txt", (":", " : "), (",", ", "))),

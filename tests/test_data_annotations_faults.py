@@ -363,6 +363,14 @@ _UNNAMED = {
     {"labelmap.txt": b"a:0,0,0::\nb:1,2::", "SegmentationClass/a.png": b""},
     r"labelmap\.txt: .*'b:1,2::'",
   ),
+  "roboflow": (
+    {"a.jpg": b"", "a_mask.png": b"", "_classes.csv": b"No, Name\nx, road"},
+    r"_classes\.csv: each line must be the number and the name",
+  ),
+  "roboflow of one split": (
+    {"a/_classes.csv": b"a;road", "b/_classes.csv": b"0,x", "a_mask.png": b""},
+    r"a/_classes\.csv: must have the classes of .*b/_classes\.csv",
+  ),
   "labelme": (
     {"a.json": b'{"shapes": [], "imagePath": "a.png"}', "a.png": b""},
     r"a\.json: must have an object of a class",
