@@ -341,3 +341,92 @@ def test_what_users_files_have_besides(tmp_path, twin):
   for scene, got in labels.items():
     wanted = scenes.truth(scene, format_of.holes, format_of.crowd)
     np.testing.assert_array_equal(got, wanted, err_msg=scene)
+
+
+def _yaml(text, **lists):
+  """Other splits in data.yaml, and lists of pictures."""
+
+  def change(root):
+    scenes.write(root / "data.yaml", f"{text}\nnames: [road, car, pole]\n")
+    for split, lines in lists.items():
+      scenes.write(root / f"{split}.list.txt", "\n".join(lines))
+
+  return change
+
+
+def _moved(text, **folders):
+  """The same with other folders in place of train and valid."""
+
+  def change(root):
+    _yaml(text)(root)
+    for old, new in folders.items():
+      (root / new).parent.mkdir(exist_ok=True, parents=True)
+      (root / old).rename(root / new)
+
+  return change
+
+
+_TRAIN, _VAL = (sorted(SPLITS[split]) for split in ("train", "val"))
+_HERE = [f"./images/{name}.PNG" for name in _TRAIN]
+_ELSEWHERE = [f"C:\\a\\valid\\images\\{name}.png" for name in _VAL]
+_BOTH = (_TRAIN, _VAL)
+_DRAWN = (["crowd", "holes"], ["thin"])
+# What is done to YOLO's files; train and val; what is said, or a fault.
+_YOLO_SPLITS = {
+  "absolute": (_yaml("train: /a/train/images\nval: /a/valid/images"), _BOTH),
+  "path": (
+    _yaml("path: /a\ntrain: [train/images]\nvalidation: valid\ntest:"),
+    _BOTH,
+  ),
+  "no names of splits": (
+    _moved("train: /a/1/images\nval: ../a/2/images", train="1", valid="2"),
+    _BOTH,
+  ),
+  "within": (_yaml("train: images/\nval: valid/images"), _BOTH),
+  "lists": (
+    _yaml(
+      "path: ..\ntrain: train.list.txt\nval: ./val.list.txt",
+      train=_HERE,
+      val=_ELSEWHERE,
+    ),
+    _BOTH,
+  ),
+  "a list lacks one": (
+    _yaml("train: train\nval: val.list.txt", val=_ELSEWHERE[:1]),
+    (_TRAIN, _VAL[:1]),
+    r"unlisted-images.*nested\.png",
+  ),
+  "one folder": (
+    _moved("train: all/images\nval: all/images", train="all", valid="b/c"),
+    _DRAWN,
+    r"3 pictures are in train and in val alike, as .*data\.yaml says",
+    r"val is a tenth of the pictures, drawn by their names",
+  ),
+  "val is not there": (
+    _moved("train: a/images\nval: b/images", train="a", valid="b/c"),
+    _DRAWN,
+    r"val of .*data\.yaml is not there: b/images",
+    r"val is a tenth of the pictures, drawn by their names",
+  ),
+  "listed but not there": (
+    _yaml("train: train\nval: val.list.txt", val=[*_ELSEWHERE, "zz.png"]),
+    _BOTH,
+    r"val\.list\.txt: must list images that are there, got 'zz\.png'",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", _YOLO_SPLITS)
+def test_splits_of_yolo(tmp_path, case):
+  change, splits, *wanted = _YOLO_SPLITS[case]
+  scenes.yolo(tmp_path)
+  change(tmp_path)
+  found = find.find(Tree.open(tmp_path))
+  got = {
+    split: sorted(pathlib.PurePosixPath(name).name for name in names)
+    for split, names in found.layout.splits.items()
+  }
+  assert (got["train"], got["val"]) == splits
+  said = [*found.lines, *map(str, found.faults), *map(str, found.remarks)]
+  assert all(any(re.search(w, line) for line in said) for w in wanted)
+  assert wanted or not (found.lines or found.faults or found.remarks)

@@ -36,6 +36,11 @@ from deeplab_jax.data.classes import bit_colors
 from deeplab_jax.data.datasets import Color
 from deeplab_jax.messages import printable
 
+_DRAWN = (
+  "the export has not both train and val: val is a tenth of the pictures, "
+  "drawn by their names"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -265,7 +270,8 @@ def export(
     contents[masks[name]] = picture.mask
   for path in lists:
     contents[path] = files.tree.file(path)
-  layout = Layout(images, masks, _splits(names, kept), {}, [], [], True)
+  splits, is_drawn = _splits(names, kept)
+  layout = Layout(images, masks, splits, {}, [], [], True)
   return Export(
     title,
     Tree(files.tree.origin, contents),
@@ -276,7 +282,7 @@ def export(
     skips,
     tuple(_unlisted(files, pictures)),
     (*faults, *again.values()),
-    lines,
+    (*lines, *[_DRAWN] * is_drawn),
   )
 
 
@@ -356,15 +362,17 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 def _splits(
   names: Sequence[str], pictures: Sequence[Picture]
-) -> dict[str, list[str]]:
-  """Names of each split, as the export has them, or else drawn."""
+) -> tuple[dict[str, list[str]], bool]:
+  """Names of each split, as the export has them; whether some are drawn."""
   found = {"train": [], "val": [], "test": []}
   for name, picture in zip(names, pictures):
     found[picture.split or "train"].append(name)
-  if not found["train"] or not found["val"]:
+  is_drawn = not found["train"] or not found["val"]
+  if is_drawn:
     rest = found["train"] or found["val"] or found.pop("test")
     found |= folder_layout.draw_splits(rest)
-  return {split: listed for split, listed in found.items() if listed}
+  found = {split: listed for split, listed in found.items() if listed}
+  return found, is_drawn
 
 
 def _unlisted(files: Files, pictures: Sequence[Picture]) -> Iterable[Remark]:
