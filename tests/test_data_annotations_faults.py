@@ -221,7 +221,8 @@ _CASES = {
 def _config(root, **fields):
   config = base_config().data
   folder = str(root.parent / "data")
-  config.update(name="folder", path=str(root), data_dir=folder, **fields)
+  fields = {"name": "folder", "path": str(root), "data_dir": folder} | fields
+  config.update(fields)
   return config
 
 
@@ -537,7 +538,9 @@ def test_archives_are_read_as_they_are(tmp_path, capsys, kind):
       assert source[index]["name"] == key
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.zip", "a.tar.bz2", "nowhere"])
+@pytest.mark.parametrize(
+  "name", ["a.JSON.bak", "a.zip", "a.tar.bz2", "nowhere"]
+)
 def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   tmp_path, capsys, name
 ):
@@ -548,7 +551,7 @@ def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   elif name != "nowhere":
     path.write_text("{}")
   said = {
-    "a.json": r"must be a folder, or an archive .*give the folder that holds",
+    "a.JSON.bak": r"must be a folder, or an archive .*, got '.*a\.JSON\.bak'",
     "nowhere": r"must be a folder, or an archive .*, got '.*nowhere'",
   }.get(name, r"a\..*must be a folder, a zip or a tar file")
   config = base_config()
@@ -560,6 +563,65 @@ def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   place = ["--manual_dir", str(path), "--data_dir", str(tmp_path)]
   assert prepare.main(["folder", *place]) == 1
   assert capsys.readouterr().err == f"error: {refused.value}\n"
+
+
+def test_a_json_chooses_among_several_in_its_folder(tmp_path, capsys):
+  root = tmp_path / "export"
+  scenes.coco(root)
+  for other in ("labels_v1.json", "annotations/instances_broken.json"):
+    scenes.write(root / other, "[")
+  path = root / "annotations/instances_train2017.json"
+  files = build.user_files(str(path))
+  samples = FolderSamples(files)  # as the doctor
+  assert samples.faults == [] and samples.info.class_names == NAMES
+  assert "COCO json, 3 images, 3 classes and background" in samples.said
+  place = ["--manual_dir", str(path), "--data_dir", str(tmp_path / "data")]
+  assert prepare.main(["folder", *place]) == 0
+  assert "folder/instances_train2017_json_" in capsys.readouterr().out
+  config = _config(root, path=str(path))
+  dataset = open_dataset(config)  # what was prepared
+  names = [
+    s[i]["name"] for s in (dataset.train, dataset.eval) for i in range(len(s))
+  ]
+  assert sorted(names) == sorted(scenes.SPLITS["train"])
+  before = build.directory("folder", "", str(path))
+  scenes.write(root / "labels_v1.json", "[]")
+  assert build.directory("folder", "", str(path)) == before
+  scenes.write(path, path.read_text() + " ")
+  assert build.directory("folder", "", str(path)) != before
+
+
+# What is in a json that is given as data.path, and what is said of it.
+_NO_LISTS = {
+  "other": (
+    "{}",
+    r"a\.json: a json given as data\.path must be one that lists",
+  ),
+  "cut off": ('{"images": [', r"a\.json: must be JSON"),
+  "of one picture": (
+    '{"shapes": [], "imagePath": "a.png"}',
+    r"a\.json: a json given as data\.path must be one that lists",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", _NO_LISTS)
+def test_other_documents_are_refused_at_every_door(tmp_path, capsys, case):
+  text, said = _NO_LISTS[case]
+  scenes.suffixed(tmp_path / "export")  # images and masks, which do not count
+  path = tmp_path / "export/a.json"
+  scenes.write(path, text)
+  config = base_config()
+  config.data.update(name="folder", path=str(path), data_dir=str(tmp_path))
+  with pytest.raises(ValueError, match=said):
+    open_dataset(config.data)
+  checkup = doctor.examine(config, overfit_steps=0)
+  assert re.search(said, checkup_text.text(checkup))
+  place = ["--manual_dir", str(path), "--data_dir", str(tmp_path)]
+  assert prepare.main(["folder", *place]) == 1
+  assert re.search(said, capsys.readouterr().err)
+  assert prepare.main(["folder", "--multilabel", *place]) == 1
+  assert "is not for classes that overlap" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import sys
 import typing
 
 from deeplab_jax import remote
-from deeplab_jax.data import build, published
+from deeplab_jax.data import build, published, rules
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.reading import Reading, reading_of
@@ -83,12 +83,15 @@ def _staged(
   index = published.read(address)
   if index is None:
     raise ValueError(_how_to_prepare(data_config, address, reading))
-  if data_config.name == "folder" and index.reading != str(reading):
-    raise ValueError(
-      f"{address} was published as {index.reading!r}, this config asks for "
-      f"{str(reading)!r}: give task, data.nodata, data.channels and the like "
-      "as they were given to prepare, or publish the folder again"
-    )
+  if data_config.name == "folder":
+    now = rules.as_now(str(reading), index.reading, build.said(address))
+    if index.reading != now:
+      raise ValueError(
+        f"{address} was published as {index.reading!r}, this config asks for "
+        f"{now!r}: give task, data.nodata, data.channels and the like as they "
+        "were given to prepare, or publish the folder again, as where rules "
+        "have changed"
+      )
   return Copy(address, index)
 
 

@@ -24,7 +24,7 @@ import PIL.ExifTags
 
 from deeplab_jax.data import headers
 from deeplab_jax.data.builders.faults import BadExample
-from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.builders.trees import Tree, is_document
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = {
@@ -121,12 +121,8 @@ class Files:
 
   @functools.cached_property
   def _jsons(self) -> list[str]:
-    """Paths of what may be JSON: Label Studio calls files by a number alone."""
-    return [
-      path
-      for path in self.paths
-      if path.lower().endswith(".json") or path.rpartition("/")[2].isdecimal()
-    ]
+    """Paths of what may be JSON."""
+    return [path for path in self.paths if is_document(path)]
 
   def _document(self, path: str) -> Any:
     """What a JSON file holds; None if it is none, which is noted."""

@@ -39,6 +39,8 @@ _READERS: dict[str, ModuleType] = {
 }
 # Formats whose masks lie in folders as users' own do.
 _OF_MASKS = ("roboflow", "cvat", "panoptic")
+# Formats of which one document lists all pictures.
+_OF_DOCUMENTS = ("coco", "panoptic", "label_studio")
 
 
 def find(
@@ -59,6 +61,8 @@ def find(
   Raises:
     BadExample: it is in no known format, or in several.
   """
+  if tree.chosen:
+    return _chosen(tree, options)
   tree = _unwrapped(tree, suffixes)
   files = Files(tree)
   name = options.format or _recognised(files, suffixes)
@@ -68,6 +72,25 @@ def find(
   if not reader.fits(files):
     raise _unlike(files, reader.TITLE)
   return reader.read(files, options)
+
+
+def _chosen(tree: Tree, options: Options) -> Export:
+  """The pictures of the one document that `data.path` is."""
+  files = Files(tree)
+  for name in _OF_DOCUMENTS:
+    if options.format in ("", name) and _READERS[name].fits(files):
+      return _READERS[name].read(files, options)
+  files.documents  # noqa: B018 (looks for a broken one)
+  for fault in files.broken.values():
+    raise fault
+  titles = ", ".join(_READERS[name].TITLE for name in _OF_DOCUMENTS)
+  raise BadExample(
+    tree.where(tree.chosen),
+    "no-layout",
+    f"a json given as data.path must be one that lists pictures ({titles}), "
+    f"{f'{options.format} as data.format says, ' * bool(options.format)}"
+    "got another",
+  )
 
 
 def _unwrapped(tree: Tree, suffixes: Suffixes) -> Tree:
