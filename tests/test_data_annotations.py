@@ -1,11 +1,13 @@
 """Exports of annotation tools: one set of scenes in every format."""
 
 import base64
+import io
 import json
 import pathlib
 import re
 
 import numpy as np
+import PIL.Image
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -133,6 +135,17 @@ def _capitals(document):
   return document
 
 
+def _as_text(document):
+  """Ids as text, in one place or another, and pictures without sizes."""
+  for image in document["images"]:
+    image["height"] = image.pop("width") and None
+  for category in document["categories"]:
+    category["id"] = str(category["id"])
+  for annotation in document["annotations"]:
+    annotation["image_id"] = str(annotation["image_id"])
+  return document
+
+
 def _spaces(document):
   for shape in document["shapes"]:
     shape["label"] = f" {shape['label']}"
@@ -188,6 +201,13 @@ def _bitmasks(tasks):
           "imageDataURL": f"data:image/png;base64,{data}",
           "bitmasklabels": value["brushlabels"],
         }
+  return tasks
+
+
+def _local_files(tasks):
+  for task in tasks:
+    name = task["data"]["image"].rpartition("-")[2]
+    task["data"]["image"] = f"/data/local-files/?d=C%3A%5Cimages%5C{name}"
   return tasks
 
 
@@ -277,6 +297,8 @@ _TWINS = {
     "coco packed",
     _every_annotation(lambda a: {"segmentation": [a["segmentation"]]}),
   ),
+  "coco ids as text": ("coco", _json("annotations/*.json", _as_text)),
+  "panoptic ids as text": ("panoptic", _json("annotations/*.json", _as_text)),
   "coco capital letters": ("coco", _json("annotations/*.json", _capitals)),
   "yolo names by number": (
     "yolo",
@@ -319,6 +341,7 @@ _TWINS = {
   "label studio bitmasks": ("label_studio", _json("*.json", _bitmasks)),
   "label studio cloud storage": ("label_studio", _cloud_storage),
   "label studio a task each": ("label_studio", _task_each),
+  "label studio local files": ("label_studio", _json("*.json", _local_files)),
   "label studio thumbs": ("label_studio", _json("*.json", _thumbs)),
   "supervisely background": (
     "supervisely",
@@ -430,3 +453,30 @@ def test_splits_of_yolo(tmp_path, case):
   said = [*found.lines, *map(str, found.faults), *map(str, found.remarks)]
   assert all(any(re.search(w, line) for line in said) for w in wanted)
   assert wanted or not (found.lines or found.faults or found.remarks)
+
+
+def test_pictures_of_numbers_in_parquet(tmp_path):
+  """As lists (h, w, 3) and (3, h, w), which have no names."""
+  first, *others = SCENES
+  image, labels = scenes.image(first), scenes.truth(first)
+  turned = [np.moveaxis(scenes.image(name), 2, 0) for name in others]
+  for split, pictures in (("train", [image]), ("validation", turned)):
+    cells = [picture.tolist() for picture in pictures]
+    table = {"image": cells, "label": [labels.tolist()] * len(cells)}
+    path = tmp_path / f"{split}.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+  found = find.find(Tree.open(tmp_path))
+  got = [
+    np.asarray(PIL.Image.open(io.BytesIO(found.tree.read(path))))
+    for _, path in sorted(found.layout.images.items())
+  ]
+  wanted = [image, *(np.moveaxis(picture, 0, 2) for picture in turned)]
+  np.testing.assert_array_equal(got, wanted)
+
+
+def test_folders_around_are_none(tmp_path):
+  scenes.cvat(tmp_path / "VOCdevkit/VOC2012")
+  (tmp_path / "VOCdevkit/VOC2012/labelmap.txt").unlink()  # as VOC's own
+  found = find.find(Tree.open(tmp_path))
+  stems = {s: sorted(names) for s, names in found.layout.splits.items()}
+  assert stems == {s: sorted(names) for s, names in SPLITS.items()}

@@ -303,6 +303,20 @@ def _cut_off(name):
   return lambda root: scenes.write(root / name, '{"images": [')
 
 
+def _more_panoptic(root):
+  _cut_off("more/panoptic_val.json")(root)
+  path = root / "annotations/panoptic_train.json"
+
+  def change(document):
+    first = document["annotations"][0]
+    document["annotations"] += [
+      first | {"file_name": "again.png"},
+      first | {"image_id": 99},
+    ]
+
+  _edit(path, change)
+
+
 # Format, what is added, and what names it.
 _ALONE = {
   "coco": (
@@ -310,8 +324,9 @@ _ALONE = {
     r"instances_more\.json: must be JSON",
   ),
   "panoptic": (
-    _cut_off("more/panoptic_val.json"),
-    r"more/panoptic_val\.json: must be JSON",
+    _more_panoptic,
+    r"more/panoptic_val\.json: must be JSON|annotation 5 of the list: image_id "
+    r"must .*got 99|annotation of again\.png: an image must have one annotation",
   ),
   "yolo": (
     _copy("train/labels/holes.txt", "train/labels/zz.txt"),
@@ -386,6 +401,47 @@ def test_classes_without_names_are_said(tmp_path, case):
     scenes.write(tmp_path / name, content)
   with pytest.raises(BadExample, match=said):
     find.find(Tree.open(tmp_path))
+
+
+_SHAPE = {"label": "road", "polygon": [[0, 0], [9, 0], [9, 9]]}
+_REGION = {"a.png12": {"filename": "a.png", "regions": []}}
+# A document of another tool, and how the tool is called.
+_UNREAD = {
+  "annotations.xml": ("<annotations><image name='a'/>", r"CVAT for images"),
+  "tracks.xml": ("<annotations><track id='0'/>", r"CVAT for video"),
+  "boxes.xml": ("<annotation><bndbox/></annotation>", r"Pascal VOC's XML of"),
+  "old.xml": ("<annotation><polygon/></annotation>", r"LabelMe's XML"),
+  "obj.names": ("road", r"YOLO 1\.1"),
+  "via.json": (_REGION, r"VGG Image Annotator"),
+  "project.json": ({"_via_img_metadata": _REGION}, r"VGG Image Annotator"),
+  "v7.json": ({"annotations": [], "item": {"slots": []}}, r"V7 Darwin"),
+  "sa.json": ({"metadata": {}, "instances": []}, r"SuperAnnotate"),
+  "hasty.json": ({"project_name": "", "label_classes": []}, r"Hasty"),
+  "dl.json": ({"annotations": [], "filename": "", "_id": ""}, r"Dataloop"),
+  "labelbox.json": ([{"ID": "x", "Labeled Data": "y"}], r"Labelbox"),
+  "rows.json": ([{"data_row": {}}], r"Labelbox"),
+  "encord.json": ([{"label_hash": "", "data_units": {}}], r"Encord"),
+  "bdd.json": ([{"name": "a.png", "labels": []}], r"Scalabel"),
+  "release.json": ({"dataset": {"samples": []}}, r"Segments\.ai"),
+  "default.json": ({"items": [], "categories": {}}, r"Datumaro"),
+  "map.json": ({"type": "FeatureCollection", "features": []}, r"GeoJSON"),
+  "city.json": ({"imgHeight": 1, "objects": [_SHAPE]}, r"Cityscapes or Mapil"),
+  "results.json": ([{"image_id": 1, "category_id": 1}], r"a list of COCO's re"),
+  "bare.json": ({"images": [], "annotations": []}, r"without categories"),
+  "test.json": ({"images": [], "categories": []}, r"without annotations"),
+}
+
+
+@pytest.mark.parametrize("name", _UNREAD)
+def test_formats_of_other_tools_are_called_by_name(tmp_path, name):
+  content, title = _UNREAD[name]
+  text = content if isinstance(content, str) else json.dumps(content)
+  scenes.write(tmp_path / "images/a.png", b"")
+  scenes.write(tmp_path / name, text)
+  said = rf"{re.escape(name)}: this is .*{title}.*is not read: export "
+  with pytest.raises(BadExample, match=said) as refused:
+    find.find(Tree.open(tmp_path))
+  assert "\n" not in str(refused.value)
 
 
 def _lines(root, **options):

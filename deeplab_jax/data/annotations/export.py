@@ -74,6 +74,7 @@ class Export:
     drawings: what was lost, by where it is; filled as masks are read.
     unannotated: how many pictures are without annotation.
     skips_unannotated: whether these are left out.
+    blank: what their pixels are taken for otherwise.
     remarks: what may be meant.
     faults: of annotations that belong to no picture.
     lines: what is to be said of the format.
@@ -86,6 +87,7 @@ class Export:
   drawings: dict[str, Drawn] = dataclasses.field(default_factory=dict)
   unannotated: int = 0
   skips_unannotated: bool = False
+  blank: str = "background"
   remarks: tuple[Remark, ...] = ()
   faults: tuple[BadExample, ...] = ()
   lines: tuple[str, ...] = ()
@@ -229,6 +231,7 @@ def export(
   lists: Iterable[str] = (),
   faults: Sequence[BadExample] = (),
   lines: tuple[str, ...] = (),
+  blank: str = "background",
 ) -> Export:
   """The export of some pictures.
 
@@ -243,7 +246,7 @@ def export(
     listed: see `Export`.
     painter: what draws the masks.
     lists: paths of files of the folder that say more of the classes.
-    faults, lines: see `Export`.
+    faults, lines, blank: see `Export`.
 
   Raises:
     BadExample: there is no picture.
@@ -280,6 +283,7 @@ def export(
     {} if painter is None else painter.drawn,
     len(without),
     skips,
+    blank,
     tuple(_unlisted(files, pictures)),
     (*faults, *again.values()),
     (*lines, *[_DRAWN] * is_drawn),

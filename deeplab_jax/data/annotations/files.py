@@ -288,5 +288,6 @@ def _spellings(name: str) -> Iterator[str]:
     yield name
   url = urllib.parse.urlsplit(name)
   wanted = urllib.parse.parse_qs(url.query).get("d", [url.path])[0]
-  if urllib.parse.unquote(wanted) != name:
-    yield composed(urllib.parse.unquote(wanted))
+  wanted = urllib.parse.unquote(wanted).replace("\\", "/")
+  if wanted != name:
+    yield composed(wanted)

@@ -10,6 +10,7 @@ from deeplab_jax.data.annotations import (
   cvat,
   label_studio,
   labelme,
+  others,
   panoptic,
   parquet,
   roboflow,
@@ -26,6 +27,7 @@ from deeplab_jax.data.builders.trees import Tree
 Suffixes = tuple[str, ...]
 
 _MASKS = "masks"
+_MOST_AROUND = 4  # folders around all others, less 1: VOCdevkit/VOC2012
 _READERS: dict[str, ModuleType] = {
   "coco": coco,
   "panoptic": panoptic,
@@ -94,15 +96,16 @@ def _chosen(tree: Tree, options: Options) -> Export:
 
 
 def _unwrapped(tree: Tree, suffixes: Suffixes) -> Tree:
-  """Without a folder around images and masks, as unpacking leaves one."""
-  if folder_layout.is_there(tree, suffixes):
-    return tree
-  tops = {path.partition("/")[0] for path in tree.stems("", "")}
-  tops = {top for top in tops if not top.startswith((".", "__MACOSX"))}
-  if len(tops) == 1:
-    inner = tree.inside(tops.pop())
+  """Without folders around images and masks, as unpacking leaves them."""
+  inner = tree
+  for _ in range(_MOST_AROUND):
     if folder_layout.is_there(inner, suffixes):
       return inner
+    tops = {path.partition("/")[0] for path in inner.stems("", "")}
+    tops = {top for top in tops if not top.startswith((".", "__MACOSX"))}
+    if len(tops) != 1:
+      break
+    inner = inner.inside(tops.pop())
   return tree
 
 
@@ -157,8 +160,8 @@ def _recognised(files: Files, suffixes: Suffixes) -> str:
   if not found and files.broken:
     raise next(iter(files.broken.values()))
   if not found:
-    for fault in (yolo.without_names(files), parquet.without_masks(files)):
-      if fault is not None:
+    for fault_of in (yolo.without_names, parquet.without_masks, others.fault):
+      if (fault := fault_of(files)) is not None:
         raise fault
   return found[0] if found else _MASKS
 

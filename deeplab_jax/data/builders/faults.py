@@ -179,6 +179,10 @@ FAULTS = {
     "the folder is in several formats",
     "say which with data.format, or keep them in folders of their own",
   ),
+  "unread-format": Kind(
+    "files of annotations are in a format that is not read",
+    "or convert it to a format of docs/data.md",
+  ),
   "not-json": Kind(
     "files of annotations are no JSON: cut off, or damaged",
     "export or copy them again",
