@@ -326,7 +326,7 @@ _ALONE = {
   "panoptic": (
     _more_panoptic,
     r"more/panoptic_val\.json: must be JSON|annotation 5 of the list: image_id "
-    r"must .*got 99|annotation of again\.png: an image must have one annotation",
+    r"must .*got 99|annotation of again\.png: an image must have one",
   ),
   "yolo": (
     _copy("train/labels/holes.txt", "train/labels/zz.txt"),
@@ -401,6 +401,15 @@ def test_classes_without_names_are_said(tmp_path, case):
     scenes.write(tmp_path / name, content)
   with pytest.raises(BadExample, match=said):
     find.find(Tree.open(tmp_path))
+
+
+def test_a_document_is_found_among_many_others(tmp_path):
+  scenes.coco(tmp_path)
+  for number in range(20):
+    scenes.write(tmp_path / f"annotations/annotations_{number}.json", "{}")
+  for options in ({}, {"format": "coco"}):
+    found, _, _ = _lines(tmp_path, **options)
+    assert found.title == FORMATS["coco"].title
 
 
 _SHAPE = {"label": "road", "polygon": [[0, 0], [9, 0], [9, 9]]}
@@ -633,7 +642,10 @@ def test_a_json_chooses_among_several_in_its_folder(tmp_path, capsys):
   assert "COCO json, 3 images, 3 classes and background" in samples.said
   place = ["--manual_dir", str(path), "--data_dir", str(tmp_path / "data")]
   assert prepare.main(["folder", *place]) == 0
-  assert "folder/instances_train2017_json_" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "folder/instances_train2017_json_" in said
+  drawn = "val is a tenth of the pictures, drawn by their names"
+  assert drawn in said and drawn in "\n".join(samples.said)
   config = _config(root, path=str(path))
   dataset = open_dataset(config)  # what was prepared
   names = [

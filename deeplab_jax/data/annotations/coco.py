@@ -124,6 +124,8 @@ def categories(
     with understood(where):
       for category in document["categories"]:
         name, key = category["name"], number(category["id"])
+        if name is None:
+          raise ValueError(f"no name of category id {key}")
         colors[key] = _color(category.get("color"))
         if names.setdefault(key, name) != name:
           raise BadExample(

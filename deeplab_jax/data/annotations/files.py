@@ -63,6 +63,7 @@ class Files:
     self.paths = [p for p in tree.stems("", "") if not _is_hidden(p)]
     self.pictures = [p for p in self.paths if is_picture(p) and is_image(p)]
     self.broken: dict[str, BadExample] = {}
+    self._most: int | None = _LOOKED_AT
     self._ends: dict[str, list[str]] | None = None
     self._stems: dict[str, list[str]] | None = None
 
@@ -88,9 +89,16 @@ class Files:
     found = {}
     for paths in by_folder.values():
       paths.sort(key=lambda p: not _LIKELY.search(p.rpartition("/")[2]))
-      for path in paths[:_LOOKED_AT]:
+      for path in paths[: self._most]:
         found[path] = self._document(path)
     return found
+
+  def look_at_all(self) -> bool:
+    """Has `documents` be all, as none of the likeliest told a format; whether
+    there are more."""
+    looked_at, self._most = len(self.documents), None
+    del self.documents
+    return len(self._jsons) > looked_at
 
   def alike(self, fits: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
     """Path and contents of every JSON file that fits.

@@ -71,7 +71,7 @@ def find(
   if name == _MASKS:
     return _native(tree, options, report, suffixes)
   reader = _READERS[name]
-  if not reader.fits(files):
+  if not (reader.fits(files) or (files.look_at_all() and reader.fits(files))):
     raise _unlike(files, reader.TITLE)
   return reader.read(files, options)
 
@@ -142,8 +142,11 @@ def _native(
 def _recognised(files: Files, suffixes: Suffixes) -> str:
   """The one format that the files are in."""
   found = [name for name, reader in _READERS.items() if reader.fits(files)]
+  is_native = folder_layout.is_there(files.tree, suffixes)
+  if not found and not is_native and files.look_at_all():
+    found = [name for name, reader in _READERS.items() if reader.fits(files)]
   of_masks = bool(set(found) & set(_OF_MASKS))
-  if not of_masks and folder_layout.is_there(files.tree, suffixes):
+  if not of_masks and is_native:
     found.append(_MASKS)
   if len(found) > 1:
     titles = [
