@@ -630,7 +630,9 @@ def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   assert capsys.readouterr().err == f"error: {refused.value}\n"
 
 
-def test_a_json_chooses_among_several_in_its_folder(tmp_path, capsys):
+def test_a_json_chooses_among_several_in_its_folder(
+  tmp_path, capsys, monkeypatch
+):
   root = tmp_path / "export"
   scenes.coco(root)
   for other in ("labels_v1.json", "annotations/instances_broken.json"):
@@ -653,6 +655,8 @@ def test_a_json_chooses_among_several_in_its_folder(tmp_path, capsys):
   ]
   assert sorted(names) == sorted(scenes.SPLITS["train"])
   before = build.directory("folder", "", str(path))
+  monkeypatch.chdir(path.parent)
+  assert build.directory("folder", "", path.name) == before
   scenes.write(root / "labels_v1.json", "[]")
   assert build.directory("folder", "", str(path)) == before
   scenes.write(path, path.read_text() + " ")

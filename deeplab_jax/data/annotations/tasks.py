@@ -20,7 +20,9 @@ _LOOKED_AT = 20  # tasks of a document that are read to recognise the format
 
 def is_document(document: Any) -> bool:
   """Whether a document is of this format."""
-  return _is_annotation(document) or _is_tasks(_as_list(document))
+  if isinstance(document, dict):
+    return _is_annotation(document) or _is_full(document)
+  return _is_tasks(document)
 
 
 def _as_list(document: Any) -> Any:
@@ -41,12 +43,13 @@ def _is_tasks(document: Any) -> bool:
   if not isinstance(document, list) or not document:
     return False
   tasks = [task for task in document if isinstance(task, dict)]
-  is_full = any(
-    isinstance(task.get("data"), dict)
-    and ("annotations" in task or "completions" in task)
-    for task in tasks[:_LOOKED_AT]
-  )
+  is_full = any(map(_is_full, tasks[:_LOOKED_AT]))
   return is_full or any(map(_regions_of_minimal, tasks))
+
+
+def _is_full(task: dict[str, Any]) -> bool:
+  is_done = "annotations" in task or "completions" in task
+  return is_done and isinstance(task.get("data"), dict)
 
 
 def _regions_of_minimal(task: dict[str, Any]) -> list[dict[str, Any]]:

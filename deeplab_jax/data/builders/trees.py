@@ -29,7 +29,7 @@ from deeplab_jax.messages import printable
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Folders of documents, beside those of pictures.
-_NOT_OF_PICTURES = re.compile(r"ann|label|json|coco", re.IGNORECASE)
+_NOT_OF_PICTURES = re.compile(r"ann|label|json", re.IGNORECASE)
 _PART = 64 << 20
 _KEEP_FREE = 1 << 30  # bytes on the disk that unpacking leaves
 _MOST_LINKED = 100  # ways to one folder: links to links to links multiply
@@ -105,6 +105,7 @@ class Tree:
     It is the folder above where the document's own, such as annotations/, has
     no pictures.
     """
+    document = document.absolute()  # one may be in its folder
     folder = document.parent
     tree = cls.open(folder)
     if _NOT_OF_PICTURES.search(folder.name) and not tree._has_pictures():
