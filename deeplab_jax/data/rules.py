@@ -7,7 +7,6 @@ now.
 
 from __future__ import annotations
 
-import pathlib
 import re
 from collections.abc import Iterable
 
@@ -23,21 +22,20 @@ _TITLE = re.compile(r".+, \d+ images, \d+ classes( and background)?")
 
 def rules_of(paths: Iterable[str]) -> list[str]:
   """The rules of the kinds that there are among some files."""
-  places = [pathlib.PurePosixPath(path.lower()) for path in paths]
+  names = [path.lower().rpartition("/")[2] for path in paths]
   # Texts of YOLO are called as their pictures.
-  stems = {place.stem for place in places if place.suffix != ".txt"}
-  kinds = {kind for place in places for kind in _kinds(place, stems)}
-  return [_words(kind) for kind in _RULES if kind in kinds]
+  texts = {name.removesuffix(".txt") for name in names if name[-4:] == ".txt"}
+  others = (name.rpartition(".")[0] for name in names if name[-4:] != ".txt")
+  kinds = {
+    "exports": any(map(_is_document, names)) or not texts.isdisjoint(others),
+    "TIFFs": any(name.endswith(_TIFFS) for name in names),
+  }
+  return [_words(kind) for kind in _RULES if kinds[kind]]
 
 
-def _kinds(place: pathlib.PurePosixPath, stems: set[str]) -> Iterable[str]:
-  name = place.name
-  is_text = place.suffix == ".txt" and place.stem in stems
-  is_document = name.endswith(_DOCUMENTS) and name not in _OWN
-  if is_document or is_text or name.isdecimal():
-    yield "exports"
-  if name.endswith(_TIFFS):
-    yield "TIFFs"
+def _is_document(name: str) -> bool:
+  is_one = name.endswith(_DOCUMENTS) or name.isdecimal()
+  return is_one and name not in _OWN
 
 
 def _words(kind: str) -> str:

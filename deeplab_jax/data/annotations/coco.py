@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.data.annotations import run_lengths
+from deeplab_jax.data.annotations import geometry, run_lengths
 from deeplab_jax.data.annotations.drawing import Shape
 from deeplab_jax.data.annotations.export import (
   Export,
@@ -23,7 +23,6 @@ from deeplab_jax.data.annotations.export import (
   Picture,
   export,
   locate,
-  ring,
 )
 from deeplab_jax.data.annotations.files import (
   Files,
@@ -285,7 +284,7 @@ def _outline(
       return _outline(where, segmentation[0], size)
     if not isinstance(segmentation[0], list):  # one polygon, without a list
       segmentation = [segmentation]
-    return [ring(polygon) for polygon in segmentation], None
+    return [geometry.ring(polygon) for polygon in segmentation], None
   if not segmentation:
     raise BadExample(
       where, "no-outline", "must have a segmentation, got a box or nothing"

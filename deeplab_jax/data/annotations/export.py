@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import PIL.Image
 
 from deeplab_jax.data.annotations import drawing
@@ -387,15 +386,3 @@ def _unlisted(files: Files, pictures: Sequence[Picture]) -> Iterable[Remark]:
     where = files.tree.where(path)
     if path not in used and where not in used:
       yield Remark("unlisted-images", where, "")
-
-
-def ring(points: object) -> np.ndarray:
-  """Points of a polygon as an array (n, 2).
-
-  Raises:
-    ValueError, TypeError: they are none.
-  """
-  array = np.asarray(points, float)
-  if array.size == 0:
-    return np.zeros((0, 2))
-  return array.reshape(-1, 2) if array.ndim == 1 else array[:, :2]

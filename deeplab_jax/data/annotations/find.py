@@ -88,10 +88,10 @@ def _chosen(tree: Tree, options: Options) -> Export:
   titles = ", ".join(_READERS[name].TITLE for name in _OF_DOCUMENTS)
   raise BadExample(
     tree.where(tree.chosen),
-    "no-layout",
+    "unread-format",
     f"a json given as data.path must be one that lists pictures ({titles}), "
     f"{f'{options.format} as data.format says, ' * bool(options.format)}"
-    "got another",
+    "got another: give its folder",
   )
 
 

@@ -26,7 +26,6 @@ from deeplab_jax.data.annotations.export import (
   Picture,
   export,
   locate,
-  ring,
 )
 from deeplab_jax.data.annotations.files import (
   Files,
@@ -213,7 +212,7 @@ def _shape(
       raise _other_size(where, "run lengths", size, "others")
     return Shape(name, label, bitmap=pixels)
   if "points" in value:
-    points = ring(value["points"])
+    points = geometry.ring(value["points"])
     _check(where, points)
     return Shape(name, label, [np.clip(points, 0, 100) * scale])
   corner = np.array([value["x"], value["y"]], float)

@@ -24,7 +24,6 @@ from deeplab_jax.data.annotations.export import (
   Painter,
   Picture,
   export,
-  ring,
 )
 from deeplab_jax.data.annotations.files import (
   Files,
@@ -186,8 +185,8 @@ def shapes_of(name: str, label: int, entry: dict[str, Any]) -> list[Shape]:
 
 
 def _polygon(name: str, label: int, points: dict[str, Any]) -> Shape:
-  holes = [ring(hole) for hole in points.get("interior") or []]
-  outer = ring(points["exterior"])
+  holes = [geometry.ring(hole) for hole in points.get("interior") or []]
+  outer = geometry.ring(points["exterior"])
   return Shape(name, label, [outer], holes, of_pixels=True)
 
 
@@ -198,10 +197,10 @@ def _shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
     pixels = _bitmap(entry["bitmap"]["data"])
     return Shape(name, label, bitmap=pixels, corner=(int(x), int(y)))
   if kind == "oriented_bbox":
-    corners = _turned(ring(entry["points"]), float(entry["angle"]))
+    corners = _turned(geometry.ring(entry["points"]), float(entry["angle"]))
     return Shape(name, label, [corners], of_pixels=True)
   if kind == "rectangle":
-    corners = geometry.rectangle(*ring(entry["points"]["exterior"]))
+    corners = geometry.rectangle(*geometry.ring(entry["points"]["exterior"]))
     return Shape(name, label, [corners], of_pixels=True)
   if kind == "polygon":
     return _polygon(name, label, entry["points"])
