@@ -226,7 +226,7 @@ def _cloud_storage(root):
       other = done | {"result": done["result"][:1]}
       first = 10 ** (task["id"] + 1) - 2  # such as 98: "100" is before "99"
       for key, one in enumerate((cancelled, done, other), first):
-        name = f"{key}.json" if split == "val" else str(key)
+        name = (str(key), f"{key}.json", f"annotation_{key}")[key % 3]
         document = one | {"id": key, "task": task}
         scenes.write(root / f"{split}/{name}", json.dumps(document))
     (root / f"{split}.json").unlink()
@@ -335,6 +335,10 @@ _TWINS = {
   "labelme spaces": ("labelme", _json("*/*.json", _spaces)),
   "labelme derived": ("labelme", _derived),
   "cvat spaces": ("cvat", _text("labelmap.txt", (":", " : "), (",", ", "))),
+  "cvat lists of files": (
+    "cvat",
+    _text("ImageSets/Segmentation/*.txt", (r"(?<=\w)$", ".png")),
+  ),
   "cvat parts": ("cvat", _text("labelmap.txt", ("::", ":head,foot:run"))),
   "label studio tools apart": ("label_studio", _json("*.json", _tools_apart)),
   "label studio minimal": ("label_studio", _json("*.json", _minimal)),

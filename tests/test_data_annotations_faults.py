@@ -427,6 +427,7 @@ _UNREAD = {
   "sa.json": ({"metadata": {}, "instances": []}, r"SuperAnnotate"),
   "hasty.json": ({"project_name": "", "label_classes": []}, r"Hasty"),
   "dl.json": ({"annotations": [], "filename": "", "_id": ""}, r"Dataloop"),
+  "out/12": ({"id": 12, "result": [], "task": 5}, r"a Label Studio annotation"),
   "labelbox.json": ([{"ID": "x", "Labeled Data": "y"}], r"Labelbox"),
   "rows.json": ([{"data_row": {}}], r"Labelbox"),
   "encord.json": ([{"label_hash": "", "data_units": {}}], r"Encord"),

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from deeplab_jax.data.builders import trees
+
 # Raise a number when files of the kind become other labels than before.
 _RULES = {"exports": 3, "TIFFs": 1}
-_DOCUMENTS = (".json", ".parquet", ".csv", ".yaml", ".yml", "labelmap.txt")
+_DOCUMENTS = (".parquet", ".csv", ".yaml", ".yml", "labelmap.txt")
 _OWN = ("classes.yaml",)  # which folders of images and masks have
 _TIFFS = (".tif", ".tiff")
 _WORDS = re.compile(rf"({'|'.join(_RULES)}), rules \d+")
@@ -34,7 +36,7 @@ def rules_of(paths: Iterable[str]) -> list[str]:
 
 
 def _is_document(name: str) -> bool:
-  is_one = name.endswith(_DOCUMENTS) or name.isdecimal()
+  is_one = name.endswith(_DOCUMENTS) or trees.is_document(name)
   return is_one and name not in _OWN
 
 

@@ -99,6 +99,10 @@ _OF_JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
   "SuperAnnotate's json": (_having("metadata", "instances"), _COCO),
   "Hasty's json": (_having("project_name", "label_classes"), _MASKS),
   "Dataloop's json": (_is_dataloop, _COCO),
+  "a Label Studio annotation without its task": (
+    _having("result", "task"),
+    "'JSON' from Label Studio, or give the files of its target storage",
+  ),
   "Labelbox's json": (_listed("Labeled Data"), _MASKS),
   "Labelbox's rows": (_listed("data_row"), _MASKS),
   "Encord's json": (_listed("label_hash", "data_units"), _COCO),

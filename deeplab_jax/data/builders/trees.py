@@ -218,10 +218,11 @@ class Tree:
 
 
 def is_document(path: str) -> bool:
-  """Whether a file is called as JSON; Label Studio's files of annotations may
-  be called by a number alone."""
-  name = path.rpartition("/")[2]
-  return name.lower().endswith(".json") or name.isdecimal()
+  """Whether a file is called as JSON, or by a number without suffix, as Label
+  Studio's files of annotations are (12, task_12)."""
+  name = path.rpartition("/")[2].lower()
+  is_number = "." not in name and name.rpartition("_")[2].isdecimal()
+  return name.endswith(".json") or is_number
 
 
 def is_json(path: pathlib.Path) -> bool:
