@@ -287,6 +287,19 @@ def _parts(document):
   return document
 
 
+def _by_class(root):
+  """Objects of one kind a class, which only the class then has."""
+  for path in root.glob("*/ann/*.json"):
+    document = json.loads(path.read_text())
+    for entry in document["objects"]:
+      del entry["geometryType"]
+    path.write_text(json.dumps(document))
+  meta = json.loads((root / "meta.json").read_text())
+  for entry in meta["classes"]:
+    entry["shape"] = "bitmap" if entry["title"] == "car" else "polygon"
+  scenes.write(root / "meta.json", json.dumps(meta))
+
+
 # Format, and what is other in the files of some users, to no effect.
 _TWINS = {
   "coco marks as text": (
@@ -351,6 +364,7 @@ _TWINS = {
     "supervisely",
     _text("meta.json", (r'"classes": \[', '"classes": [{"title": "__bg__"}, ')),
   ),
+  "supervisely kinds of classes": ("supervisely", _by_class),
   "supervisely parts": ("supervisely", _json("*/ann/*.json", _parts)),
   "parquet rows": ("parquet", _rows),
 }

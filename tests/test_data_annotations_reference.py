@@ -164,8 +164,8 @@ def test_outlines_of_supervisely():
       parts = [figures["polygon"], sly.Polygon(other)]
       figures["multipolygon"] = several(parts)
     for kind, figure in figures.items():
-      entry = json.loads(json.dumps(figure.to_json())) | {"geometryType": kind}
-      shapes = supervisely.shapes_of("object 1", 1, entry)
+      entry = json.loads(json.dumps(figure.to_json()))
+      shapes = supervisely.shapes_of("object 1", 1, kind, entry)
       drawn = drawing.draw("a.json", shapes, SIZE, "listed")
       np.testing.assert_array_equal(drawn.labels, figure.get_mask(SIZE))
 
