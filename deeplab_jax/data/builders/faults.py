@@ -208,8 +208,8 @@ FAULTS = {
   ),
   "repeated-picture": Kind(
     "pictures are listed several times",
-    "keep one entry for each picture, and one file of annotations, or give that "
-    "file as data.path where it is a json of many pictures",
+    "keep one entry for each picture, and one file of annotations, or give "
+    "that file as data.path where it is a json of many pictures",
   ),
   "unknown-category": Kind(
     "annotations are of a class that is not listed",
