@@ -10,6 +10,7 @@ import pathlib
 import shlex
 import sys
 import typing
+from collections.abc import Iterable
 
 from deeplab_jax import remote
 from deeplab_jax.data import build, published, rules
@@ -83,16 +84,28 @@ def _staged(
   index = published.read(address)
   if index is None:
     raise ValueError(_how_to_prepare(data_config, address, reading))
-  if data_config.name == "folder":
-    now = rules.as_now(str(reading), index.reading, build.said(address))
-    if index.reading != now:
-      raise ValueError(
-        f"{address} was published as {index.reading!r}, this config asks for "
-        f"{now!r}: give task, data.nodata, data.channels and the like as they "
-        "were given to prepare, or publish the folder again, as where rules "
-        "have changed"
-      )
-  return Copy(address, index)
+  is_folder = data_config.name == "folder"
+  if is_folder:
+    _check_reading(address, str(reading), index.reading, ())
+  copy = Copy(address, index)
+  if is_folder:  # again, as what is said is here now
+    _check_reading(
+      address, str(reading), index.reading, build.said(copy.folder)
+    )
+  return copy
+
+
+def _check_reading(
+  address: remote.Address, reading: str, was: str, said: Iterable[str]
+) -> None:
+  """Refuses what was published of files that were read in another way."""
+  now = rules.as_now(reading, was, said)
+  if was != now:
+    raise ValueError(
+      f"{address} was published as {was!r}, this config asks for {now!r}: give "
+      "task, data.nodata, data.channels and the like as they were given to "
+      "prepare, or publish the folder again, as where rules have changed"
+    )
 
 
 @functools.cache
