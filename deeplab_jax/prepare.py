@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     "--manual_dir",
     default="",
     help="folder with the files you downloaded, as archives or extracted; of "
-    "the data set folder your own, or an archive of it",
+    "the data set folder your own, an archive of it, or a json in it",
   )
   parser.add_argument(
     "--data_dir",

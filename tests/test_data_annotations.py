@@ -1,11 +1,13 @@
 """Exports of annotation tools: one set of scenes in every format."""
 
 import base64
+import io
 import json
 import pathlib
 import re
 
 import numpy as np
+import PIL.Image
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -133,6 +135,17 @@ def _capitals(document):
   return document
 
 
+def _as_text(document):
+  """Ids as text, in one place or another, and pictures without sizes."""
+  for image in document["images"]:
+    image["height"] = image.pop("width") and None
+  for category in document["categories"]:
+    category["id"] = str(category["id"])
+  for annotation in document["annotations"]:
+    annotation["image_id"] = str(annotation["image_id"])
+  return document
+
+
 def _spaces(document):
   for shape in document["shapes"]:
     shape["label"] = f" {shape['label']}"
@@ -191,10 +204,51 @@ def _bitmasks(tasks):
   return tasks
 
 
+def _local_files(tasks):
+  for task in tasks:
+    name = task["data"]["image"].rpartition("-")[2]
+    task["data"]["image"] = f"/data/local-files/?d=C%3A%5Cimages%5C{name}"
+  return tasks
+
+
 def _thumbs(tasks):
   for task in tasks:
     task["data"] = {"thumb": "thumb.png", **task["data"]}
   return tasks
+
+
+def _cloud_storage(root):
+  """A file an annotation, of which some lack a suffix; the files of a task are
+  not in the order in which its annotations were made."""
+  for split in SPLITS:
+    for task in json.loads((root / f"{split}.json").read_text()):
+      cancelled, done = task.pop("annotations")
+      other = done | {"result": done["result"][:1]}
+      first = 10 ** (task["id"] + 1) - 2  # such as 98: "100" is before "99"
+      for key, one in enumerate((cancelled, done, other), first):
+        name = (str(key), f"{key}.json", f"annotation_{key}")[key % 3]
+        document = one | {"id": key, "task": task}
+        scenes.write(root / f"{split}/{name}", json.dumps(document))
+    (root / f"{split}.json").unlink()
+
+
+def _task_each(root):
+  for split in SPLITS:
+    for task in json.loads((root / f"{split}.json").read_text()):
+      scenes.write(root / f"{split}/t{task['id']}.json", json.dumps(task))
+    (root / f"{split}.json").unlink()
+
+
+def _table(row, end="\n", *head):
+  """Roboflow's table of classes, written in another way."""
+  rows = [*head, *(row.format(i, name) for i, name in enumerate(NAMES))]
+  text = end.join(rows) + end
+
+  def change(root):
+    for path in root.glob("*/_classes.csv"):
+      scenes.write(path, text)
+
+  return change
 
 
 def _capital_folders(root):
@@ -222,6 +276,30 @@ def _rows(root):
   pyarrow.parquet.write_table(test, root / "data/test-00000-of-00001.parquet")
 
 
+def _parts(document):
+  """Polygons as parts of a multipolygon, beside a corner of each, which must
+  not cancel out what is drawn."""
+  for entry in document["objects"]:
+    if entry["geometryType"] == "polygon":
+      points = entry.pop("points")
+      parts = [points, {"exterior": points["exterior"][:1] * 3}]
+      entry |= {"geometryType": "multipolygon", "parts": parts}
+  return document
+
+
+def _by_class(root):
+  """Objects of one kind a class, which only the class then has."""
+  for path in root.glob("*/ann/*.json"):
+    document = json.loads(path.read_text())
+    for entry in document["objects"]:
+      del entry["geometryType"]
+    path.write_text(json.dumps(document))
+  meta = json.loads((root / "meta.json").read_text())
+  for entry in meta["classes"]:
+    entry["shape"] = "bitmap" if entry["title"] == "car" else "polygon"
+  scenes.write(root / "meta.json", json.dumps(meta))
+
+
 # Format, and what is other in the files of some users, to no effect.
 _TWINS = {
   "coco marks as text": (
@@ -232,6 +310,8 @@ _TWINS = {
     "coco packed",
     _every_annotation(lambda a: {"segmentation": [a["segmentation"]]}),
   ),
+  "coco ids as text": ("coco", _json("annotations/*.json", _as_text)),
+  "panoptic ids as text": ("panoptic", _json("annotations/*.json", _as_text)),
   "coco capital letters": ("coco", _json("annotations/*.json", _capitals)),
   "yolo names by number": (
     "yolo",
@@ -248,18 +328,44 @@ _TWINS = {
     "yolo",
     lambda root: scenes.write(root / "a.yaml", "names: null\nnc: 80\n"),
   ),
+  "roboflow without spaces": (
+    "roboflow",
+    _table("{0},{1}", "\n", "Pixel Value,Class"),
+  ),
+  "roboflow semicolons": (
+    "roboflow",
+    _table("{0};{1}", "\r\n", "\ufeffpixel value; class"),
+  ),
+  "roboflow quotes": (
+    "roboflow",
+    _table('"{0}","{1}"', "\n", '"Pixel Value","Class"'),
+  ),
+  "roboflow names first": (
+    "roboflow",
+    _table("{1}, {0}", "\n", "Class, Pixel Value"),
+  ),
+  "roboflow tabs without head": ("roboflow", _table("{0}\t{1}", "\n")),
   "labelme spaces": ("labelme", _json("*/*.json", _spaces)),
   "labelme derived": ("labelme", _derived),
   "cvat spaces": ("cvat", _text("labelmap.txt", (":", " : "), (",", ", "))),
+  "cvat lists of files": (
+    "cvat",
+    _text("ImageSets/Segmentation/*.txt", (r"(?<=\w)$", ".png")),
+  ),
   "cvat parts": ("cvat", _text("labelmap.txt", ("::", ":head,foot:run"))),
   "label studio tools apart": ("label_studio", _json("*.json", _tools_apart)),
   "label studio minimal": ("label_studio", _json("*.json", _minimal)),
   "label studio bitmasks": ("label_studio", _json("*.json", _bitmasks)),
+  "label studio cloud storage": ("label_studio", _cloud_storage),
+  "label studio a task each": ("label_studio", _task_each),
+  "label studio local files": ("label_studio", _json("*.json", _local_files)),
   "label studio thumbs": ("label_studio", _json("*.json", _thumbs)),
   "supervisely background": (
     "supervisely",
     _text("meta.json", (r'"classes": \[', '"classes": [{"title": "__bg__"}, ')),
   ),
+  "supervisely kinds of classes": ("supervisely", _by_class),
+  "supervisely parts": ("supervisely", _json("*/ann/*.json", _parts)),
   "parquet rows": ("parquet", _rows),
 }
 
@@ -276,3 +382,119 @@ def test_what_users_files_have_besides(tmp_path, twin):
   for scene, got in labels.items():
     wanted = scenes.truth(scene, format_of.holes, format_of.crowd)
     np.testing.assert_array_equal(got, wanted, err_msg=scene)
+
+
+def _yaml(text, **lists):
+  """Other splits in data.yaml, and lists of pictures."""
+
+  def change(root):
+    scenes.write(root / "data.yaml", f"{text}\nnames: [road, car, pole]\n")
+    for split, lines in lists.items():
+      scenes.write(root / f"{split}.list.txt", "\n".join(lines))
+
+  return change
+
+
+def _moved(text, **folders):
+  """The same with other folders in place of train and valid."""
+
+  def change(root):
+    _yaml(text)(root)
+    for old, new in folders.items():
+      (root / new).parent.mkdir(exist_ok=True, parents=True)
+      (root / old).rename(root / new)
+
+  return change
+
+
+_TRAIN, _VAL = (sorted(SPLITS[split]) for split in ("train", "val"))
+_HERE = [f"./images/{name}.PNG" for name in _TRAIN]
+_ELSEWHERE = [f"C:\\a\\valid\\images\\{name}.png" for name in _VAL]
+_BOTH = (_TRAIN, _VAL)
+_DRAWN = (["crowd", "holes"], ["thin"])
+# What is done to YOLO's files; train and val; what is said, or a fault.
+_YOLO_SPLITS = {
+  "absolute": (_yaml("train: /a/train/images\nval: /a/valid/images"), _BOTH),
+  "path": (
+    _yaml("path: /a\ntrain: [train/images]\nvalidation: valid\ntest:"),
+    _BOTH,
+  ),
+  "no names of splits": (
+    _moved("train: /a/1/images\nval: ../a/2/images", train="1", valid="2"),
+    _BOTH,
+  ),
+  "within": (_yaml("train: images/\nval: valid/images"), _BOTH),
+  "lists": (
+    _yaml(
+      "path: ..\ntrain: train.list.txt\nval: ./val.list.txt",
+      train=_HERE,
+      val=_ELSEWHERE,
+    ),
+    _BOTH,
+  ),
+  "a list lacks one": (
+    _yaml("train: train\nval: val.list.txt", val=_ELSEWHERE[:1]),
+    (_TRAIN, _VAL[:1]),
+    r"unlisted-images.*nested\.png",
+  ),
+  "one folder": (
+    _moved("train: all/images\nval: all/images", train="all", valid="b/c"),
+    _DRAWN,
+    r"3 pictures are in train and in val alike, as .*data\.yaml says",
+    r"val is a tenth of the pictures, drawn by their names",
+  ),
+  "val is not there": (
+    _moved("train: a/images\nval: b/images", train="a", valid="b/c"),
+    _DRAWN,
+    r"val of .*data\.yaml is not there: b/images",
+    r"val is a tenth of the pictures, drawn by their names",
+  ),
+  "listed but not there": (
+    _yaml("train: train\nval: val.list.txt", val=[*_ELSEWHERE, "zz.png"]),
+    _BOTH,
+    r"val\.list\.txt: must list images that are there, got 'zz\.png'",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", _YOLO_SPLITS)
+def test_splits_of_yolo(tmp_path, case):
+  change, splits, *wanted = _YOLO_SPLITS[case]
+  scenes.yolo(tmp_path)
+  change(tmp_path)
+  found = find.find(Tree.open(tmp_path))
+  got = {
+    split: sorted(pathlib.PurePosixPath(name).name for name in names)
+    for split, names in found.layout.splits.items()
+  }
+  assert (got["train"], got["val"]) == splits
+  said = [*found.lines, *map(str, found.faults), *map(str, found.remarks)]
+  assert all(any(re.search(w, line) for line in said) for w in wanted)
+  assert wanted or not (found.lines or found.faults or found.remarks)
+
+
+def test_pictures_of_numbers_in_parquet(tmp_path):
+  """As lists (h, w, 3) and (3, h, w), which have no names."""
+  first, *others = SCENES
+  image, labels = scenes.image(first), scenes.truth(first)
+  turned = [np.moveaxis(scenes.image(name), 2, 0) for name in others]
+  for split, pictures in (("train", [image]), ("validation", turned)):
+    cells = [picture.tolist() for picture in pictures]
+    table = {"image": cells, "label": [labels.tolist()] * len(cells)}
+    path = tmp_path / f"{split}.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+  found = find.find(Tree.open(tmp_path))
+  got = [
+    np.asarray(PIL.Image.open(io.BytesIO(found.tree.read(path))))
+    for _, path in sorted(found.layout.images.items())
+  ]
+  wanted = [image, *(np.moveaxis(picture, 0, 2) for picture in turned)]
+  np.testing.assert_array_equal(got, wanted)
+
+
+def test_folders_around_are_none(tmp_path):
+  scenes.cvat(tmp_path / "VOCdevkit/VOC2012")
+  (tmp_path / "VOCdevkit/VOC2012/labelmap.txt").unlink()  # as VOC's own
+  found = find.find(Tree.open(tmp_path))
+  stems = {s: sorted(names) for s, names in found.layout.splits.items()}
+  assert stems == {s: sorted(names) for s, names in SPLITS.items()}

@@ -221,7 +221,8 @@ _CASES = {
 def _config(root, **fields):
   config = base_config().data
   folder = str(root.parent / "data")
-  config.update(name="folder", path=str(root), data_dir=folder, **fields)
+  fields = {"name": "folder", "path": str(root), "data_dir": folder} | fields
+  config.update(fields)
   return config
 
 
@@ -298,8 +299,35 @@ def _copy(source, target):
   return lambda root: (root / target).write_bytes((root / source).read_bytes())
 
 
+def _cut_off(name):
+  return lambda root: scenes.write(root / name, '{"images": [')
+
+
+def _more_panoptic(root):
+  _cut_off("more/panoptic_val.json")(root)
+  path = root / "annotations/panoptic_train.json"
+
+  def change(document):
+    first = document["annotations"][0]
+    document["annotations"] += [
+      first | {"file_name": "again.png"},
+      first | {"image_id": 99},
+    ]
+
+  _edit(path, change)
+
+
 # Format, what is added, and what names it.
 _ALONE = {
+  "coco": (
+    _cut_off("annotations/instances_more.json"),
+    r"instances_more\.json: must be JSON",
+  ),
+  "panoptic": (
+    _more_panoptic,
+    r"more/panoptic_val\.json: must be JSON|annotation 5 of the list: image_id "
+    r"must .*got 99|annotation of again\.png: an image must have one",
+  ),
   "yolo": (
     _copy("train/labels/holes.txt", "train/labels/zz.txt"),
     r"zz\.txt: .*must have a picture",
@@ -351,6 +379,14 @@ _UNNAMED = {
     {"labelmap.txt": b"a:0,0,0::\nb:1,2::", "SegmentationClass/a.png": b""},
     r"labelmap\.txt: .*'b:1,2::'",
   ),
+  "roboflow": (
+    {"a.jpg": b"", "a_mask.png": b"", "_classes.csv": b"No, Name\nx, road"},
+    r"_classes\.csv: each line must be the number and the name",
+  ),
+  "roboflow of one split": (
+    {"a/_classes.csv": b"a;road", "b/_classes.csv": b"0,x", "a_mask.png": b""},
+    r"a/_classes\.csv: must have the classes of .*b/_classes\.csv",
+  ),
   "labelme": (
     {"a.json": b'{"shapes": [], "imagePath": "a.png"}', "a.png": b""},
     r"a\.json: must have an object of a class",
@@ -365,6 +401,57 @@ def test_classes_without_names_are_said(tmp_path, case):
     scenes.write(tmp_path / name, content)
   with pytest.raises(BadExample, match=said):
     find.find(Tree.open(tmp_path))
+
+
+def test_a_document_is_found_among_many_others(tmp_path):
+  scenes.coco(tmp_path)
+  for number in range(20):
+    scenes.write(tmp_path / f"annotations/annotations_{number}.json", "{}")
+  for options in ({}, {"format": "coco"}):
+    found, _, _ = _lines(tmp_path, **options)
+    assert found.title == FORMATS["coco"].title
+
+
+_SHAPE = {"label": "road", "polygon": [[0, 0], [9, 0], [9, 9]]}
+_REGION = {"a.png12": {"filename": "a.png", "regions": []}}
+# A document of another tool, and how the tool is called.
+_UNREAD = {
+  "annotations.xml": ("<annotations><image name='a'/>", r"CVAT for images"),
+  "tracks.xml": ("<annotations><track id='0'/>", r"CVAT for video"),
+  "boxes.xml": ("<annotation><bndbox/></annotation>", r"Pascal VOC's XML of"),
+  "old.xml": ("<annotation><polygon/></annotation>", r"LabelMe's XML"),
+  "obj.names": ("road", r"YOLO 1\.1"),
+  "via.json": (_REGION, r"VGG Image Annotator"),
+  "project.json": ({"_via_img_metadata": _REGION}, r"VGG Image Annotator"),
+  "v7.json": ({"annotations": [], "item": {"slots": []}}, r"V7 Darwin"),
+  "sa.json": ({"metadata": {}, "instances": []}, r"SuperAnnotate"),
+  "hasty.json": ({"project_name": "", "label_classes": []}, r"Hasty"),
+  "dl.json": ({"annotations": [], "filename": "", "_id": ""}, r"Dataloop"),
+  "out/12": ({"id": 12, "result": [], "task": 5}, r"a Label Studio annotation"),
+  "labelbox.json": ([{"ID": "x", "Labeled Data": "y"}], r"Labelbox"),
+  "rows.json": ([{"data_row": {}}], r"Labelbox"),
+  "encord.json": ([{"label_hash": "", "data_units": {}}], r"Encord"),
+  "bdd.json": ([{"name": "a.png", "labels": []}], r"Scalabel"),
+  "release.json": ({"dataset": {"samples": []}}, r"Segments\.ai"),
+  "default.json": ({"items": [], "categories": {}}, r"Datumaro"),
+  "map.json": ({"type": "FeatureCollection", "features": []}, r"GeoJSON"),
+  "city.json": ({"imgHeight": 1, "objects": [_SHAPE]}, r"Cityscapes or Mapil"),
+  "results.json": ([{"image_id": 1, "category_id": 1}], r"a list of COCO's re"),
+  "bare.json": ({"images": [], "annotations": []}, r"without categories"),
+  "test.json": ({"images": [], "categories": []}, r"without annotations"),
+}
+
+
+@pytest.mark.parametrize("name", _UNREAD)
+def test_formats_of_other_tools_are_called_by_name(tmp_path, name):
+  content, title = _UNREAD[name]
+  text = content if isinstance(content, str) else json.dumps(content)
+  scenes.write(tmp_path / "images/a.png", b"")
+  scenes.write(tmp_path / name, text)
+  said = rf"{re.escape(name)}: this is .*{title}.*is not read: export "
+  with pytest.raises(BadExample, match=said) as refused:
+    find.find(Tree.open(tmp_path))
+  assert "\n" not in str(refused.value)
 
 
 def _lines(root, **options):
@@ -517,7 +604,9 @@ def test_archives_are_read_as_they_are(tmp_path, capsys, kind):
       assert source[index]["name"] == key
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.zip", "a.tar.bz2", "nowhere"])
+@pytest.mark.parametrize(
+  "name", ["a.JSON.bak", "a.zip", "a.tar.bz2", "nowhere"]
+)
 def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   tmp_path, capsys, name
 ):
@@ -528,7 +617,7 @@ def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   elif name != "nowhere":
     path.write_text("{}")
   said = {
-    "a.json": r"must be a folder, or an archive .*give the folder that holds",
+    "a.JSON.bak": r"must be a folder, or an archive .*, got '.*a\.JSON\.bak'",
     "nowhere": r"must be a folder, or an archive .*, got '.*nowhere'",
   }.get(name, r"a\..*must be a folder, a zip or a tar file")
   config = base_config()
@@ -540,6 +629,72 @@ def test_what_is_no_folder_or_archive_is_refused_at_every_door(
   place = ["--manual_dir", str(path), "--data_dir", str(tmp_path)]
   assert prepare.main(["folder", *place]) == 1
   assert capsys.readouterr().err == f"error: {refused.value}\n"
+
+
+def test_a_json_chooses_among_several_in_its_folder(
+  tmp_path, capsys, monkeypatch
+):
+  root = tmp_path / "export"
+  scenes.coco(root)
+  for other in ("labels_v1.json", "annotations/instances_broken.json"):
+    scenes.write(root / other, "[")
+  path = root / "annotations/instances_train2017.json"
+  files = build.user_files(str(path))
+  samples = FolderSamples(files)  # as the doctor
+  assert samples.faults == [] and samples.info.class_names == NAMES
+  assert "COCO json, 3 images, 3 classes and background" in samples.said
+  place = ["--manual_dir", str(path), "--data_dir", str(tmp_path / "data")]
+  assert prepare.main(["folder", *place]) == 0
+  said = capsys.readouterr().out
+  assert "folder/instances_train2017_json_" in said
+  drawn = "val is a tenth of the pictures, drawn by their names"
+  assert drawn in said and drawn in "\n".join(samples.said)
+  config = _config(root, path=str(path))
+  dataset = open_dataset(config)  # what was prepared
+  names = [
+    s[i]["name"] for s in (dataset.train, dataset.eval) for i in range(len(s))
+  ]
+  assert sorted(names) == sorted(scenes.SPLITS["train"])
+  before = build.directory("folder", "", str(path))
+  monkeypatch.chdir(path.parent)
+  assert build.directory("folder", "", path.name) == before
+  scenes.write(root / "labels_v1.json", "[]")
+  assert build.directory("folder", "", str(path)) == before
+  scenes.write(path, path.read_text() + " ")
+  assert build.directory("folder", "", str(path)) != before
+
+
+# What is in a json that is given as data.path, and what is said of it.
+_NO_LISTS = {
+  "other": (
+    "{}",
+    r"a\.json: a json given as data\.path must be one that lists",
+  ),
+  "cut off": ('{"images": [', r"a\.json: must be JSON"),
+  "of one picture": (
+    '{"shapes": [], "imagePath": "a.png"}',
+    r"a\.json: a json given as data\.path must be one that lists",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", _NO_LISTS)
+def test_other_documents_are_refused_at_every_door(tmp_path, capsys, case):
+  text, said = _NO_LISTS[case]
+  scenes.suffixed(tmp_path / "export")  # images and masks, which do not count
+  path = tmp_path / "export/a.json"
+  scenes.write(path, text)
+  config = base_config()
+  config.data.update(name="folder", path=str(path), data_dir=str(tmp_path))
+  with pytest.raises(ValueError, match=said):
+    open_dataset(config.data)
+  checkup = doctor.examine(config, overfit_steps=0)
+  assert re.search(said, checkup_text.text(checkup))
+  place = ["--manual_dir", str(path), "--data_dir", str(tmp_path)]
+  assert prepare.main(["folder", *place]) == 1
+  assert re.search(said, capsys.readouterr().err)
+  assert prepare.main(["folder", "--multilabel", *place]) == 1
+  assert "is not for classes that overlap" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -159,10 +159,14 @@ def test_outlines_of_supervisely():
       ),
       "oriented_bbox": sly.OrientedBBox(10, 12, 33, 40, angle=number / 7),
     }
+    if several := getattr(sly, "Multipolygon", None):  # of newer versions
+      other = [sly.PointLocation(y, x) for x, y in corners[1:]]
+      parts = [figures["polygon"], sly.Polygon(other)]
+      figures["multipolygon"] = several(parts)
     for kind, figure in figures.items():
-      entry = json.loads(json.dumps(figure.to_json())) | {"geometryType": kind}
-      shape = supervisely.shape("object 1", 1, entry)
-      drawn = drawing.draw("a.json", [shape], SIZE, "listed")
+      entry = json.loads(json.dumps(figure.to_json()))
+      shapes = supervisely.shapes_of("object 1", 1, kind, entry)
+      drawn = drawing.draw("a.json", shapes, SIZE, "listed")
       np.testing.assert_array_equal(drawn.labels, figure.get_mask(SIZE))
 
 

@@ -11,10 +11,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from deeplab_jax import prepare, remote
-from deeplab_jax.data import build, published
+from deeplab_jax.data import build, published, rules
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.remote import Address, StoreError
-from tests import stores
+from tests import annotation_scenes, stores
 from tests.published_scenes import (
   BOTH,
   data_config,
@@ -24,6 +24,8 @@ from tests.published_scenes import (
 )
 
 pytest_plugins = ["tests.published_fixtures"]
+
+_ONE_FILE = tfds.download.DownloadConfig
 
 
 @BOTH
@@ -92,6 +94,57 @@ def test_an_upload_that_was_cut_off_is_continued(bucket, built, monkeypatch):
   published.upload(built, target)
   assert put.pop() == published.INDEX and len(before) == 8
   assert sorted(published.read(target).files) == sorted([*before, *put])
+
+
+def test_exports_read_by_other_rules_are_refused_as_they_are_built_anew(
+  bucket, tmp_path, monkeypatch
+):
+  # In one file, as there are few pictures.
+  monkeypatch.setattr(tfds.download, "DownloadConfig", _ONE_FILE)
+  export = tmp_path / "export"
+  annotation_scenes.roboflow(export)
+  place = ["--manual_dir", str(export), "--data_dir", str(bucket)]
+  assert prepare.main(["folder", *place]) == 0
+  target = bucket / "folder" / (bucket / "folder").names()[0] / "1.1.0"
+  index, local = (
+    target / published.INDEX,
+    build.directory("folder", "", str(export)),
+  )
+  now = f"exports, rules {rules._RULES['exports']}"
+  assert json.loads(index.read_bytes())["reading"].endswith(now)
+  assert len(open_published(target).train) == 3
+  with monkeypatch.context() as later:
+    later.setitem(rules._RULES, "exports", 99)
+    with pytest.raises(ValueError, match=f"{now}.*exports, rules 99") as told:
+      open_published(target)
+    assert "publish the folder again" in one_line(told)
+    with pytest.raises(ValueError, match="no prepared data set at"):
+      open_dataset(data_config(export, bucket))
+    assert build.directory("folder", "", str(export)) != local
+    assert prepare.main(["folder", *place]) == 0  # beside the other
+    assert len((bucket / "folder").names()) == 2
+  old = json.loads(index.read_bytes()) | {"reading": "rules 3, nodata None"}
+  index.write_bytes(json.dumps(old).encode())
+  with pytest.raises(ValueError, match=f"None'.*asks for '.*{now}'"):
+    open_published(target)  # of a program that did not say by which rules
+
+
+# Files, and the kinds of rules by which they are read.
+_KINDS = {
+  "masks": (["images/a.png", "masks/a.png", "classes.yaml", "train.txt"], []),
+  "coco": (["a.json", "a.png"], ["exports"]),
+  "yolo": (["images/a.PNG", "labels/a.txt", "classes.txt"], ["exports"]),
+  "yolo names": (["a.png", "my.yml"], ["exports"]),
+  "storage": (["a.png", "export/12"], ["exports"]),
+  "rasters": (["images/a.TIF", "masks/a.tiff", "readme.txt"], ["TIFFs"]),
+}
+
+
+@pytest.mark.parametrize("case", _KINDS)
+def test_rules_are_those_of_the_kinds_of_files(case):
+  paths, kinds = _KINDS[case]
+  found = [words.partition(",")[0] for words in rules.rules_of(paths)]
+  assert found == kinds
 
 
 def test_what_cannot_be_published_is_refused(bucket, scenes, capsys):

@@ -13,7 +13,12 @@ import pytest
 from deeplab_jax import checkpoints, doctor, predict, prepare, remote, train
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import bands
-from deeplab_jax.data.builders import folder_masks, mask_windows, masks
+from deeplab_jax.data.builders import (
+  channel_masks,
+  folder_masks,
+  mask_windows,
+  masks,
+)
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
 from deeplab_jax.inference import Segmenter
@@ -391,7 +396,7 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(
 
 
 def _masks(root):
-  """Masks of each kind that is read by parts, and two that are not."""
+  """Masks of each kind that is read by parts, and one that is not."""
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 5, (120, 9, 1)).repeat(7, 0).repeat(21, 1)
   numbers = coarse.astype(np.uint8)
@@ -414,8 +419,10 @@ def _masks(root):
   with rasterio.open(indexed, "r+") as raster:
     raster.write_colormap(1, palette)
   yield "indexed", indexed
-  inverted = _write(root / "inverted.tif", numbers, photometric="miniswhite")
-  yield "inverted", inverted
+  for dtype in ("uint8", "int8", "uint16", "int32", "float32"):
+    for photometric in ("miniswhite", "minisblack"):  # 0 is white, or black
+      name, stored = f"{photometric}_{dtype}.tif", numbers.astype(dtype)
+      yield name, _write(root / name, stored, photometric=photometric)
   PIL.Image.fromarray(numbers[..., 0]).save(root / "plain.png")
   yield "plain", root / "plain.png"
 
@@ -436,13 +443,36 @@ def test_masks_of_rasters_are_read_by_parts(tmp_path, monkeypatch):
     assert (one.is_colour, one.is_rgb) == (other.is_colour, other.is_rgb)
     assert one.palette == other.palette
     with mask_windows.opened(tree, name, None) as windows:
-      assert (windows is None) == (kind in ("inverted", "plain"))
+      assert (windows is None) == (kind == "plain")
+      whole = masks.decode(name, tree.read(name))
+      if kind.startswith("minis"):
+        stored = masks.decode("numbers", tree.read("numbers.tif")).pixels
+        np.testing.assert_array_equal(whole.pixels, stored, err_msg=kind)
       if windows is not None:
-        whole = masks.decode(name, tree.read(name))
         part = windows.read(*place)
         np.testing.assert_array_equal(part.pixels, whole.pixels[place])
         if whole.unknown is not None:
           np.testing.assert_array_equal(part.unknown, whole.unknown[place])
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_numbers_are_as_stored_whether_0_is_black_or_white(
+  tmp_path, photometric
+):
+  for bits in (1, 2, 4, 8):
+    stored = (np.arange(35).reshape(5, 7, 1) % 2**bits).astype(np.uint8)
+    path = _write(
+      *(tmp_path / f"{bits}.tif", stored), photometric=photometric, nbits=bits
+    )
+    encoded = path.read_bytes()
+    mask = masks.decode("a", encoded)
+    np.testing.assert_array_equal(mask.pixels, stored[..., 0])
+    planes = channel_masks.decode_channels("a", encoded, None)
+    np.testing.assert_array_equal(planes, stored)
+    if bits < 8:  # what is looked at is turned around with the numbers
+      assert mask.palette[0][0] == 255 * (photometric == "miniswhite")
+  picture = bands.decode(encoded, 1)
+  np.testing.assert_array_equal(picture.pixels, stored)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

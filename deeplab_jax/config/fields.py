@@ -127,7 +127,8 @@ def data_fields() -> dict[str, Any]:
     # What `python -m deeplab_jax.prepare --help` lists.
     "name": "voc2012",
     # The data set "folder": images/ and masks/, VOC's layout, or what an
-    # annotation tool exports (docs/data.md), in a folder, a zip or a tar.
+    # annotation tool exports (docs/data.md), in a folder, a zip or a tar, or
+    # around a json of annotations.
     "path": "",
     # Of "folder": its format, where it holds several; "" is what its files are.
     # masks, coco, panoptic, yolo, roboflow, labelme, cvat, label_studio,

@@ -266,6 +266,7 @@ def _with_pillow(encoded: bytes, header: Header) -> np.ndarray | None:
       return None  # perhaps of a compression that only GDAL knows
     told = " ".join(str(error).split())
     raise ValueError(f"cannot be decoded as a picture ({told})") from error
+  pixels = headers.not_inverted(header, pixels)
   return pixels.reshape(*pixels.shape[:2], -1)
 
 

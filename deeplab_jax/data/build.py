@@ -24,15 +24,13 @@ from deeplab_jax.data.builders.base import Builder
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.data.reading import Reading
+from deeplab_jax.data.rules import rules_of
 
 _MULTILABEL = "folder_multilabel"  # the module of its builder
-# Raise it when exports of annotation tools become other labels than before,
-# which have one of these files.
-_EXPORT_RULES = 2
-_OF_EXPORTS = (".json", ".parquet", ".csv", "data.yaml", "labelmap.txt")
 _USER_FILES = (
   "data.path (--manual_dir of prepare) must be a folder, or an archive (.zip, "
-  ".tar, .tar.gz), of images and masks or of what an annotation tool exports"
+  ".tar, .tar.gz), of images and masks or of what an annotation tool exports, "
+  "or a .json that lists the pictures beside it"
 )
 
 
@@ -94,17 +92,17 @@ def is_published_name(data_dir: str, path: str) -> bool:
 
 
 def user_files(path: str) -> Tree:
-  """Walks the user's folder `path`, or looks into the archive.
+  """Walks the user's folder `path`, or that of a json, or looks into the
+  archive.
 
   Raises:
     ValueError: it is neither, or the archive is damaged.
   """
   place = pathlib.Path(path).expanduser()
-  if path and (place.is_dir() or trees.is_archive(place)):
+  is_there = place.is_dir() or trees.is_json(place) or trees.is_archive(place)
+  if path and is_there:
     return Tree.open(place)
-  is_file = path and place.is_file()
-  remedy = "; give the folder that holds it and its pictures" * bool(is_file)
-  raise ValueError(f"{_USER_FILES}, got {path!r}{remedy}")
+  raise ValueError(f"{_USER_FILES}, got {path!r}")
 
 
 def _config(path: str, files: Tree, reading: Reading) -> str:
@@ -114,13 +112,13 @@ def _config(path: str, files: Tree, reading: Reading) -> str:
   digest = hashlib.sha256(os.fsencode(folder))
   digest.update(f"{reading}\n".encode())
   names = files.stems("", "")
-  if any(name.lower().endswith(_OF_EXPORTS) for name in names):
-    digest.update(f"exports, rules {_EXPORT_RULES}\n".encode())
-  if folder.is_file():
+  for rules in rules_of(names):
+    digest.update(f"{rules}\n".encode())
+  if files.root is None:  # an archive
     digest.update(f"{_state(folder)}\n".encode())
     names = []
   for name in names:
-    digest.update(os.fsencode(f"{name} {_state(folder / name)}\n"))
+    digest.update(os.fsencode(f"{name} {_state(files.root / name)}\n"))
   return f"{readable}_{digest.hexdigest()[:12]}"
 
 

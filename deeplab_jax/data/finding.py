@@ -10,9 +10,10 @@ import pathlib
 import shlex
 import sys
 import typing
+from collections.abc import Iterable
 
 from deeplab_jax import remote
-from deeplab_jax.data import build, published
+from deeplab_jax.data import build, published, rules
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.datasets import DATASETS, DatasetInfo
 from deeplab_jax.data.reading import Reading, reading_of
@@ -83,13 +84,28 @@ def _staged(
   index = published.read(address)
   if index is None:
     raise ValueError(_how_to_prepare(data_config, address, reading))
-  if data_config.name == "folder" and index.reading != str(reading):
-    raise ValueError(
-      f"{address} was published as {index.reading!r}, this config asks for "
-      f"{str(reading)!r}: give task, data.nodata, data.channels and the like "
-      "as they were given to prepare, or publish the folder again"
+  is_folder = data_config.name == "folder"
+  if is_folder:
+    _check_reading(address, str(reading), index.reading, ())
+  copy = Copy(address, index)
+  if is_folder:  # again, as what is said is here now
+    _check_reading(
+      address, str(reading), index.reading, build.said(copy.folder)
     )
-  return Copy(address, index)
+  return copy
+
+
+def _check_reading(
+  address: remote.Address, reading: str, was: str, said: Iterable[str]
+) -> None:
+  """Refuses what was published of files that were read in another way."""
+  now = rules.as_now(reading, was, said)
+  if was != now:
+    raise ValueError(
+      f"{address} was published as {was!r}, this config asks for {now!r}: give "
+      "task, data.nodata, data.channels and the like as they were given to "
+      "prepare, or publish the folder again, as where rules have changed"
+    )
 
 
 @functools.cache

@@ -31,7 +31,9 @@ _TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
 _PHOTOMETRIC, _SAMPLES, _EXTRA, _KIND, _NODATA = 262, 277, 338, 339, 42113
 _ORIENTATION = 274
-_AS_STORED = {1, 2, 3}  # grey whose 0 is black, RGB, indices of a palette
+# Grey whose 0 is white, or black, RGB, indices of a palette.
+_WHITE_IS_0 = 0
+_AS_STORED = {_WHITE_IS_0, 1, 2, 3}
 _PLACES = {33550, 34264}  # size of a pixel, or the transform
 _SMALLER_OR_MASK = 0b101  # kinds of subfiles: an overview, a mask
 # What keeps every number as it is; any other format or compression may not.
@@ -65,7 +67,9 @@ class Header:
     is_placed: whether it has a place on earth, as GeoTIFF says it.
     nodata: the number that means "nothing known", where the file declares one.
     as_stored: whether the numbers of a TIFF are read as they are stored: it is
-      not turned, and 0 is black, an index or a colour.
+      not turned, and they are greys, indices or colours.
+    is_white_0: whether 0 is white in a TIFF of greys. Pillow and OpenCV then
+      turn up to 8 bits around, GDAL does not.
   """
 
   format: str
@@ -81,6 +85,7 @@ class Header:
   is_called_grey: bool = False
   is_placed: bool = False
   as_stored: bool = False
+  is_white_0: bool = False
 
   @property
   def bands(self) -> int:
@@ -192,6 +197,7 @@ def _of_tiff(file: IO[bytes]) -> Header:
     is_placed=not first.keys().isdisjoint(_PLACES),
     as_stored=_number(first.get(_ORIENTATION, 1)) == 1
     and _number(first.get(_PHOTOMETRIC, 1)) in _AS_STORED,
+    is_white_0=first.get(_PHOTOMETRIC) == _WHITE_IS_0,
   )
 
 
@@ -228,12 +234,18 @@ def _nodata(text: str | None) -> float | None:
     return None
 
 
+def not_inverted(header: Header, pixels: np.ndarray) -> np.ndarray:
+  """Numbers or greys as stored, of what Pillow or OpenCV made of a TIFF."""
+  return ~pixels if header.is_white_0 and header.bits <= 8 else pixels
+
+
 def true_values(header: Header, pixels: np.ndarray) -> np.ndarray:
   """Numbers (h, w) as the file has them, of what Pillow made of one band.
 
   Pillow stretches 2 and 4 bits to 0..255, and takes int8 for uint8 and uint32
-  for int32.
+  for int32; where 0 is white, 255 is 0.
   """
+  pixels = not_inverted(header, pixels)
   if header.bits in (2, 4) and header.format in ("PNG", "TIFF"):
     return pixels // np.uint8(255 // (2**header.bits - 1))
   if header.dtype in ("int8", "uint32"):

@@ -18,7 +18,7 @@ import tqdm
 
 from deeplab_jax import atomic, remote
 from deeplab_jax.cache import cache_folder
-from deeplab_jax.data import build
+from deeplab_jax.data import build, rules
 from deeplab_jax.data.reading import Reading
 from deeplab_jax.remote import Address
 
@@ -42,7 +42,7 @@ class Index(NamedTuple):
 
   Attributes:
     files: by name; there are no folders in a data set.
-    reading: how the files of a user's folder were read, as `Reading` says it.
+    reading: how the files of a user's folder were read: see `rules.published`.
     digest: SHA-256 of the index itself: another one whenever anything is.
   """
 
@@ -147,7 +147,11 @@ def publish(
       folder=folder,
       **reading,
     )
-    upload(folder, target, str(how) if name == "folder" else "")
+    words = ""
+    if name == "folder":
+      paths = build.user_files(manual_dir).stems("", "")
+      words = rules.published(str(how), paths)
+    upload(folder, target, words)
     if _cached_root() in folder.parents:
       shutil.rmtree(folder)
   return skipped

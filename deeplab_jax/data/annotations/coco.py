@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.data.annotations import run_lengths
+from deeplab_jax.data.annotations import geometry, run_lengths
 from deeplab_jax.data.annotations.drawing import Shape
 from deeplab_jax.data.annotations.export import (
   Export,
@@ -23,12 +23,17 @@ from deeplab_jax.data.annotations.export import (
   Picture,
   export,
   locate,
-  ring,
 )
-from deeplab_jax.data.annotations.files import Files, split_of, understood
+from deeplab_jax.data.annotations.files import (
+  Files,
+  split_of,
+  understood,
+  upright_size,
+)
 from deeplab_jax.data.annotations.naming import class_list
 from deeplab_jax.data.annotations.options import Options
 from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.data.builders.trees import File
 from deeplab_jax.messages import printable
 
 TITLE = "COCO json"
@@ -48,14 +53,14 @@ def read(files: Files, options: Options) -> Export:
   listed, labels = categories(files, documents)
   painter = Painter(listed, options)
   pictures: list[Picture] = []
-  faults: list[BadExample] = []
+  faults = files.broken_beside(path for path, _ in documents)
   for path, document in documents:
     where, split = files.tree.where(path), split_of(path, is_document=True)
     with understood(where):
-      by_image = _by_image(where, document, faults)
+      of_image = by_image(where, document, faults)
     for image in images(where, document, faults):
       pictures.append(
-        _picture(files, where, split, image, by_image, painter, labels)
+        _picture(files, where, split, image, of_image, painter, labels)
       )
   return export(
     TITLE,
@@ -71,14 +76,20 @@ def read(files: Files, options: Options) -> Export:
 def _is_instances(document: Any) -> bool:
   if not is_coco(document):
     return False
-  return not any("segments_info" in a for a in document["annotations"][:1])
+  return not has_segments(document)
+
+
+def has_segments(document: dict[str, Any]) -> bool:
+  """Whether a document with COCO's lists is of panoptic segments."""
+  firsts = document["annotations"][:1]
+  return any(isinstance(a, dict) and "segments_info" in a for a in firsts)
 
 
 def is_coco(document: Any) -> bool:
   """Whether a document has the lists of COCO's formats."""
   return isinstance(document, dict) and all(
     isinstance(document.get(name), list)
-    and all(isinstance(entry, dict) for entry in document[name][:1])
+    and any(isinstance(e, dict) for e in document[name][:9] or [{}])
     for name in _LISTS
   )
 
@@ -111,7 +122,9 @@ def categories(
     where = files.tree.where(path)
     with understood(where):
       for category in document["categories"]:
-        name, key = category["name"], category["id"]
+        name, key = category["name"], number(category["id"])
+        if name is None:
+          raise ValueError(f"no name of category id {key}")
         colors[key] = _color(category.get("color"))
         if names.setdefault(key, name) != name:
           raise BadExample(
@@ -138,6 +151,11 @@ def _color(color: Any) -> tuple[int, int, int] | None:
   return None
 
 
+def number(key: Any) -> Any:
+  """An id, which some tools write as text."""
+  return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
 def images(
   where: str, document: Any, faults: list[BadExample]
 ) -> Iterator[dict[str, Any]]:
@@ -146,7 +164,7 @@ def images(
   for index, image in enumerate(document["images"]):
     try:
       with understood(f"{where}, image {index + 1} of the list"):
-        key = image["id"]
+        key = image["id"] = number(image["id"])
         if key in seen:
           raise ValueError(f"the id {key} twice")
         seen.add(key)
@@ -159,16 +177,17 @@ def images(
       yield image
 
 
-def _by_image(
+def by_image(
   where: str, document: Any, faults: list[BadExample]
 ) -> dict[Any, list[dict[str, Any]]]:
-  """Annotations by the id of their image."""
-  known = {image.get("id") for image in document["images"]}
+  """Annotations by the id of their image; one of no image is a fault."""
+  known = {number(image.get("id")) for image in document["images"]}
   found = collections.defaultdict(list)
   for index, annotation in enumerate(document["annotations"]):
     name = annotation.get("id", f"{index + 1} of the list")
-    if annotation.get("image_id") in known:
-      found[annotation["image_id"]].append(annotation)
+    key = number(annotation.get("image_id"))
+    if key in known:
+      found[key].append(annotation)
     else:
       faults.append(
         BadExample(
@@ -186,14 +205,14 @@ def _picture(
   where: str,
   split: str,
   image: dict[str, Any],
-  by_image: dict[Any, list[dict[str, Any]]],
+  of_image: dict[Any, list[dict[str, Any]]],
   painter: Painter,
   labels: dict[Any, int],
 ) -> Picture:
-  annotations = by_image.get(image["id"], [])
+  annotations = of_image.get(image["id"], [])
   where = f"{where}, image {image['id']} ({image['file_name']})"
   path, file = locate(files, image["file_name"], split, where)
-  objects = functools.partial(_objects, where, image, annotations, labels)
+  objects = functools.partial(_objects, where, image, file, annotations, labels)
   return Picture(
     path, split, file, painter.mask(where, objects), bool(annotations)
   )
@@ -202,11 +221,12 @@ def _picture(
 def _objects(
   where: str,
   image: dict[str, Any],
+  file: File,
   annotations: Sequence[dict[str, Any]],
   labels: dict[Any, int],
 ) -> tuple[list[Shape], tuple[int, int]]:
   """The objects of one picture, and its height and width."""
-  size = int(image["height"]), int(image["width"])
+  size = size_of(image, file)
   shapes = []
   for annotation in annotations:
     name = f"annotation {annotation.get('id')}"
@@ -217,6 +237,13 @@ def _objects(
       rings, bitmap = _outline(here, annotation.get("segmentation"), size)
     shapes.append(Shape(name, label, rings, (), bitmap, is_crowd=crowd))
   return shapes, size
+
+
+def size_of(image: dict[str, Any], file: File) -> tuple[int, int]:
+  """Height and width of a picture, where they are not given those it has."""
+  if image.get("height") and image.get("width"):
+    return int(image["height"]), int(image["width"])
+  return upright_size(file.where, file.read())
 
 
 def is_crowd(annotation: dict[str, Any]) -> bool:
@@ -237,6 +264,7 @@ def label_of(where: str, category: Any, labels: dict[Any, int]) -> int:
   Raises:
     BadExample: there is no such category.
   """
+  category = number(category)
   if category not in labels:
     raise BadExample(
       where,
@@ -256,7 +284,7 @@ def _outline(
       return _outline(where, segmentation[0], size)
     if not isinstance(segmentation[0], list):  # one polygon, without a list
       segmentation = [segmentation]
-    return [ring(polygon) for polygon in segmentation], None
+    return [geometry.ring(polygon) for polygon in segmentation], None
   if not segmentation:
     raise BadExample(
       where, "no-outline", "must have a segmentation, got a box or nothing"

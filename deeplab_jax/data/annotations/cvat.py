@@ -74,7 +74,7 @@ def read(files: Files, options: Options) -> Export:
     split = splits.get(name, "")
     found, file = locate(images, name, split, where)
     color = listed.colors[0]
-    mask = by_name.get(name)
+    mask = by_name.get(name) or by_name.get(without_suffix(name))
     pictures.append(
       Picture(
         found,

@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import PIL.Image
 
 from deeplab_jax.data.annotations import drawing
@@ -35,6 +34,11 @@ from deeplab_jax.data.builders.trees import File, Tree
 from deeplab_jax.data.classes import bit_colors
 from deeplab_jax.data.datasets import Color
 from deeplab_jax.messages import printable
+
+_DRAWN = (
+  "the export has not both train and val: val is a tenth of the pictures, "
+  "drawn by their names"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Export:
     drawings: what was lost, by where it is; filled as masks are read.
     unannotated: how many pictures are without annotation.
     skips_unannotated: whether these are left out.
+    blank: what their pixels are taken for otherwise.
     remarks: what may be meant.
     faults: of annotations that belong to no picture.
     lines: what is to be said of the format.
@@ -81,6 +86,7 @@ class Export:
   drawings: dict[str, Drawn] = dataclasses.field(default_factory=dict)
   unannotated: int = 0
   skips_unannotated: bool = False
+  blank: str = "background"
   remarks: tuple[Remark, ...] = ()
   faults: tuple[BadExample, ...] = ()
   lines: tuple[str, ...] = ()
@@ -224,6 +230,7 @@ def export(
   lists: Iterable[str] = (),
   faults: Sequence[BadExample] = (),
   lines: tuple[str, ...] = (),
+  blank: str = "background",
 ) -> Export:
   """The export of some pictures.
 
@@ -238,7 +245,7 @@ def export(
     listed: see `Export`.
     painter: what draws the masks.
     lists: paths of files of the folder that say more of the classes.
-    faults, lines: see `Export`.
+    faults, lines, blank: see `Export`.
 
   Raises:
     BadExample: there is no picture.
@@ -265,7 +272,8 @@ def export(
     contents[masks[name]] = picture.mask
   for path in lists:
     contents[path] = files.tree.file(path)
-  layout = Layout(images, masks, _splits(names, kept), {}, [], [], True)
+  splits, is_drawn = _splits(names, kept)
+  layout = Layout(images, masks, splits, {}, [], [], True)
   return Export(
     title,
     Tree(files.tree.origin, contents),
@@ -274,9 +282,10 @@ def export(
     {} if painter is None else painter.drawn,
     len(without),
     skips,
+    blank,
     tuple(_unlisted(files, pictures)),
     (*faults, *again.values()),
-    lines,
+    (*lines, *[_DRAWN] * is_drawn),
   )
 
 
@@ -356,15 +365,17 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 def _splits(
   names: Sequence[str], pictures: Sequence[Picture]
-) -> dict[str, list[str]]:
-  """Names of each split, as the export has them, or else drawn."""
+) -> tuple[dict[str, list[str]], bool]:
+  """Names of each split, as the export has them; whether some are drawn."""
   found = {"train": [], "val": [], "test": []}
   for name, picture in zip(names, pictures):
     found[picture.split or "train"].append(name)
-  if not found["train"] or not found["val"]:
+  is_drawn = not found["train"] or not found["val"]
+  if is_drawn:
     rest = found["train"] or found["val"] or found.pop("test")
     found |= folder_layout.draw_splits(rest)
-  return {split: listed for split, listed in found.items() if listed}
+  found = {split: listed for split, listed in found.items() if listed}
+  return found, is_drawn
 
 
 def _unlisted(files: Files, pictures: Sequence[Picture]) -> Iterable[Remark]:
@@ -375,15 +386,3 @@ def _unlisted(files: Files, pictures: Sequence[Picture]) -> Iterable[Remark]:
     where = files.tree.where(path)
     if path not in used and where not in used:
       yield Remark("unlisted-images", where, "")
-
-
-def ring(points: object) -> np.ndarray:
-  """Points of a polygon as an array (n, 2).
-
-  Raises:
-    ValueError, TypeError: they are none.
-  """
-  array = np.asarray(points, float)
-  if array.size == 0:
-    return np.zeros((0, 2))
-  return array.reshape(-1, 2) if array.ndim == 1 else array[:, :2]

@@ -17,14 +17,14 @@ import re
 import unicodedata
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import PIL.ExifTags
 
 from deeplab_jax.data import headers
 from deeplab_jax.data.builders.faults import BadExample
-from deeplab_jax.data.builders.trees import Tree
+from deeplab_jax.data.builders.trees import Tree, is_document
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = {
@@ -63,6 +63,7 @@ class Files:
     self.paths = [p for p in tree.stems("", "") if not _is_hidden(p)]
     self.pictures = [p for p in self.paths if is_picture(p) and is_image(p)]
     self.broken: dict[str, BadExample] = {}
+    self._most: int | None = _LOOKED_AT
     self._ends: dict[str, list[str]] | None = None
     self._stems: dict[str, list[str]] | None = None
 
@@ -83,14 +84,21 @@ class Files:
   def documents(self) -> dict[str, Any]:
     """What some JSON files of each folder hold, by path: the likeliest ones."""
     by_folder = collections.defaultdict(list)
-    for path in self.ending(".json"):
+    for path in self._jsons:
       by_folder[path.rpartition("/")[0]].append(path)
     found = {}
     for paths in by_folder.values():
       paths.sort(key=lambda p: not _LIKELY.search(p.rpartition("/")[2]))
-      for path in paths[:_LOOKED_AT]:
+      for path in paths[: self._most]:
         found[path] = self._document(path)
     return found
+
+  def look_at_all(self) -> bool:
+    """Has `documents` be all, as none of the likeliest told a format; whether
+    there are more."""
+    looked_at, self._most = len(self.documents), None
+    del self.documents
+    return len(self._jsons) > looked_at
 
   def alike(self, fits: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
     """Path and contents of every JSON file that fits.
@@ -101,18 +109,37 @@ class Files:
     folders = {
       p.rpartition("/")[0] for p, value in known.items() if fits(value)
     }
-    for path in self.ending(".json"):
+    for path in self._jsons:
       if path.rpartition("/")[0] in folders:
         value = known[path] if path in known else self._document(path)
         if fits(value):
           yield path, value
+
+  def broken_beside(self, paths: Iterable[str]) -> list[BadExample]:
+    """The faults of broken documents that belong to those of `paths`: they lie
+    in one folder with them, or have the name of one in another folder."""
+    parts = [path.rpartition("/") for path in paths]
+    folders = {folder for folder, _, _ in parts}
+    names = {name for _, _, name in parts}
+    return [
+      fault
+      for path, fault in self.broken.items()
+      if path.rpartition("/")[0] in folders or path.rpartition("/")[2] in names
+    ]
+
+  @functools.cached_property
+  def _jsons(self) -> list[str]:
+    """Paths of what may be JSON."""
+    return [path for path in self.paths if is_document(path)]
 
   def _document(self, path: str) -> Any:
     """What a JSON file holds; None if it is none, which is noted."""
     try:
       return self.json(path)
     except BadExample as fault:
-      self.broken[path] = fault
+      is_meant = path.lower().endswith(".json")
+      if is_meant or self.tree.read(path).lstrip()[:1] == b"{":
+        self.broken[path] = fault
       return None
 
   def ending(self, *ends: str) -> list[str]:
@@ -269,5 +296,6 @@ def _spellings(name: str) -> Iterator[str]:
     yield name
   url = urllib.parse.urlsplit(name)
   wanted = urllib.parse.parse_qs(url.query).get("d", [url.path])[0]
-  if urllib.parse.unquote(wanted) != name:
-    yield composed(urllib.parse.unquote(wanted))
+  wanted = urllib.parse.unquote(wanted).replace("\\", "/")
+  if wanted != name:
+    yield composed(wanted)

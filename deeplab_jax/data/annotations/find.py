@@ -10,6 +10,7 @@ from deeplab_jax.data.annotations import (
   cvat,
   label_studio,
   labelme,
+  others,
   panoptic,
   parquet,
   roboflow,
@@ -26,6 +27,7 @@ from deeplab_jax.data.builders.trees import Tree
 Suffixes = tuple[str, ...]
 
 _MASKS = "masks"
+_MOST_AROUND = 4  # folders around all others, less 1: VOCdevkit/VOC2012
 _READERS: dict[str, ModuleType] = {
   "coco": coco,
   "panoptic": panoptic,
@@ -39,6 +41,8 @@ _READERS: dict[str, ModuleType] = {
 }
 # Formats whose masks lie in folders as users' own do.
 _OF_MASKS = ("roboflow", "cvat", "panoptic")
+# Formats of which one document lists all pictures.
+_OF_DOCUMENTS = ("coco", "panoptic", "label_studio")
 
 
 def find(
@@ -59,27 +63,49 @@ def find(
   Raises:
     BadExample: it is in no known format, or in several.
   """
+  if tree.chosen:
+    return _chosen(tree, options)
   tree = _unwrapped(tree, suffixes)
   files = Files(tree)
   name = options.format or _recognised(files, suffixes)
   if name == _MASKS:
     return _native(tree, options, report, suffixes)
   reader = _READERS[name]
-  if not reader.fits(files):
+  if not (reader.fits(files) or (files.look_at_all() and reader.fits(files))):
     raise _unlike(files, reader.TITLE)
   return reader.read(files, options)
 
 
+def _chosen(tree: Tree, options: Options) -> Export:
+  """The pictures of the one document that `data.path` is."""
+  files = Files(tree)
+  for name in _OF_DOCUMENTS:
+    if options.format in ("", name) and _READERS[name].fits(files):
+      return _READERS[name].read(files, options)
+  files.documents  # noqa: B018 (looks for a broken one)
+  for fault in files.broken.values():
+    raise fault
+  titles = ", ".join(_READERS[name].TITLE for name in _OF_DOCUMENTS)
+  raise BadExample(
+    tree.where(tree.chosen),
+    "unread-format",
+    f"a json given as data.path must be one that lists pictures ({titles}), "
+    f"{f'{options.format} as data.format says, ' * bool(options.format)}"
+    "got another: give its folder",
+  )
+
+
 def _unwrapped(tree: Tree, suffixes: Suffixes) -> Tree:
-  """Without a folder around images and masks, as unpacking leaves one."""
-  if folder_layout.is_there(tree, suffixes):
-    return tree
-  tops = {path.partition("/")[0] for path in tree.stems("", "")}
-  tops = {top for top in tops if not top.startswith((".", "__MACOSX"))}
-  if len(tops) == 1:
-    inner = tree.inside(tops.pop())
+  """Without folders around images and masks, as unpacking leaves them."""
+  inner = tree
+  for _ in range(_MOST_AROUND):
     if folder_layout.is_there(inner, suffixes):
       return inner
+    tops = {path.partition("/")[0] for path in inner.stems("", "")}
+    tops = {top for top in tops if not top.startswith((".", "__MACOSX"))}
+    if len(tops) != 1:
+      break
+    inner = inner.inside(tops.pop())
   return tree
 
 
@@ -116,8 +142,11 @@ def _native(
 def _recognised(files: Files, suffixes: Suffixes) -> str:
   """The one format that the files are in."""
   found = [name for name, reader in _READERS.items() if reader.fits(files)]
+  is_native = folder_layout.is_there(files.tree, suffixes)
+  if not found and not is_native and files.look_at_all():
+    found = [name for name, reader in _READERS.items() if reader.fits(files)]
   of_masks = bool(set(found) & set(_OF_MASKS))
-  if not of_masks and folder_layout.is_there(files.tree, suffixes):
+  if not of_masks and is_native:
     found.append(_MASKS)
   if len(found) > 1:
     titles = [
@@ -134,8 +163,8 @@ def _recognised(files: Files, suffixes: Suffixes) -> str:
   if not found and files.broken:
     raise next(iter(files.broken.values()))
   if not found:
-    for fault in (yolo.without_names(files), parquet.without_masks(files)):
-      if fault is not None:
+    for fault_of in (yolo.without_names, parquet.without_masks, others.fault):
+      if (fault := fault_of(files)) is not None:
         raise fault
   return found[0] if found else _MASKS
 

@@ -14,6 +14,18 @@ _SAGITTA = 0.02  # pixels between a circle and the polygon drawn for it
 _MOST_PAIRS = 1 << 22  # of edges compared at a time
 
 
+def ring(points: object) -> np.ndarray:
+  """Points of a polygon as an array (n, 2).
+
+  Raises:
+    ValueError, TypeError: they are none.
+  """
+  array = np.asarray(points, float)
+  if array.size == 0:
+    return np.zeros((0, 2))
+  return array.reshape(-1, 2) if array.ndim == 1 else array[:, :2]
+
+
 def crosses_itself(ring: np.ndarray) -> bool:
   """Whether two edges cross at a point inside both.
 

@@ -1,17 +1,17 @@
-"""Label Studio's json, in full or minimal (JSON_MIN).
+"""Label Studio's json, in full or minimal (JSON_MIN), or a file an annotation,
+as it writes them to cloud storage.
 
 Polygons, rectangles and ellipses are in percent of the picture; strokes of a
 brush are run lengths of Label Studio's own, bitmasks are PNGs. Of a task with
-several annotations (in JSON_MIN: rows of one id) the first that is not
-cancelled counts, a ground truth before others. Later regions are drawn over
-earlier ones.
+several annotations (in JSON_MIN: rows of one id; in cloud storage: files of one
+task) the first that is not cancelled counts, a ground truth before others.
+Later regions are drawn over earlier ones.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,6 @@ from deeplab_jax.data.annotations.export import (
   Picture,
   export,
   locate,
-  ring,
 )
 from deeplab_jax.data.annotations.files import (
   Files,
@@ -37,51 +36,32 @@ from deeplab_jax.data.annotations.files import (
 )
 from deeplab_jax.data.annotations.naming import label_of, named_classes
 from deeplab_jax.data.annotations.options import LISTED, Options
+from deeplab_jax.data.annotations.tasks import (
+  is_document,
+  names_of,
+  regions_of,
+  tasks_of,
+  value_of,
+)
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.builders.trees import File
 from deeplab_jax.messages import printable
 
 TITLE = "Label Studio json"
 _SLACK = 0.01  # percent by which rounded points may be outside
-_NO_AREA = ("keypointlabels", "vectorlabels")
-_OUTLINES = ("points", "rle", "imageDataURL", "radiusX", "width")
-_LOOKED_AT = 20  # tasks of a document that are read to recognise the format
 
 
 def fits(files: Files) -> bool:
   """Whether one of the documents is of this format."""
-  return any(map(_is_tasks, files.documents.values()))
-
-
-def _is_tasks(document: Any) -> bool:
-  if not isinstance(document, list) or not document:
-    return False
-  tasks = [task for task in document if isinstance(task, dict)]
-  is_full = any(
-    isinstance(task.get("data"), dict)
-    and ("annotations" in task or "completions" in task)
-    for task in tasks[:_LOOKED_AT]
-  )
-  return is_full or any(map(_regions_of_minimal, tasks))
-
-
-def _regions_of_minimal(task: dict[str, Any]) -> list[dict[str, Any]]:
-  """The regions of a task of JSON_MIN, whatever their field is called."""
-  return [
-    region
-    for value in task.values()
-    if isinstance(value, list)
-    for region in value
-    if isinstance(region, dict) and "original_width" in region
-  ]
+  return any(map(is_document, files.documents.values()))
 
 
 def read(files: Files, options: Options) -> Export:
   """The export in `files`."""
-  found = list(files.alike(_is_tasks))
-  tasks = [task for path, document in found for task in _tasks(path, document)]
+  found = list(files.alike(is_document))
+  tasks = tasks_of(found)
   read_of = [_understood(files, *task) for task in tasks]
-  names = {n for regions, *_ in read_of for r in regions for n in _names(r)}
+  names = {n for regions, *_ in read_of for r in regions for n in names_of(r)}
   if not names:
     for fault in (fault for *_, fault in read_of if fault):
       raise fault
@@ -97,27 +77,15 @@ def read(files: Files, options: Options) -> Export:
     mask = painter.mask(where, objects, losses)
     is_annotated = bool(regions or losses or fault)
     pictures.append(Picture(picture, split, file, mask, is_annotated))
-  return export(TITLE, files, pictures, options, listed=listed, painter=painter)
-
-
-# Document, name for messages, task, and further rows of the same task.
-_Task = tuple[str, str, Any, list[dict[str, Any]]]
-
-
-def _tasks(path: str, document: list[Any]) -> Iterator[_Task]:
-  """The tasks of a document; of JSON_MIN, which has a row for each annotation,
-  the first row of each with the others."""
-  rows: dict[Any, _Task] = {}
-  for index, task in enumerate(document):
-    is_minimal = isinstance(task, dict) and "data" not in task
-    key = task.get("id", index + 1) if isinstance(task, dict) else index + 1
-    if is_minimal and "id" in task and key in rows:
-      rows[key][3].append(task)
-      continue
-    found = path, f"task {key}", task, []
-    if is_minimal:
-      rows[key] = found
-    yield found
+  return export(
+    TITLE,
+    files,
+    pictures,
+    options,
+    listed=listed,
+    painter=painter,
+    faults=files.broken_beside(path for path, _ in found),
+  )
 
 
 def _understood(
@@ -126,12 +94,12 @@ def _understood(
   """Regions and losses of a task, or why they cannot be read."""
   try:
     with understood(f"{files.tree.where(path)}, {name}"):
-      regions, losses = _regions(task)
+      regions, losses = regions_of(task)
       losses += [
         Loss("several-annotations", f"annotation {row.get('annotation_id')}")
         for row in others
       ]
-      list(map(_names, regions))
+      list(map(names_of, regions))
   except BadExample as fault:
     return [], [], fault
   return regions, losses, None
@@ -195,62 +163,6 @@ def _is_there(files: Files, name: str) -> bool:
     return True
 
 
-def _regions(
-  task: Any,
-) -> tuple[list[dict[str, Any]], list[Loss]]:
-  """The regions of a task, and what of it has no area or is not taken."""
-  if not isinstance(task.get("data"), dict):
-    found, losses = _regions_of_minimal(task), []
-  else:
-    done = task.get("annotations", task.get("completions")) or []
-    done = [a for a in done if not (a.get("was_cancelled") or a.get("skipped"))]
-    done.sort(key=lambda a: not a.get("ground_truth"))
-    found = done[0]["result"] if done else []
-    losses = [
-      Loss("several-annotations", f"annotation {a.get('id')}") for a in done[1:]
-    ]
-  losses += [
-    Loss("no-area", f"region {r.get('id', i)}")
-    for i, r in enumerate(found, 1)
-    if any(name in {**r, **_value(r)} for name in _NO_AREA)
-  ]
-  named = [r for r in found if _names(r)]
-  known = {r.get("id") for r in named}
-  losses += [
-    Loss("no-class", f"region {r.get('id', i)}")
-    for i, r in enumerate(found, 1)
-    if r not in named and r.get("id") not in known and _is_unnamed(r)
-  ]
-  return named, losses
-
-
-def _is_unnamed(region: dict[str, Any]) -> bool:
-  """Whether a region has an outline and nothing that says what it is.
-
-  Of what else is asked about a region (choices, text) there is a result with
-  the same outline.
-  """
-  value = _value(region)
-  lists = [k for k, v in value.items() if isinstance(v, list) and v]
-  is_asked = set(lists) - {"points", "rle"}
-  return any(name in value for name in _OUTLINES) and not is_asked
-
-
-def _value(region: dict[str, Any]) -> dict[str, Any]:
-  """What a region is, which JSON_MIN does not put into a field of its own."""
-  return region.get("value", region)
-
-
-def _names(region: dict[str, Any]) -> list[str]:
-  """The classes of a region that has an area, whatever it was drawn with."""
-  return [
-    str(name)
-    for kind, names in _value(region).items()
-    if kind.endswith("labels") and kind not in _NO_AREA
-    for name in names or []
-  ]
-
-
 def _objects(
   where: str,
   regions: list[dict[str, Any]],
@@ -274,7 +186,7 @@ def _objects(
         )
       if region.get("image_rotation") or 0:
         raise ValueError("a picture turned in the tool")
-      names = _names(region)
+      names = names_of(region)
       if len(names) > 1:
         raise ValueError(f"several classes of a region: {', '.join(names)}")
       label = label_of(here, names[0], labels)
@@ -290,7 +202,7 @@ def _shape(
   size: tuple[int, int],
 ) -> Shape:
   """One object, whatever it was drawn with."""
-  value = _value(region)
+  value = value_of(region)
   scale = np.array(size[::-1]) / 100
   if "imageDataURL" in value:
     return Shape(name, label, bitmap=_bitmask(where, value, size))
@@ -300,7 +212,7 @@ def _shape(
       raise _other_size(where, "run lengths", size, "others")
     return Shape(name, label, bitmap=pixels)
   if "points" in value:
-    points = ring(value["points"])
+    points = geometry.ring(value["points"])
     _check(where, points)
     return Shape(name, label, [np.clip(points, 0, 100) * scale])
   corner = np.array([value["x"], value["y"]], float)

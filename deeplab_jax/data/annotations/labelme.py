@@ -22,7 +22,6 @@ from deeplab_jax.data.annotations.export import (
   Picture,
   export,
   locate,
-  ring,
 )
 from deeplab_jax.data.annotations.files import (
   Files,
@@ -197,7 +196,7 @@ def _shape(
   where: str, name: str, label: int, kind: str, shape: dict[str, Any]
 ) -> Shape:
   """One object, whatever it was drawn with."""
-  points = ring(shape["points"])
+  points = geometry.ring(shape["points"])
   if kind == "mask":
     return _bitmap(where, name, label, points, shape.get("mask"))
   if kind == "circle":

@@ -44,9 +44,7 @@ def fits(files: Files) -> bool:
 
 
 def _is_panoptic(document: Any) -> bool:
-  if not coco.is_coco(document):
-    return False
-  return any("segments_info" in a for a in document["annotations"][:1])
+  return coco.is_coco(document) and coco.has_segments(document)
 
 
 def read(files: Files, options: Options) -> Export:
@@ -58,20 +56,20 @@ def read(files: Files, options: Options) -> Export:
   used = set(segments.values())
   pictures_of = Files(files.tree, lambda path: path not in used)
   pictures: list[Picture] = []
-  faults: list[BadExample] = []
+  faults = files.broken_beside(path for path, _ in documents)
   for path, document in documents:
     where, split = files.tree.where(path), split_of(path, is_document=True)
     with understood(where):
-      by_image = {a["image_id"]: a for a in document["annotations"]}
+      by_image = _by_image(where, document, faults)
     for image in coco.images(where, document, faults):
       here = f"{where}, image {image['id']} ({image['file_name']})"
       found, file = locate(pictures_of, image["file_name"], split, here)
       annotation = by_image.get(image["id"])
-      drawing_of = functools.partial(_nothing, image)
+      drawing_of = functools.partial(_nothing, image, file)
       if annotation is not None:
         mask = segments.get((path, annotation.get("file_name")))
         drawing_of = functools.partial(
-          _drawing, here, image, annotation, labels, files, mask
+          _drawing, here, image, file, annotation, labels, files, mask
         )
       mask = painter.mask_of(here, drawing_of)
       pictures.append(Picture(found, split, file, mask, annotation is not None))
@@ -83,7 +81,26 @@ def read(files: Files, options: Options) -> Export:
     listed=listed,
     painter=painter,
     faults=faults,
+    blank="ignored",
   )
+
+
+def _by_image(
+  where: str, document: Any, faults: list[BadExample]
+) -> dict[Any, dict[str, Any]]:
+  """The annotation of each image, by its id."""
+  found = {}
+  for key, of_image in coco.by_image(where, document, faults).items():
+    found[key], *others = of_image
+    for other in others:
+      faults.append(
+        BadExample(
+          printable(f"{where}, annotation of {other.get('file_name')}"),
+          "repeated-picture",
+          f"an image must have one annotation, got another of image_id {key}",
+        )
+      )
+  return found
 
 
 def _segment_files(
@@ -110,15 +127,16 @@ def _segment_files(
   return {k: p for k, p in found.items() if is_picture(p)}
 
 
-def _nothing(image: dict[str, Any]) -> Drawing:
+def _nothing(image: dict[str, Any], file: File) -> Drawing:
   """Of a picture without annotation nothing is known."""
-  size = int(image["height"]), int(image["width"])
+  size = coco.size_of(image, file)
   return Drawing(np.full(size, IGNORE, np.uint8), (), collections.Counter())
 
 
 def _drawing(
   where: str,
   image: dict[str, Any],
+  file: File,
   annotation: dict[str, Any],
   labels: dict[Any, int],
   files: Files,
@@ -132,7 +150,7 @@ def _drawing(
       f"the segments {annotation.get('file_name')!r} must be there, got none",
     )
   codes = _codes(files.tree.file(path))
-  size = int(image["height"]), int(image["width"])
+  size = coco.size_of(image, file)
   if codes.shape != size:
     raise BadExample(
       printable(where),

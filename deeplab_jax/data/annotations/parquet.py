@@ -129,24 +129,29 @@ def _picture_columns(files: Files, path: str) -> list[str]:
       and "bytes" in [inner.name for inner in field.type]
     )
   ]
-  return found + [
-    field.name
-    for field in schema
-    if _is_rows(field.type) and _MASKS.search(field.name)
-  ]
+  lists = {field.name: _depth(field.type) for field in schema}
+  rows = [n for n, depth in lists.items() if depth == 2 and _MASKS.search(n)]
+  if not any(map(_is_of_images, found)):
+    found += [n for n, d in lists.items() if d in (2, 3) and _is_of_images(n)]
+  return found + rows
 
 
-def _is_rows(kind: Any) -> bool:
-  """Whether values are lists of lists of whole numbers."""
-  for _ in range(2):
+def _is_of_images(name: str) -> bool:
+  return bool(_IMAGES.search(name)) and not _MASKS.search(name)
+
+
+def _depth(kind: Any) -> int:
+  """Of how many lists, one in the other, whole numbers are; 0 for others."""
+  depth = 0
+  while hasattr(kind, "value_type"):
     if not (
       pyarrow.types.is_list(kind)
       or pyarrow.types.is_large_list(kind)
       or pyarrow.types.is_fixed_size_list(kind)
     ):
-      return False
-    kind = kind.value_type
-  return pyarrow.types.is_integer(kind)
+      return 0
+    kind, depth = kind.value_type, depth + 1
+  return depth * pyarrow.types.is_integer(kind)
 
 
 def read(files: Files, options: Options) -> Export:
@@ -186,7 +191,7 @@ def _columns(files: Files, path: str) -> tuple[str, str]:
     BadExample: several may be meant.
   """
   columns = _picture_columns(files, path)
-  of_images = [c for c in columns if _IMAGES.search(c) and not _MASKS.search(c)]
+  of_images = [c for c in columns if _is_of_images(c)]
   of_masks = [c for c in columns if _MASKS.search(c)]
   of_images = of_images or [c for c in columns if c not in of_masks]
   of_masks = of_masks or [c for c in columns if c not in of_images]
@@ -249,16 +254,22 @@ def _cell(
   return value
 
 
-def _packed(where: str, rows: list[list[int]]) -> bytes:
-  """A mask of numbers as a PNG.
+def _packed(where: str, rows: list[list[Any]]) -> bytes:
+  """A mask of numbers, or a picture (h, w, 3) or (3, h, w), as a PNG.
 
   Raises:
-    BadExample: they are no labels of one byte, in rows of one length.
+    BadExample: they are no bytes, in rows of one length.
   """
   with understood(where):
     numbers = np.array(rows, np.int64)
-    if not numbers.size or numbers.ndim != 2:
+    if not numbers.size:
       raise ValueError("rows of no length")
+    if numbers.ndim == 3 and numbers.shape[2] not in (1, 3):
+      numbers = np.moveaxis(numbers, 0, 2)
+    if numbers.ndim == 3 and numbers.shape[2] == 1:
+      numbers = numbers[..., 0]
+    if numbers.shape[2:] not in ((), (3,)):
+      raise ValueError(f"{numbers.shape[2]} channels, not 1 or 3")
     if numbers.min() < 0 or numbers.max() > IGNORE:
       raise ValueError(f"numbers from {numbers.min()} to {numbers.max()}")
   return png(PIL.Image.fromarray(numbers.astype(np.uint8)))

@@ -44,7 +44,8 @@ def lines(export: Export, names: Sequence[str]) -> list[str]:
   if export.layout.pattern:
     said.append(export.layout.pattern)
   if export.unannotated:
-    done = "left out" if export.skips_unannotated else "taken for background"
+    taken = f"taken for {export.blank}"
+    done = "left out" if export.skips_unannotated else taken
     other = "background" if export.skips_unannotated else "skip"
     said.append(
       f"{export.unannotated} pictures without annotation: {done} "

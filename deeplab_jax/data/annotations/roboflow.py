@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 import csv
+import re
 
 from deeplab_jax.data.annotations.export import (
   Export,
@@ -28,32 +29,67 @@ from deeplab_jax.data.classes import IGNORE
 TITLE = "Roboflow semantic masks"
 _TABLE = "_classes.csv"
 _MASK = "_mask"
-_HEAD = ["pixel value", "class"]
+_NUMBER = re.compile(r"\d+(\.0*)?")
+_CLASSIFIED = "filename"  # what the table of another format begins with
 
 
 def fits(files: Files) -> bool:
-  """Whether a table gives the numbers of classes."""
-  return any(_rows(files, path) for path in files.ending(_TABLE))
+  """Whether there are a table of classes, and masks."""
+  has_masks = any(without_suffix(p).endswith(_MASK) for p in files.pictures)
+  return any(
+    _cells(files, path) and (has_masks or _rows(files, path))
+    for path in files.ending(_TABLE)
+  )
+
+
+def _cells(files: Files, path: str) -> list[list[str]]:
+  """The rows of a table; none if it is that of another format."""
+  try:
+    lines = files.tree.lines(path)
+    comma = max(",;\t", key=lambda mark: sum(mark in line for line in lines))
+    table = csv.reader(lines, delimiter=comma, skipinitialspace=True)
+    rows = [[cell.strip() for cell in row] for row in table]
+  except (BadExample, csv.Error):
+    return []
+  return [] if rows and rows[0][0].lower() == _CLASSIFIED else rows
 
 
 def _rows(files: Files, path: str) -> list[tuple[str, str]]:
-  """Number and name of each class; none if the table is another one."""
-  try:
-    rows = list(csv.reader(files.tree.lines(path), skipinitialspace=True))
-  except (BadExample, csv.Error):
-    return []
-  if not rows or [cell.strip().lower() for cell in rows[0]] != _HEAD:
-    return []
-  # Names are written as they are, with their commas.
-  return [(row[0].strip(), ", ".join(row[1:]).strip()) for row in rows[1:]]
+  """Number and name of each class; none if the table is no such list.
+
+  The numbers are the first column or, after the names, the last; there may be
+  a line above them.
+  """
+  cells = _cells(files, path)
+  rows = cells if _places(cells) else cells[1:]
+  for place in _places(rows):
+    # Names are written as they are, with their commas.
+    names = (row[1:] if place == 0 else row[:-1] for row in rows)
+    return [(row[place], ", ".join(name)) for row, name in zip(rows, names)]
+  return []
+
+
+def _places(rows: list[list[str]]) -> list[int]:
+  """In which columns, the first or the last, each row has a number."""
+  return [
+    place
+    for place in (0, -1)
+    if rows and all(len(r) > 1 and _NUMBER.fullmatch(r[place]) for r in rows)
+  ]
 
 
 def read(files: Files, options: Options) -> Export:
   """The export in `files`."""
   tables = {p: _rows(files, p) for p in files.ending(_TABLE)}
-  tables = {path: rows for path, rows in tables.items() if rows}
-  path = next(iter(tables))
+  path = max(tables, key=lambda path: bool(tables[path]))
   where = files.tree.where(path)
+  if not tables[path]:
+    raise BadExample(
+      where,
+      "wrong-class-list",
+      "each line must be the number and the name of a class, as '0, road', got "
+      "others",
+    )
   for other, rows in tables.items():
     if rows != tables[path]:
       raise BadExample(
@@ -104,7 +140,7 @@ def _picture(files: Files, path: str, of_stem: dict[str, str]) -> Picture:
 
 def _classes(where: str, rows: list[tuple[str, str]]) -> ClassList:
   """The classes in the order of their numbers, which begin with 0."""
-  names = {int(number): name for number, name in rows}
+  names = {int(float(number)): name for number, name in rows}
   if sorted(names) != list(range(len(rows))):
     raise ValueError(f"the numbers {sorted(names)}, not each from 0 on")
   check_count(where, len(names))

@@ -1,10 +1,10 @@
 """Supervisely's projects: meta.json, and ann/ and img/ of each data set.
 
-Later objects are drawn over earlier ones. Polygons may have holes, bitmaps are
-packed PNGs; lines and points have no area. Points are whole pixels, as
-Supervisely's SDK has them in projects that are downloaded: an outline belongs
-to its object, that of a hole to the hole, and masks are those that the SDK
-draws.
+Later objects are drawn over earlier ones. Polygons may have holes and several
+parts, bitmaps are packed PNGs; lines and points have no area. Points are whole
+pixels, as Supervisely's SDK has them in projects that are downloaded: an
+outline belongs to its object, that of a hole to the hole, and masks are those
+that the SDK draws.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from deeplab_jax.data.annotations.export import (
   Painter,
   Picture,
   export,
-  ring,
 )
 from deeplab_jax.data.annotations.files import (
   Files,
@@ -40,7 +39,11 @@ from deeplab_jax.data.builders.trees import File
 from deeplab_jax.messages import printable
 
 TITLE = "Supervisely"
-_NO_AREA = ("point", "line", "polyline", "multichannel_bitmap", "graph")
+_NO_AREA = ("point", "line", "polyline", "graph")
+_DRAWN = (
+  *("polygon", "multipolygon", "rectangle", "oriented_bbox"),
+  *("bitmap", "alpha_mask"),
+)
 _MOST_BYTES = 1 << 28  # of a bitmap, unpacked
 
 
@@ -71,6 +74,7 @@ def read(files: Files, options: Options) -> Export:
     classes = files.documents[meta]["classes"]
     names = [str(entry["title"]) for entry in classes]
     colors = {n: _color(e.get("color")) for n, e in zip(names, classes)}
+    kinds = {n: str(e.get("shape")) for n, e in zip(names, classes)}
   colors = {name: color for name, color in colors.items() if color}
   listed, labels = named_classes(files, where, names, colors, is_ordered=True)
   painter = Painter(listed, options, LISTED)
@@ -81,9 +85,11 @@ def read(files: Files, options: Options) -> Export:
     file, annotation = files.tree.file(path), _annotation(files, path)
     document, losses = None, []
     if annotation is not None:
-      document, losses = _document(files, annotation)
+      document, losses = _document(files, annotation, kinds)
     here = files.tree.where(annotation or path)
-    objects = functools.partial(_objects, files, annotation, file, labels)
+    objects = functools.partial(
+      _objects, files, annotation, file, labels, kinds
+    )
     used.add(annotation)
     pictures.append(
       Picture(
@@ -132,7 +138,22 @@ def _annotation(files: Files, picture: str) -> str | None:
   return None
 
 
-def _document(files: Files, path: str) -> tuple[Any, list[Loss]]:
+def _kind(entry: dict[str, Any], kinds: dict[str, str]) -> str:
+  """What an object was drawn with: as it says, or else its class, of `kinds`.
+
+  Raises:
+    KeyError: neither does.
+  """
+  own = entry.get("geometryType") or entry.get("shape")
+  kind = own or kinds.get(str(entry.get("classTitle")), "any")
+  if kind == "any":
+    raise KeyError("geometryType")
+  return kind
+
+
+def _document(
+  files: Files, path: str, kinds: dict[str, str]
+) -> tuple[Any, list[Loss]]:
   """The objects of an annotation, and which of them have no area.
 
   None for a broken one, which is said when the picture is read.
@@ -143,7 +164,7 @@ def _document(files: Files, path: str) -> tuple[Any, list[Loss]]:
       losses = [
         Loss("no-area", _name(entry, number))
         for number, entry in enumerate(objects, 1)
-        if entry["geometryType"] in _NO_AREA
+        if _kind(entry, kinds) in _NO_AREA
       ]
   except ValueError:
     return None, []
@@ -155,7 +176,11 @@ def _name(entry: dict[str, Any], number: int) -> str:
 
 
 def _objects(
-  files: Files, path: str | None, image: File, labels: dict[str, int]
+  files: Files,
+  path: str | None,
+  image: File,
+  labels: dict[str, int],
+  kinds: dict[str, str],
 ) -> tuple[list[Shape], tuple[int, int]]:
   """The objects of one picture, and its height and width."""
   if path is None:
@@ -168,29 +193,45 @@ def _objects(
     here = printable(f"{files.tree.where(path)}, {name}")
     with understood(here):
       label = label_of(here, str(entry["classTitle"]), labels)
-      if entry["geometryType"] not in _NO_AREA:
-        shapes.append(shape(name, label, entry))
+      kind = _kind(entry, kinds)
+      if kind not in _NO_AREA:
+        shapes += shapes_of(name, label, kind, entry)
   return shapes, size
 
 
-def shape(name: str, label: int, entry: dict[str, Any]) -> Shape:
-  """One object, whatever it was drawn with."""
-  kind = entry["geometryType"]
+def shapes_of(
+  name: str, label: int, kind: str, entry: dict[str, Any]
+) -> list[Shape]:
+  """One object, whatever `kind` it is of; of several polygons, each, as one may
+  lie in a hole of another."""
+  if kind == "multipolygon":
+    return [_polygon(name, label, part) for part in entry["parts"]]
+  return [_shape(name, label, kind, entry)]
+
+
+def _polygon(name: str, label: int, points: dict[str, Any]) -> Shape:
+  holes = [geometry.ring(hole) for hole in points.get("interior") or []]
+  outer = geometry.ring(points["exterior"])
+  return Shape(name, label, [outer], holes, of_pixels=True)
+
+
+def _shape(name: str, label: int, kind: str, entry: dict[str, Any]) -> Shape:
   if kind in ("bitmap", "alpha_mask"):
     x, y = entry["bitmap"]["origin"]
     pixels = _bitmap(entry["bitmap"]["data"])
     return Shape(name, label, bitmap=pixels, corner=(int(x), int(y)))
   if kind == "oriented_bbox":
-    corners = _turned(ring(entry["points"]), float(entry["angle"]))
+    corners = _turned(geometry.ring(entry["points"]), float(entry["angle"]))
     return Shape(name, label, [corners], of_pixels=True)
-  if kind not in ("rectangle", "polygon"):
-    raise ValueError(f"an object of the kind {kind!r}")
-  outer = ring(entry["points"]["exterior"])
   if kind == "rectangle":
-    corners = geometry.rectangle(*outer)
+    corners = geometry.rectangle(*geometry.ring(entry["points"]["exterior"]))
     return Shape(name, label, [corners], of_pixels=True)
-  holes = [ring(hole) for hole in entry["points"].get("interior", [])]
-  return Shape(name, label, [outer], holes, of_pixels=True)
+  if kind == "polygon":
+    return _polygon(name, label, entry["points"])
+  allowed = f"{', '.join((*_DRAWN, *_NO_AREA))}"
+  raise ValueError(
+    f"an object of the kind {kind!r}, which is none of {allowed}"
+  )
 
 
 def _turned(corners: np.ndarray, angle: float) -> np.ndarray:

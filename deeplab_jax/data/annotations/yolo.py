@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from deeplab_jax.data.annotations import yolo_splits
 from deeplab_jax.data.annotations.drawing import Shape
 from deeplab_jax.data.annotations.export import (
   Export,
@@ -24,7 +25,6 @@ from deeplab_jax.data.annotations.export import (
 )
 from deeplab_jax.data.annotations.files import (
   Files,
-  split_of,
   understood,
   upright_size,
   without_suffix,
@@ -93,7 +93,9 @@ def _text_of(picture: str, texts: dict[str, str]) -> str | None:
 
 def _names_file(files: Files) -> str | None:
   """The file of the names of classes: data.yaml, or else classes.txt."""
-  for path in sorted(files.ending(".yaml", ".yml"), key=len):
+  paths = files.ending(".yaml", ".yml")
+  own = {path for path in paths if path.rpartition("/")[2].startswith("data")}
+  for path in sorted(paths, key=lambda path: (path not in own, len(path))):
     if isinstance(_yaml(files, path).get("names"), list | dict):
       return path
   texts = files.ending("classes.txt")
@@ -119,15 +121,18 @@ def read(files: Files, options: Options) -> Export:
     listed, labels = class_list(where, names)
   painter = Painter(listed, options)
   texts, used = _texts(files), set()
+  splits = yolo_splits.find(files, fields, where)
   pictures = []
   for picture in files.pictures:
     text = _text_of(picture, texts)
     used.add(text)
+    split = splits.of(picture)
+    if split is None:
+      continue
     file = files.tree.file(picture)
     here = files.tree.where(text or picture)
     objects = functools.partial(_objects, files, file, text, labels)
     lines = _lines(files, text)
-    split = _split(files, fields, picture)
     pictures.append(
       Picture(picture, split, file, painter.mask(here, objects), bool(lines))
     )
@@ -138,7 +143,8 @@ def read(files: Files, options: Options) -> Export:
     options,
     listed=listed,
     painter=painter,
-    faults=list(_alone(files, used)),
+    faults=[*splits.faults, *_alone(files, used)],
+    lines=splits.lines,
   )
 
 
@@ -173,36 +179,6 @@ def _alone(files: Files, used: set[str | None]) -> Iterator[BadExample]:
         "unknown-picture",
         "a text must have a picture of its name, got none",
       )
-
-
-def _split(files: Files, fields: dict[str, Any], picture: str) -> str:
-  """The split of a picture: as data.yaml says, or else its folders."""
-  for split in ("train", "val", "test"):
-    for place in _places(fields.get(split)):
-      if place.endswith(".txt"):
-        if picture in _listed(files, place):
-          return split
-      elif f"/{place}/" in f"/{picture}":
-        return split
-  return split_of(picture)
-
-
-def _places(entry: Any) -> Iterator[str]:
-  """The folders or lists of an entry of data.yaml, below any folder."""
-  for place in entry if isinstance(entry, list) else [entry]:
-    if isinstance(place, str):
-      parts = place.replace("\\", "/").split("/")
-      cleaned = "/".join(part for part in parts if part not in ("", ".", ".."))
-      if cleaned:
-        yield cleaned
-
-
-@functools.lru_cache(maxsize=16)
-def _listed(files: Files, place: str) -> frozenset[str]:
-  """The pictures in a list that data.yaml names."""
-  paths = [p for p in files.paths if f"/{p}".endswith(f"/{place}")]
-  lines = files.tree.lines(paths[0]) if paths else []
-  return frozenset(filter(None, map(files.find, lines)))
 
 
 def _lines(files: Files, path: str | None) -> list[str]:

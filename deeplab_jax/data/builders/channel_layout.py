@@ -78,6 +78,13 @@ def find(
     BadExample: there are no images, or no masks; or some files have all classes
       and others one.
   """
+  if tree.chosen:
+    raise BadExample(
+      tree.where(tree.chosen),
+      "no-layout",
+      "a json given as data.path is not for classes that overlap (task "
+      "multilabel); give the folder of images and masks",
+    )
   images, masks = _folders(tree)
   names = {
     _composed(path.rpartition(".")[0])

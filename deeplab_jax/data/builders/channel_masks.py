@@ -141,9 +141,9 @@ def _bands(file: str, picture: PIL.Image.Image, header: Header) -> np.ndarray:
       f"{header.bands} of {header.dtype}",
     )
   pixels = np.asarray(picture)
-  if picture.mode != "1":
-    pixels = headers.true_values(header, pixels)
-  return pixels[..., None]
+  if picture.mode == "1":
+    return headers.not_inverted(header, pixels)[..., None]
+  return headers.true_values(header, pixels)[..., None]
 
 
 def _deep_bands(file: str, encoded: bytes, header: Header) -> np.ndarray:

@@ -179,6 +179,10 @@ FAULTS = {
     "the folder is in several formats",
     "say which with data.format, or keep them in folders of their own",
   ),
+  "unread-format": Kind(
+    "files of annotations are in a format that is not read",
+    "or convert it to a format of docs/data.md",
+  ),
   "not-json": Kind(
     "files of annotations are no JSON: cut off, or damaged",
     "export or copy them again",
@@ -204,7 +208,8 @@ FAULTS = {
   ),
   "repeated-picture": Kind(
     "pictures are listed several times",
-    "keep one file of annotations, or one entry for each picture",
+    "keep one entry for each picture, and one file of annotations, or give "
+    "that file as data.path where it is a json of many pictures",
   ),
   "unknown-category": Kind(
     "annotations are of a class that is not listed",

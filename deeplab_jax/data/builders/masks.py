@@ -168,12 +168,13 @@ def _decode(
     return _decode_with_opencv(file, encoded, header), ()
   picture = PIL.ImageOps.exif_transpose(picture)
   if picture.mode == "1":
-    return np.asarray(picture).astype(np.uint8), _greys(1)
+    pixels = headers.not_inverted(header, np.asarray(picture))
+    return pixels.astype(np.uint8), _greys(header)
   if picture.mode == "P":
     return np.asarray(picture), pictures.palette_of(picture)
   if picture.mode in ("L", "F") or picture.mode.startswith("I"):
     pixels = headers.true_values(header, np.asarray(picture))
-    return pixels, _greys(header.bits)
+    return pixels, _greys(header)
   if picture.mode not in _COLOUR_MODES:
     raise BadExample(
       file,
@@ -184,12 +185,13 @@ def _decode(
   return np.asarray(picture.convert("RGB")), ()
 
 
-def _greys(bits: int) -> tuple[Color, ...]:
+def _greys(header: Header) -> tuple[Color, ...]:
   """What numbers of fewer than 8 bits look like."""
-  if bits >= 8:
+  if header.bits >= 8:
     return ()
-  top = 2**bits - 1
-  return tuple((255 * v // top,) * 3 for v in range(top + 1))
+  top = 2**header.bits - 1
+  greys = tuple((255 * v // top,) * 3 for v in range(top + 1))
+  return greys[::-1] if header.is_white_0 else greys
 
 
 def _decode_with_opencv(
@@ -205,7 +207,7 @@ def _decode_with_opencv(
       "unsupported-mask",
       f"a mask must be whole numbers of 8, 16 or 32 bits, got {header.dtype}",
     )
-  return pixels
+  return headers.not_inverted(header, pixels)
 
 
 def _whole_numbers(

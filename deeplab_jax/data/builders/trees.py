@@ -27,6 +27,9 @@ from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.messages import printable
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Folders of documents, beside those of pictures.
+_NOT_OF_PICTURES = re.compile(r"ann|label|json", re.IGNORECASE)
 _PART = 64 << 20
 _KEEP_FREE = 1 << 30  # bytes on the disk that unpacking leaves
 _MOST_LINKED = 100  # ways to one folder: links to links to links multiply
@@ -50,6 +53,8 @@ class Tree:
   Attributes:
     origin: the folder or archive, for messages.
     root: the folder; None of an archive, or of files that are made.
+    chosen: path of the one document of annotations that counts; "" where all
+      do.
   """
 
   def __init__(
@@ -57,18 +62,23 @@ class Tree:
     origin: str,
     files: dict[str, File],
     root: pathlib.Path | None = None,
+    chosen: str = "",
   ):
     self.origin = origin
     self.root = root
+    self.chosen = chosen
     self._files = files
 
   @classmethod
   def open(cls, path: pathlib.Path) -> Tree:
-    """A tree of a folder, .zip, .tar or gzipped tar.
+    """A tree of a folder, .zip, .tar or gzipped tar, or of the folder around a
+    .json of annotations.
 
     Raises:
       ValueError: it is none of these, or is damaged.
     """
+    if is_json(path):
+      return cls._around(path)
     try:
       if path.is_dir():
         readers = _folder(path)
@@ -87,6 +97,30 @@ class Tree:
     }
     root = path.absolute() if path.is_dir() else None
     return cls(printable(str(path)), files, root)
+
+  @classmethod
+  def _around(cls, document: pathlib.Path) -> Tree:
+    """The folder of a document of annotations, without the other ones.
+
+    It is the folder above where the document's own, such as annotations/, has
+    no pictures.
+    """
+    document = document.absolute()  # one may be in its folder
+    folder = document.parent
+    tree = cls.open(folder)
+    if _NOT_OF_PICTURES.search(folder.name) and not tree._has_pictures():
+      folder = folder.parent
+      tree = cls.open(folder)
+    chosen = document.relative_to(folder).as_posix()
+    kept = {
+      path: file
+      for path, file in tree._files.items()
+      if path == chosen or not is_document(path)
+    }
+    return cls(tree.origin, kept, tree.root, chosen)
+
+  def _has_pictures(self) -> bool:
+    return any(path.lower().endswith(_PICTURES) for path in self._files)
 
   def __contains__(self, path: str) -> bool:
     return path in self._files
@@ -181,6 +215,19 @@ class Tree:
       },
       self.root and self.root / folder,
     )
+
+
+def is_document(path: str) -> bool:
+  """Whether a file is called as JSON, or by a number without suffix, as Label
+  Studio's files of annotations are (12, task_12)."""
+  name = path.rpartition("/")[2].lower()
+  is_number = "." not in name and name.rpartition("_")[2].isdecimal()
+  return name.endswith(".json") or is_number
+
+
+def is_json(path: pathlib.Path) -> bool:
+  """Whether `path` is a file that is called as JSON."""
+  return path.suffix.lower() == ".json" and path.is_file()
 
 
 def is_archive(path: pathlib.Path) -> bool:
