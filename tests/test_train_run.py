@@ -151,6 +151,33 @@ def test_a_killed_run_continues_bit_for_bit(uninterrupted, folder):
   _assert_same_run(workdir, uninterrupted[0])
 
 
+@pytest.mark.slow
+def test_processes_that_read_end_with_a_killed_run(folder):
+  """It cannot tell them, and they would keep their memory for ever."""
+  flags = "--config.steps=2000", "--config.data.workers=2"
+  workdir = folder / "killed with workers"
+  run = tiny_runs.start(folder, workdir, *flags)
+  tiny_runs.wait_for_step(run, workdir, 7)
+  tasks = pathlib.Path(f"/proc/{run.pid}/task").glob("*/children")
+  children = [pid for task in tasks for pid in task.read_text().split()]
+  found = [pathlib.Path("/proc", pid) for pid in children]
+  assert len(found) >= 2
+  run.kill()
+  run.communicate(timeout=60)  # whose ends they hold open, too
+  until = time.monotonic() + 30
+  while any(_is_alive(child) for child in found):
+    assert time.monotonic() < until, found
+    time.sleep(0.1)
+
+
+def _is_alive(process: pathlib.Path) -> bool:
+  """Whether a process is there, and not one whose end nobody asked for yet."""
+  try:
+    return process.joinpath("stat").read_text().rpartition(")")[2][1] != "Z"
+  except OSError:
+    return False
+
+
 def test_a_truncated_newest_checkpoint_is_told_of_and_passed_over(
   uninterrupted, folder
 ):

@@ -7,6 +7,9 @@ process takes its rows of every global batch. So to resume is to start at a
 step, and the number of processes, threads or workers changes nothing.
 """
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -153,3 +156,13 @@ def _read(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
 def _start_worker(index: int, count: int) -> None:
   del index, count
   cv2.setNumThreads(1)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  """Ends this worker when the process that reads from it has ended.
+
+  One that was killed could not tell it, and it would keep its memory for ever.
+  """
+  multiprocessing.parent_process().join()
+  os._exit(1)
