@@ -160,8 +160,7 @@ def _check(
   ]
   if conflicts:
     raise ValueError(
-      f"{who} and the weights contradict each other:\n  "
-      + "\n  ".join(conflicts)
+      f"{who} and the weights contradict each other: {'; '.join(conflicts)}"
     )
 
 
