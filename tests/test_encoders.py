@@ -270,6 +270,24 @@ def test_other_convnexts_are_refused(shallow, renamed, message):
     to_official(state)
 
 
+def test_a_classifier_with_another_convolution_is_refused(monkeypatch):
+  name = "mobilenetv4_conv_small"
+  variant = efficient.VARIANTS[name]._replace(stem=16, stages=_ours(_MOBILENET))
+  monkeypatch.setitem(efficient.VARIANTS, name, variant)
+  network = torch_encoders.Encoder()
+
+  def compute(x):
+    settings = 16, _MOBILENET, 32, torch_networks.relu, False
+    *_, x = torch_encoders.efficient(network, x, *settings)
+    return network.conv_norm("conv_head", "norm_head", x, 64)
+
+  jax.eval_shape(compute, jax.ShapeDtypeStruct((1, 3, 32, 32), np.float32))
+  with pytest.raises(
+    ValueError, match=r"\(conv_head\), Classifier with .* none"
+  ):
+    from_torch(network.state, Classifier(10, name))
+
+
 def test_pictures_below_a_patch_are_refused_with_whole_patches(shallow):
   module = build_backbone("convnext_atto", output_stride=16, whole_patches=True)
   with pytest.raises(ValueError, match=r"16 pixels or more .* got 15 x 40"):

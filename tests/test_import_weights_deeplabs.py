@@ -14,7 +14,12 @@ from deeplab_jax import checkpoints, import_weights, train
 from deeplab_jax.data.builders import scenes
 from deeplab_jax.import_weights.__main__ import main
 from deeplab_jax.import_weights.torch_deeplabs import to_official
-from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
+from deeplab_jax.models import (
+  Classifier,
+  DeepLab,
+  preprocess,
+  resize_bilinear,
+)
 from tests import torch_deeplabs
 from tests.torch_networks import Network
 
@@ -272,17 +277,87 @@ def test_what_is_around_a_network_is_named(name):
 
 
 def test_what_training_scripts_save_is_read(tmp_path):
-  """A score of NumPy's, and the ending of jfzhang's files."""
+  """A score of NumPy's, numbers of 16 bits, the ending of jfzhang's files."""
   torch = pytest.importorskip("torch")
   state, *_ = reference("jfzhang mobilenet")
   tensors = {name: torch.tensor(array) for name, array in state.items()}
+  half = "decoder.conv1.weight"
+  tensors[half] = tensors[half].bfloat16()
   content = {"state_dict": tensors, "best_pred": np.float64(0.7), "epoch": 1}
   torch.save(content, tmp_path / "model_best.pth.tar")
   found = import_weights.read(tmp_path / "model_best.pth.tar")
-  wanted = to_official(state)
+  wanted = to_official(state | {half: tensors[half].float().numpy()})
   assert found.keys() == wanted.keys()
   for name, array in wanted.items():
     np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_classifiers_of_transformers_are_the_official_ones():
+  network = Network()
+  images = jax.ShapeDtypeStruct((1, 3, 33, 33), np.float32)
+  compute = torch_deeplabs.transformers_mobilenet
+  jax.eval_shape(functools.partial(compute, network), images)
+  state = {
+    name: array
+    for name, array in network.state.items()
+    if not name.startswith("segmentation_head.")
+  }
+  last = {
+    "classifier.weight": np.ones((7, 1280), np.float32),
+    "classifier.bias": np.arange(7, dtype=np.float32),
+  }
+  model = Classifier(7, "mobilenet_v2")
+  params = import_weights.from_torch(state | last, model)["params"]
+  np.testing.assert_array_equal(params["logits"]["bias"], np.arange(7))
+  alone = {n.removeprefix("mobilenet_v2."): a for n, a in state.items()}
+  backbone = DeepLab(3, "mobilenet_v2", decoder=(), atrous_rates=())
+  found = import_weights.from_torch(alone, backbone, parts="backbone")
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    found["params"]["backbone"],
+    params["backbone"],
+  )
+
+
+def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
+  numpy = pytest.importorskip("safetensors.numpy")
+  state, *_ = reference("smp deeplabv3plus")
+  folder, out = tmp_path / "hub", tmp_path / "model"
+  folder.mkdir()
+  numpy.save_file(
+    {name: np.ascontiguousarray(array) for name, array in state.items()},
+    folder / "model.safetensors",
+  )
+  config = {"encoder_output_stride": 8, "decoder_atrous_rates": [6, 12, 18]}
+  (folder / "config.json").write_text(json.dumps(config))
+  assert main([str(folder), "--out", str(out)]) == 0
+  stored = json.loads((out / "model.json").read_text())["model"]
+  assert (stored["output_stride"], stored["atrous_rates"]) == (8, [3, 6, 9])
+  assert "output_stride" not in capsys.readouterr().out
+  (folder / "config.json").write_text('{"architecture": "resnetblur50"}')
+  assert main([str(folder), "--out", str(tmp_path / "other")]) == 1
+  message = "is 'resnetblur50', which is not built here"
+  assert message in capsys.readouterr().err
+
+
+_SOURCES = {
+  "a network": (lambda torch: torch.nn.ReLU(), r"holds a torch\.nn.*ReLU; exp"),
+  "two states": (
+    lambda torch: {"a": {"x": torch.ones(2)}, "b": {"x": torch.ones(2)}},
+    "got a, b, of which a and b hold arrays alone",
+  ),
+  "no state": (lambda torch: {"epoch": 3}, "got epoch, of which none hold"),
+}
+
+
+@pytest.mark.parametrize("what", _SOURCES)
+def test_files_of_something_else_are_refused_in_a_line(what, tmp_path):
+  torch = pytest.importorskip("torch")
+  make, message = _SOURCES[what]
+  torch.save(make(torch), tmp_path / "state.ckpt")
+  with pytest.raises(ValueError, match=message) as raised:
+    import_weights.read(tmp_path / "state.ckpt")
+  assert "\n" not in str(raised.value)
 
 
 def test_moving_averages_of_a_whole_network():
