@@ -12,7 +12,9 @@ import deeplab_jax
 from configs import folder
 from deeplab_jax import checkpoints, import_weights, train
 from deeplab_jax.data.builders import scenes
+from deeplab_jax.import_weights import hub
 from deeplab_jax.import_weights.__main__ import main
+from deeplab_jax.import_weights.convert import convert
 from deeplab_jax.import_weights.torch_deeplabs import to_official
 from deeplab_jax.models import (
   Classifier,
@@ -334,10 +336,20 @@ def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
   stored = json.loads((out / "model.json").read_text())["model"]
   assert (stored["output_stride"], stored["atrous_rates"]) == (8, [3, 6, 9])
   assert "output_stride" not in capsys.readouterr().out
-  (folder / "config.json").write_text('{"architecture": "resnetblur50"}')
-  assert main([str(folder), "--out", str(tmp_path / "other")]) == 1
-  message = "is 'resnetblur50', which is not built here"
-  assert message in capsys.readouterr().err
+  for config, refused in (
+    ('{"architecture": "resnetblur50"}', "architecture .* 'resnetblur50', w"),
+    ('{"encoder_name": "tu-resnetaa50"}', "encoder_name .* 'tu-resnetaa50', w"),
+    ("[1]", "must hold a JSON object"),
+    ("{", "cannot read"),
+  ):
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=refused):
+      convert(str(folder), tmp_path / "other")
+  for name in ("resnet50.a1_in1k", "tu-tv_resnet50"):
+    hub.refuse_another({"architecture": name}, "resnet_50_torch")
+  twin = {"architecture": "mobilenetv4_conv_aa_large"}
+  with pytest.raises(ValueError, match="those of 'mobilenetv4_conv_large'"):
+    hub.refuse_another(twin, "mobilenetv4_conv_large")
 
 
 _SOURCES = {

@@ -8,6 +8,7 @@ and shapes, as layers without weights make the difference: anti-aliasing in
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,15 +48,20 @@ def told_arguments(config: Config) -> dict[str, Any]:
 
 def refuse_another(config: Config, backbone: str) -> None:
   """Raises ValueError if timm calls the network otherwise than `backbone`."""
-  name = config.get("architecture")
+  field = "architecture"
+  if str(config.get("encoder_name")).startswith("tu-"):
+    field = "encoder_name"
+  name = config.get(field)
   if not isinstance(name, str):
     return
-  theirs = name.replace("_", "")
+  # Without what tells one set of weights from another of the same network.
+  plain = re.sub(r"^(tu-)?((tv|ssl|swsl)_)?|\..*", "", name)
+  theirs = plain.replace("_", "")
   ours = backbone.removesuffix("_torch").replace("_", "")
   width = theirs.removeprefix(ours)
   if not theirs.startswith(ours) or not (width == "" or width.isdigit()):
     raise ValueError(
-      f"architecture in config.json is {name!r}, which is not built here: "
+      f"{field} in config.json is {name!r}, which is not built here: "
       f"names and shapes of its weights are those of {backbone!r}, what it "
       "computes is another thing"
     )

@@ -34,7 +34,14 @@ from deeplab_jax.import_weights.torch_heads import (
 
 # How names of encoders and of heads begin in segmentation networks.
 _ENCODERS = ("backbone.", "encoder.")
-_HEADS = ("decoder.", "segmentation_head.", "decode_head.", "classifier.")
+_HEADS = (
+  "decoder.",
+  "segmentation_head.",
+  "decode_head.",
+  "classifier.",
+  "aspp.",
+  "cls_conv.",
+)
 _HALVES = ("depthwise", "pointwise")
 
 
