@@ -37,8 +37,8 @@ _STATES = ("state_dict", "model", "model_state", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema")
 # Before all names, of what wraps a network.
 _WRAPPERS = ("module.", "model.", "net.", "network.")
-# Encoders whose names have files of their own.
-_FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
+FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
+"""Encoders whose names have files of their own."""
 # Index of the first block of each stage of timm's MobileNetV2, and behind all.
 _STAGES = (0, 1, 3, 6, 10, 13, 16, 17)
 
@@ -47,7 +47,7 @@ def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
   return any(
     raw_name(name).endswith(".running_mean") for name in arrays
-  ) or bool(encoders.recognise(flatten(arrays), _FAMILIES))
+  ) or bool(encoders.recognise(flatten(arrays), FAMILIES))
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -150,7 +150,7 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
     ValueError: the names are of no known network; one line.
   """
   state = flatten(state)
-  if family := encoders.recognise(state, _FAMILIES):
+  if family := encoders.recognise(state, FAMILIES):
     return encoders.translate(state, family)
   names = dict.fromkeys(map(raw_name, state))
   backbone, rules = recognise(names)
@@ -177,14 +177,14 @@ def usual_arguments(state: Mapping[str, Any]) -> dict[str, Any]:
     state: as `to_official` takes it.
   """
   state = flatten(state)
-  family = encoders.recognise(state, _FAMILIES)
+  family = encoders.recognise(state, FAMILIES)
   return family.usual(dict(state)) if family else {}
 
 
 def told_backbone(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> str:
   """The backbone of `arrays` that `to_official` made of `state`; "" of one
   that shares its names with others."""
-  if not encoders.recognise(flatten(state), _FAMILIES):
+  if not encoders.recognise(flatten(state), FAMILIES):
     return ""
   return next(iter(arrays)).split("/")[0]
 
@@ -229,7 +229,7 @@ def recognise(state: Mapping[str, Any]) -> tuple[str, Rules]:
     name.endswith("conv_stem.first_conv.convolution.weight") for name in state
   ):
     return "mobilenet_v2", _TRANSFORMERS_MOBILENET
-  families = ", ".join(family.title for family in _FAMILIES)
+  families = ", ".join(family.title for family in FAMILIES)
   raise ValueError(
     "the state dict is of no known network: expected ResNet-50 or -101 of"
     " torchvision or timm, MobileNetV2 of these or transformers, xception41,"

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from deeplab_jax.import_weights import convnext, efficient, encoders, pytorch
+from deeplab_jax.import_weights import encoders, pytorch
 from deeplab_jax.import_weights.encoders import Family
 from deeplab_jax.import_weights.pytorch import Rules
 from deeplab_jax.import_weights.torch_heads import (
@@ -28,8 +28,6 @@ _STEMS = (
   "0.0.weight",
   "conv_stem.first_conv.convolution.weight",
 )
-# Those of timm's that segmentation_models_pytorch takes, too.
-_FAMILIES = (convnext.FAMILY, efficient.FAMILY)
 
 
 class Encoder(NamedTuple):
@@ -80,7 +78,7 @@ def _read(head: Head, shapes: Shapes, is_timm: bool) -> Encoder:
   if "layer1.0.conv3.weight" in shapes:
     return _resnet(head, shapes, is_timm)
   if is_timm:
-    if family := encoders.recognise(shapes, _FAMILIES):
+    if family := encoders.recognise(shapes, pytorch.FAMILIES):
       return _of_family(head, shapes, family)
     try:
       backbone, rules = pytorch.recognise(shapes)
