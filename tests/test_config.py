@@ -297,6 +297,15 @@ def test_check_passes_float64_where_jax_has_it():
       r"data\.crop_size .* got \(512, 513\); the nearest is \(513, 513\)",
     ),
     (
+      {
+        "model__backbone": "convnext_atto",
+        "model__whole_patches": True,
+        "model__pad_input": False,
+        "data__crop_size": (64, 15),
+      },
+      r"data\.crop_size must be 16 or more on both sides, got \(64, 15\)",
+    ),
+    (
       {"data__name": "shape"},
       r"data\.name must be one of .* got 'shape'; did you mean 'shapes'",
     ),

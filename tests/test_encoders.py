@@ -1,13 +1,14 @@
 """Encoders of PyTorch against the networks written plainly."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax.import_weights import from_torch
+from deeplab_jax.import_weights import from_torch, torch_deeplab
 from deeplab_jax.import_weights.__main__ import main
 from deeplab_jax.import_weights.fit import _leaves
 from deeplab_jax.import_weights.pytorch import to_official
@@ -17,10 +18,11 @@ from deeplab_jax.models import (
   DeepLab,
   convnext,
   efficient,
+  resize_bilinear,
 )
 from deeplab_jax.models.backbones import build_backbone
 from deeplab_jax.models.trace import shapes_of
-from tests import torch_encoders, torch_networks
+from tests import torch_deeplabs, torch_encoders, torch_networks
 from tests.random_variables import random_variables
 
 # In timm's notation, and ours: every kind of block, and of depthwise kernels.
@@ -180,6 +182,31 @@ def test_convnext_computes_the_features_of_torch(shallow, output_stride):
       assert _relative(found, want.transpose(0, 2, 3, 1)) < 1e-5
 
 
+def test_a_deeplab_of_smp_comes_along(shallow):
+  """Its `tu-` encoders are timm's, here for images of four channels."""
+  whole, encoder = torch_networks.Network(), torch_encoders.Encoder()
+  images = np.random.default_rng(0).standard_normal((1, 64, 32, 4))
+  images = images.astype(np.float32)
+
+  def compute(x):
+    low, *_, y = torch_encoders.convnext(encoder, x, *_SMALL, 16)
+    return torch_deeplabs.smp_decoder(whole, low, y)
+
+  wanted = jax.jit(compute)(images.transpose(0, 3, 1, 2))
+  named = {re.sub(r"^(stem|stages)\.(\d)", r"\1_\2", n): a
+           for n, a in encoder.state.items()}  # fmt: skip
+  state = whole.state | {f"encoder.model.{n}": a for n, a in named.items()}
+  # As Lightning saves it, in the order of safetensors.
+  state = {f"net.{n}": state[n] for n in sorted(state)}
+  model = torch_deeplab({"weights": state})
+  assert (model.backbone, model.channels) == ("convnext_atto", 4)
+  assert (model.decoder, model.output_stride) == (("conv2",), 16)
+  variables = from_torch(state, model)
+  logits = jax.jit(model.apply)(variables, images)
+  found = resize_bilinear(logits, images.shape[1:3], model.half_pixel)
+  assert _relative(found, wanted.transpose(0, 2, 3, 1)) < 2e-5
+
+
 def test_rest_of_a_side_counts_unless_patches_are_whole(shallow):
   shapes = {}
   for whole in (False, True):
@@ -229,7 +256,9 @@ def test_command_refuses_another_width_and_names_both(
   ("renamed", "message"),
   [
     (("stages.0.blocks.0.norm.bias", "stages.0.blocks.0.mlp.grn.bias"),
-     "looks like ConvNeXt, but has unexpected names:\n  .*mlp.grn.bias"),
+     r"of a ConvNeXt V2, .* \(stages.0.blocks.0.mlp.grn.bias\); known are"),
+    (("stages.0.blocks.0.norm.bias", "stages.0.blocks.0.mlp.fc3.bias"),
+     "looks like ConvNeXt, but has unexpected names: .*mlp.fc3.bias"),
     (("stages.2.blocks.1.norm.bias", "stages.2.blocks.2.norm.bias"),
      r"ConvNeXt of \(1, 1, 3, 1\) blocks with \(8, 16, 24, 32\) channels"),
   ],
@@ -239,6 +268,24 @@ def test_other_convnexts_are_refused(shallow, renamed, message):
   state = {new if n == old else n: a for n, a in _state().items()}
   with pytest.raises(ValueError, match=message):
     to_official(state)
+
+
+def test_a_classifier_with_another_convolution_is_refused(monkeypatch):
+  name = "mobilenetv4_conv_small"
+  variant = efficient.VARIANTS[name]._replace(stem=16, stages=_ours(_MOBILENET))
+  monkeypatch.setitem(efficient.VARIANTS, name, variant)
+  network = torch_encoders.Encoder()
+
+  def compute(x):
+    settings = 16, _MOBILENET, 32, torch_networks.relu, False
+    *_, x = torch_encoders.efficient(network, x, *settings)
+    return network.conv_norm("conv_head", "norm_head", x, 64)
+
+  jax.eval_shape(compute, jax.ShapeDtypeStruct((1, 3, 32, 32), np.float32))
+  with pytest.raises(
+    ValueError, match=r"\(conv_head\), Classifier with .* none"
+  ):
+    from_torch(network.state, Classifier(10, name))
 
 
 def test_pictures_below_a_patch_are_refused_with_whole_patches(shallow):

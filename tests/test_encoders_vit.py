@@ -261,7 +261,7 @@ def test_command_carries_the_rule_and_refuses_other_networks(tmp_path, capsys):
     (_V3, {"blocks.0.attn.qkv.bias": np.ones(384)},
      r"blocks.0.attn.qkv.bias must be 0 for keys"),
     (_V2, {"blocks.0.attn.gate.weight": np.ones((1, 1))},
-     r"looks like DINOv2 or DINOv3, but has unexpected names:\n  .*gate"),
+     r"looks like DINOv2 or DINOv3, but has unexpected names: .*gate"),
   ],
 )  # fmt: skip
 def test_other_transformers_are_refused(name, change, message):

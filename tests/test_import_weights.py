@@ -379,7 +379,7 @@ def test_unreadable_sources_are_one_clear_error(tmp_path, voc_model):
     "broken.pb": r"cannot read .*broken.pb: DecodeError",
     "half.ckpt": r"cannot read .*half.ckpt",
     "object.npz": r"cannot read .*object.npz: .* allow_pickle=False",
-    "empty": r"empty holds neither .index nor .pb",
+    "empty": r"empty holds neither .index nor .pb file, nor one of the Hub",
     "two": r"two holds several models, give one: .*a.pb, .*b.pb",
   }
   for name in ("image.png", "broken.npz", "broken.tar.gz", "broken.pb"):

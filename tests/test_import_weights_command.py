@@ -105,8 +105,8 @@ def test_imagenet_weights_become_a_backbone(quantised, tmp_path, capsys):
   [
     (
       ["--model=xception_65", "--decoder=conv2"],
-      "backbone: 'xception_65', but the variables have 'mobilenet_v2'\n"
-      "  decoder: ('conv2',), but the variables have ()",
+      "backbone: 'xception_65', but the variables have 'mobilenet_v2'; "
+      "decoder: ('conv2',), but the variables have ()",
     ),
     (["--dataset=imagenet"], "dataset must be one of ade20k, "),
     (

@@ -12,9 +12,16 @@ import deeplab_jax
 from configs import folder
 from deeplab_jax import checkpoints, import_weights, train
 from deeplab_jax.data.builders import scenes
+from deeplab_jax.import_weights import hub
 from deeplab_jax.import_weights.__main__ import main
+from deeplab_jax.import_weights.convert import convert
 from deeplab_jax.import_weights.torch_deeplabs import to_official
-from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
+from deeplab_jax.models import (
+  Classifier,
+  DeepLab,
+  preprocess,
+  resize_bilinear,
+)
 from tests import torch_deeplabs
 from tests.torch_networks import Network
 
@@ -28,6 +35,7 @@ NETWORKS = {
   "jfzhang mobilenet": (torch_deeplabs.jfzhang_mobilenet, (33, 50)),
   "jfzhang xception": (torch_deeplabs.jfzhang_xception, (33, 50)),
   "jfzhang resnet": (torch_deeplabs.jfzhang_resnet, (50, 33)),
+  "transformers": (torch_deeplabs.transformers_mobilenet, (33, 50)),
 }
 
 # Of torchvision and both repositories another is in the quick tests.
@@ -37,6 +45,7 @@ _LONG = (
   "smp deeplabv3",
   "jfzhang xception",
   "jfzhang resnet",
+  "transformers",
 )
 
 
@@ -195,10 +204,6 @@ _OTHERS = {
     lambda s: {n: a for n, a in s.items() if ".layer4.2." not in n},
     r"encoder has \(2, 2, 2, 2\) units in its layers",
   ),
-  "other channels of images": (
-    lambda s: _wider(s, "backbone.conv1.weight", 1, 4),
-    r"takes images of 4 channels \(backbone\.conv1\.weight\), DeepLab of 3",
-  ),
   "another encoder": (
     lambda s: {n.replace("layer", "stage"): a for n, a in s.items()},
     r"with an encoder that is not built here: .* it begins with conv1\.weight",
@@ -224,7 +229,7 @@ def test_names_are_accounted_for():
   state = dict(reference("torchvision deeplabv3")[0])
   model = import_weights.torch_deeplab(state)
   state["backbone.layer1.0.se.weight"] = np.zeros(3)
-  with pytest.raises(ValueError, match=r"unexpected names:\n  backbone.layer1"):
+  with pytest.raises(ValueError, match=r"unexpected names: backbone.layer1"):
     import_weights.from_torch(state, model)
   del state["backbone.layer1.0.se.weight"], state["classifier.2.bias"]
   message = r"missing \(1\):\n  head_conv0/BatchNorm/beta"
@@ -274,17 +279,97 @@ def test_what_is_around_a_network_is_named(name):
 
 
 def test_what_training_scripts_save_is_read(tmp_path):
-  """A score of NumPy's, and the ending of jfzhang's files."""
+  """A score of NumPy's, numbers of 16 bits, the ending of jfzhang's files."""
   torch = pytest.importorskip("torch")
   state, *_ = reference("jfzhang mobilenet")
   tensors = {name: torch.tensor(array) for name, array in state.items()}
+  half = "decoder.conv1.weight"
+  tensors[half] = tensors[half].bfloat16()
   content = {"state_dict": tensors, "best_pred": np.float64(0.7), "epoch": 1}
   torch.save(content, tmp_path / "model_best.pth.tar")
   found = import_weights.read(tmp_path / "model_best.pth.tar")
-  wanted = to_official(state)
+  wanted = to_official(state | {half: tensors[half].float().numpy()})
   assert found.keys() == wanted.keys()
   for name, array in wanted.items():
     np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_classifiers_of_transformers_are_the_official_ones():
+  network = Network()
+  images = jax.ShapeDtypeStruct((1, 3, 33, 33), np.float32)
+  compute = torch_deeplabs.transformers_mobilenet
+  jax.eval_shape(functools.partial(compute, network), images)
+  state = {
+    name: array
+    for name, array in network.state.items()
+    if not name.startswith("segmentation_head.")
+  }
+  last = {
+    "classifier.weight": np.ones((7, 1280), np.float32),
+    "classifier.bias": np.arange(7, dtype=np.float32),
+  }
+  model = Classifier(7, "mobilenet_v2")
+  params = import_weights.from_torch(state | last, model)["params"]
+  np.testing.assert_array_equal(params["logits"]["bias"], np.arange(7))
+  alone = {n.removeprefix("mobilenet_v2."): a for n, a in state.items()}
+  backbone = DeepLab(3, "mobilenet_v2", decoder=(), atrous_rates=())
+  found = import_weights.from_torch(alone, backbone, parts="backbone")
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    found["params"]["backbone"],
+    params["backbone"],
+  )
+
+
+def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
+  numpy = pytest.importorskip("safetensors.numpy")
+  state, *_ = reference("smp deeplabv3plus")
+  folder, out = tmp_path / "hub", tmp_path / "model"
+  folder.mkdir()
+  numpy.save_file(
+    {name: np.ascontiguousarray(array) for name, array in state.items()},
+    folder / "model.safetensors",
+  )
+  config = {"encoder_output_stride": 8, "decoder_atrous_rates": [6, 12, 18]}
+  (folder / "config.json").write_text(json.dumps(config))
+  assert main([str(folder), "--out", str(out)]) == 0
+  stored = json.loads((out / "model.json").read_text())["model"]
+  assert (stored["output_stride"], stored["atrous_rates"]) == (8, [3, 6, 9])
+  assert "output_stride" not in capsys.readouterr().out
+  for config, refused in (
+    ('{"architecture": "resnetblur50"}', "architecture .* 'resnetblur50', w"),
+    ('{"encoder_name": "tu-resnetaa50"}', "encoder_name .* 'tu-resnetaa50', w"),
+    ("[1]", "must hold a JSON object"),
+    ("{", "cannot read"),
+  ):
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=refused):
+      convert(str(folder), tmp_path / "other")
+  for name in ("resnet50.a1_in1k", "tu-tv_resnet50"):
+    hub.refuse_another({"architecture": name}, "resnet_50_torch")
+  twin = {"architecture": "mobilenetv4_conv_aa_large"}
+  with pytest.raises(ValueError, match="those of 'mobilenetv4_conv_large'"):
+    hub.refuse_another(twin, "mobilenetv4_conv_large")
+
+
+_SOURCES = {
+  "a network": (lambda torch: torch.nn.ReLU(), r"holds a torch\.nn.*ReLU; exp"),
+  "two states": (
+    lambda torch: {"a": {"x": torch.ones(2)}, "b": {"x": torch.ones(2)}},
+    "got a, b, of which a and b hold arrays alone",
+  ),
+  "no state": (lambda torch: {"epoch": 3}, "got epoch, of which none hold"),
+}
+
+
+@pytest.mark.parametrize("what", _SOURCES)
+def test_files_of_something_else_are_refused_in_a_line(what, tmp_path):
+  torch = pytest.importorskip("torch")
+  make, message = _SOURCES[what]
+  torch.save(make(torch), tmp_path / "state.ckpt")
+  with pytest.raises(ValueError, match=message) as raised:
+    import_weights.read(tmp_path / "state.ckpt")
+  assert "\n" not in str(raised.value)
 
 
 def test_moving_averages_of_a_whole_network():

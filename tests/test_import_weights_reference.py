@@ -1,4 +1,5 @@
-"""DeepLabs of torchvision and segmentation_models_pytorch, of random weights.
+"""DeepLabs of torchvision, segmentation_models_pytorch and transformers, of
+random weights.
 
 The networks themselves, where torch is (requirements-reference.txt).
 """
@@ -38,6 +39,17 @@ SMP = (
   ("DeepLabV3Plus", "tu-xception41", {}, {}),
   ("DeepLabV3Plus", "tu-xception65", {}, {}),
   ("DeepLabV3Plus", "tu-xception71", {}, {}),
+  ("DeepLabV3Plus", "tu-convnext_tiny", {}, {}),
+  ("DeepLabV3Plus", "tu-mobilenetv4_conv_small", {}, {}),
+  ("DeepLabV3Plus", "tu-tf_efficientnetv2_b0", {}, {}),
+  ("DeepLabV3Plus", "tu-mobilenetv2_140", {}, {}),
+  (
+    "DeepLabV3Plus",
+    "tu-convnext_atto",
+    {"encoder_output_stride": 8, "in_channels": 4},
+    {"output_stride": 8},
+  ),
+  ("DeepLabV3", "tu-mobilenetv4_conv_small", {"in_channels": 1}, {}),
   (
     "DeepLabV3Plus",
     "resnet50",
@@ -70,7 +82,7 @@ def _draw(network) -> None:
       normal(module.running_mean, 0, 0.1)
       normal(module.running_var, 0, 0.2)
       module.running_var.data.exp_()
-    elif isinstance(module, torch.nn.Conv2d):
+    elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
       normal(module.weight, 0, (2 / module.weight[0].numel()) ** 0.5)
       if module.bias is not None:
         normal(module.bias, 0, 0.1)
@@ -90,7 +102,8 @@ def _compare(name, network, sizes, exactness, **given):
 
   for size in sizes:
     random = np.random.default_rng(0)
-    images = random.standard_normal((1, *size, 3)).astype(np.float32)
+    images = random.standard_normal((1, *size, model.channels))
+    images = images.astype(np.float32)
     with torch.no_grad():
       wanted = network(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     wanted = wanted["out"] if isinstance(wanted, dict) else wanted
@@ -121,3 +134,34 @@ def test_segmentation_models_pytorch(name, encoder, options, given, exactness):
   words = [f"segmentation_models_pytorch {name}, {encoder}"]
   words += [f"{key} {value}" for key, value in options.items()]
   _compare(", ".join(words), network, sizes, exactness, **given)
+
+
+class _Resized(torch.nn.Module):
+  """transformers' network, whose logits are resized as its processor does."""
+
+  def __init__(self, network):
+    super().__init__()
+    self.network = network
+
+  def state_dict(self):
+    return self.network.state_dict()
+
+  def forward(self, images):
+    logits = self.network(images).logits
+    return torch.nn.functional.interpolate(
+      logits, images.shape[2:], mode="bilinear", align_corners=False
+    )
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_transformers(output_stride, exactness):
+  transformers = pytest.importorskip(
+    "transformers", reason=_REASON.format("transformers")
+  )
+  config = transformers.MobileNetV2Config(
+    output_stride=output_stride, num_labels=CLASSES
+  )
+  network = _Resized(transformers.MobileNetV2ForSemanticSegmentation(config))
+  title = f"transformers MobileNetV2, output stride {output_stride}"
+  sizes = (65, 97), (64, 80), (33, 50)
+  _compare(title, network, sizes, exactness, output_stride=output_stride)

@@ -238,6 +238,11 @@ def torchvision_lraspp(net: Network, x, classes=5):
 def smp_deeplabv3plus(net: Network, x, classes=5):
   """Encoder resnet50, stride 16; sides are multiples of that."""
   low, y = resnet(net, "encoder.", x, (1, 1, 1, 2), (1, 1, 1, 2))
+  return smp_decoder(net, low, y, classes)
+
+
+def smp_decoder(net: Network, low, y, classes=5):
+  """What is behind any encoder, whose stride is 16."""
   y = aspp(net, "decoder.aspp.0", y, (12, 24, 36), separable)
   y = separable(net, "decoder.aspp.1", "decoder.aspp.2", y, 256)
   y = resize(y, [4 * side for side in y.shape[2:]], True)
@@ -258,6 +263,45 @@ def smp_deeplabv3(net: Network, x, classes=5):
   y = dense(net, "decoder.conv", "decoder.bn", y, 256)
   y = _biased(net, "segmentation_head.0", y, classes)
   return resize(y, [8 * side for side in y.shape[2:]], True)
+
+
+def transformers_mobilenet(net: Network, x, classes=5):
+  """MobileNetV2ForSemanticSegmentation, stride 8, padded as TensorFlow does."""
+
+  def conv(name, x, features, size=1, stride=1, groups=1, rate=1):
+    pad = None
+    if stride == 2:
+      x, pad = jnp.pad(x, [(0, 0)] * 2 + [(n % 2, 1) for n in x.shape[2:]]), 0
+    names = f"{name}.convolution", f"{name}.normalization"
+    args = size, stride, groups, rate, pad
+    return conv_norm(net, *names, x, features, *args)
+
+  net.epsilon, prefix, size = 1e-3, "mobilenet_v2.", x.shape[2:]
+  x = relu6(conv(f"{prefix}conv_stem.first_conv", x, 32, 3, 2))
+  reached, rate, block = 2, 1, f"{prefix}conv_stem"
+  for expansion, channels, count, stride in MOBILENET_V2:
+    for step in (stride, *[1] * (count - 1)):
+      y, following = x, rate
+      if reached == 8:
+        step, following = 1, rate * step
+      reached *= step
+      if expansion > 1:
+        y = relu6(conv(f"{block}.expand_1x1", y, expansion * x.shape[1]))
+      args = y, y.shape[1], 3, step, y.shape[1], rate
+      y = conv(
+        f"{block}.reduce_1x1", relu6(conv(f"{block}.conv_3x3", *args)), channels
+      )
+      x, rate = (x + y if x.shape == y.shape else y), following
+      index = int(block.split(".")[-1]) + 1 if "layer" in block else 0
+      block = f"{prefix}layer.{index}"
+  conv(f"{prefix}conv_1x1", x, 1280)
+  net.epsilon, head = 1e-5, "segmentation_head."
+  pooled = relu(conv(f"{head}conv_pool", x.mean((2, 3), keepdims=True), 256))
+  y = relu(conv(f"{head}conv_aspp", x, 256))
+  y = jnp.concatenate([jnp.broadcast_to(pooled, y.shape), y], 1)
+  y = relu(conv(f"{head}conv_projection", y, 256))
+  y = _biased(net, f"{head}classifier.convolution", y, classes)
+  return resize(y, size, False)
 
 
 def vainf_mobilenet(net: Network, x, classes=5):

@@ -339,8 +339,8 @@ def _check_one_crop(config: ConfigDict, name: str) -> None:
     wanted = f"{stride} or more on both sides"
     _require(name, min(crop) >= stride, wanted, crop)
   elif not config.model.pad_input:
-    wanted = "1 or more on both sides"
-    _require(name, min(crop) >= 1, wanted, crop)
+    least = stride if config.model.whole_patches else 1
+    _require(name, min(crop) >= least, f"{least} or more on both sides", crop)
   elif any(side <= 1 or (side - 1) % stride for side in crop):
     nearest = tuple(max(round((s - 1) / stride), 1) * stride + 1 for s in crop)
     raise ValueError(

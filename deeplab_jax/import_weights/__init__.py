@@ -25,6 +25,7 @@ from deeplab_jax.import_weights.torch_deeplabs import (
   to_official,
 )
 from deeplab_jax.models import Classifier, DeepLab, model_arguments
+from deeplab_jax.models.backbones import find_backbone
 
 __all__ = [
   "Report",
@@ -87,7 +88,8 @@ def from_torch(
   Args:
     state: tensors or arrays of a whole DeepLab (see `torch_deeplab`), of a
       classifier (ResNet-50 or -101 or MobileNetV2 of torchvision or timm, for
-      the backbones whose names end in `_torch`, or timm's Xception), or of an
+      the backbones whose names end in `_torch`, MobileNetV2 of transformers,
+      for `mobilenet_v2`, or timm's Xception), or of an
       encoder with timm's or Hugging Face's names (docs/encoders.md); or what a
       training script saved, with a state dict in it (see `pytorch.flatten`).
     model: the network. That of a whole DeepLab computes what torch's does; of a
@@ -104,6 +106,8 @@ def from_torch(
   if network is None or options.get("parts") == "backbone":
     arrays = to_official(state)
     told = told_backbone(arrays, state)
+    if isinstance(model, Classifier):
+      _refuse_last_convolution(arrays, model)
     if told not in ("", model.backbone):
       raise ValueError(
         f"backbone is {model.backbone!r} in the model, but the state dict is "
@@ -118,13 +122,26 @@ def from_torch(
   return from_tensorflow(to_official(state), model, **options)
 
 
+def _refuse_last_convolution(arrays, model):
+  """Raises ValueError for a convolution that our classifier does not have."""
+  scope = f"{model.backbone}/conv_1/"
+  has_one = find_backbone(model.backbone).classifier_features
+  if not has_one and any(name.startswith(scope) for name in arrays):
+    raise ValueError(
+      "the state dict's classifier has a convolution before its last layer "
+      f"(conv_head), Classifier with backbone {model.backbone!r} none: take "
+      "the features alone, by a DeepLab and parts='backbone'"
+    )
+
+
 def torch_deeplab(state: Mapping[str, Any], **given: Any) -> DeepLab:
   """The network that computes what the torch network of a state dict does.
 
   Args:
     state: of DeepLabV3 or LRASPP of torchvision, DeepLabV3Plus or DeepLabV3 of
-      segmentation_models_pytorch, or a network of the repositories
-      VainF/DeepLabV3Plus-Pytorch or jfzhang95/pytorch-deeplab-xception.
+      segmentation_models_pytorch, MobileNetV2ForSemanticSegmentation of
+      transformers, or a network of the repositories VainF/DeepLabV3Plus-Pytorch
+      or jfzhang95/pytorch-deeplab-xception.
     **given: arguments of `DeepLab` that differ from the usual: the weights do
       not tell `output_stride` and `atrous_rates` (at output stride 16).
 

@@ -12,6 +12,7 @@ import numpy as np
 from deeplab_jax import checkpoints, remote
 from deeplab_jax.data.classes import IGNORE, bit_colors
 from deeplab_jax.data.datasets import DATASETS
+from deeplab_jax.import_weights import hub
 from deeplab_jax.import_weights.architecture import (
   infer_arguments,
   is_classifier,
@@ -55,7 +56,8 @@ def convert(
   whole head.
 
   Args:
-    source: a path as `read` takes it, or a key of `releases.RELEASES`.
+    source: a path as `read` takes it, or a key of `releases.RELEASES`. Of a
+      folder of the Hub its config.json is read, too.
     out: created if missing.
     archive: the file of a release, which is then not downloaded.
     dataset: a key of `DATASETS`, for the classes' names and colours; a
@@ -77,14 +79,18 @@ def convert(
   release, path = _locate(source, archive)
   dataset = dataset or (release.dataset if release else None)
   stored = read_stored(path)
+  config = hub.read_config(path)
+  told = hub.told_arguments(config)
   network = recognise(flatten(stored)) if is_torch(stored) else None
   arrays = to_official(stored) if is_torch(stored) else stored
   if network:
-    inferred, usual = network.arguments, network.usual(given)
+    inferred = network.arguments
+    usual = network.usual(told | given) | told
   else:
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     inferred = infer_arguments(shapes)
     usual = usual_arguments(stored) if is_torch(stored) else {}
+  hub.refuse_another(config, inferred["backbone"])
   _check("the arguments given", given, inferred)
   if release:
     _check(f"the release {source}", release.arguments, inferred)
@@ -106,7 +112,7 @@ def convert(
     seed=seed,
   )
   if network:
-    report = dataclasses.replace(report, notes=network.notes(given))
+    report = dataclasses.replace(report, notes=network.notes(told | given))
   elif usual:
     told = ", ".join(
       f"{name} {arguments[name]!r}" for name in sorted(usual.keys() - given)
@@ -160,8 +166,7 @@ def _check(
   ]
   if conflicts:
     raise ValueError(
-      f"{who} and the weights contradict each other:\n  "
-      + "\n  ".join(conflicts)
+      f"{who} and the weights contradict each other: {'; '.join(conflicts)}"
     )
 
 

@@ -6,7 +6,7 @@ authors' names are those of DINOv3's own files, too.
 
 import re
 
-from deeplab_jax.import_weights.encoders import Family, Shapes
+from deeplab_jax.import_weights.encoders import Arrays, Family, Shapes
 from deeplab_jax.models.convnext import VARIANTS
 
 _LAYERS = {
@@ -25,7 +25,7 @@ _LAYERS = {
   "layernorm": "layer_norm",
   "layer_scale_parameter": "layer_scale",
 }
-_STAGE = r"(?:model\.|convnext\.)?(?:encoder\.)?stages\.(\d)"
+_STAGE = r"(?:model\.|convnext(?:v2)?\.)?(?:encoder\.)?stages\.(\d)"
 _BLOCK = rf"{_STAGE}(?:\.blocks|\.layers)?\.(\d+)"
 _NAME = "|".join(map(re.escape, _LAYERS))
 
@@ -40,6 +40,16 @@ def _patches(match: re.Match) -> str:
   if stage == "0":
     return ("stem", "stem_norm")[place]
   return f"stage{stage}_{('norm', 'patches')[place]}"
+
+
+def _refuse_second(state: Arrays) -> Arrays:
+  """Raises ValueError for a ConvNeXt V2."""
+  if second := next((name for name in state if ".grn." in name), None):
+    raise ValueError(
+      "the state dict is of a ConvNeXt V2, with global response normalisation "
+      f"({second}); known are those of the first, {', '.join(VARIANTS)}"
+    )
+  return state
 
 
 def _find(shapes: Shapes) -> str:
@@ -75,7 +85,9 @@ FAMILY = Family(
     (r"(?:convnext\.)?embeddings\.layernorm", "stem_norm"),
     (r"(?:head\.|convnext\.)?(?:norm|layer_?norm)", "pooled_norm"),
     (r"head\.fc|head|classifier", "logits"),
-    (r"norms\.\d", None),  # DINOv3's, of features at every stage
+    # Of features at every stage: DINOv3's, Hugging Face's of backbones.
+    (r"norms\.\d|hidden_states_norms\.\w+", None),
   ),
   _find,
+  _refuse_second,
 )

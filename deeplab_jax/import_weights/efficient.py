@@ -47,9 +47,10 @@ def _with_kinds(state: Arrays) -> Arrays:
         kinds[match[1]] = kind
 
   def told(name):
-    match = re.fullmatch(rf"{_BLOCK}\.(.+)", name)
-    if match and match[1] in kinds:
-      return f"{match[1]}.<{kinds[match[1]]}>.{match[2]}"
+    match = re.fullmatch(rf"{_BLOCK}\.(.+)(\.\w+(?:/\w+)?)", name)
+    kind = match and kinds.get(match[1])
+    if kind and match[2] in _KINDS[kind]:
+      return f"{match[1]}.<{kind}>.{match[2]}{match[3]}"
     return name
 
   return {told(name): array for name, array in state.items()}
@@ -57,8 +58,6 @@ def _with_kinds(state: Arrays) -> Arrays:
 
 def _layer(match: re.Match) -> str:
   stage, block, kind, part = match.groups()
-  if part not in _KINDS[kind]:
-    return ""
   return f"stage{stage}_block{block}/{_KINDS[kind][part]}"
 
 

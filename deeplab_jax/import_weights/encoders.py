@@ -74,7 +74,7 @@ def translate(state: Mapping[str, Any], family: Family) -> Arrays:
     or, if depthwise, (height, width, channels, 1).
 
   Raises:
-    ValueError: lists the names that the family does not have; or says of which
+    ValueError: gives names that the family does not have; or says of which
       network the state dict is, if not of one that we have.
   """
   state = family.alter({n: np.asarray(array) for n, array in state.items()})
@@ -90,12 +90,29 @@ def translate(state: Mapping[str, Any], family: Family) -> Arrays:
       arrays[ours + SUFFIX * name.endswith(SUFFIX)] = array
       unknown += [name] * (not layer)
   if unknown:
-    raise ValueError(
-      f"the state dict looks like {family.title}, but has unexpected names:\n  "
-      + "\n  ".join(unknown)
-    )
+    raise unexpected(family.title, unknown)
   backbone = family.find({raw_name(n): a.shape for n, a in arrays.items()})
   return {f"{backbone}/{name}": array for name, array in arrays.items()}
+
+
+def unexpected(title: str, names: list[str]) -> ValueError:
+  """For a state dict that looks like what `title` says, but for some names."""
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ValueError(
+    f"the state dict looks like {title}, but has unexpected names: "
+    f"{', '.join(names[:3])}{more}"
+  )
+
+
+def find(shapes: Shapes, family: Family) -> str:
+  """The backbone whose arrays, by torch's names, have these shapes.
+
+  Raises:
+    ValueError: as `translate`.
+  """
+  blank = np.zeros((), np.float32)
+  arrays = {n: np.broadcast_to(blank, shape) for n, shape in shapes.items()}
+  return next(iter(translate(arrays, family))).split("/")[0]
 
 
 def _layer(name, module, family) -> str | None:

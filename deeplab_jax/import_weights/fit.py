@@ -153,7 +153,7 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 def _flat_init(model) -> Callable[[jax.Array], dict[Path, jax.Array]]:
   def init(key):
-    variables = model.init(key, jnp.zeros((1, 65, 65, 3)))
+    variables = model.init(key, jnp.zeros((1, 65, 65, model.channels)))
     return flax.traverse_util.flatten_dict(variables)
 
   return init

@@ -1,17 +1,20 @@
 """State dicts of torchvision and timm under official names and layout.
 
-ResNet-50 and -101 (both libraries), MobileNetV2 (both), Xception-41, -65 and
--71 (timm). torch's ResNet and MobileNetV2 compute something else than the
-official ones from the same shapes: they stride in the first unit of a block
-(ResNet), pad symmetrically, have another epsilon and another input. So they are
-backbones of their own, in scopes of their own, such as `resnet_50_torch/...`.
+ResNet-50 and -101 (both libraries), MobileNetV2 (both, and transformers, whose
+network is the official one), Xception-41, -65 and -71 (timm). torch's ResNet
+and MobileNetV2 compute something else than the official ones from the same
+shapes: they stride in the first unit of a block (ResNet), pad symmetrically,
+have another epsilon and another input. So they are backbones of their own, in
+scopes of their own, such as `resnet_50_torch/...`.
 Encoders that have no official weights are in files of their own: `encoders.py`.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from deeplab_jax.import_weights import convnext, efficient, encoders, vit
@@ -32,53 +35,99 @@ _NORM_LEAVES = {
 # torchvision's references).
 _STATES = ("state_dict", "model", "model_state", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema")
-# Encoders whose names have files of their own.
-_FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
-# Index of the first block of each stage of timm's MobileNetV2.
-_STAGES = (0, 1, 3, 6, 10, 13, 16)
+# Before all names, of what wraps a network.
+_WRAPPERS = ("module.", "model.", "net.", "network.")
+FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
+"""Encoders whose names have files of their own."""
+# Index of the first block of each stage of timm's MobileNetV2, and behind all.
+_STAGES = (0, 1, 3, 6, 10, 13, 16, 17)
 
 
 def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
   return any(
     raw_name(name).endswith(".running_mean") for name in arrays
-  ) or bool(encoders.recognise(arrays, _FAMILIES))
+  ) or bool(encoders.recognise(flatten(arrays), FAMILIES))
 
 
-def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The state dict in what a training script saved, by the network's names.
 
   Args:
-    content: a state dict, or one among other things, below `"state_dict"`,
-      `"model"`, `"model_state"` or `"model_state_dict"`, its moving averages
-      below `"state_dict_ema"` or `"model_ema"`.
+    content: tensors or arrays by name; or these among other things, below
+      `"state_dict"`, `"model"`, `"model_state"` or `"model_state_dict"`, or
+      below the one name of whatever else has nothing but arrays, moving
+      averages below `"state_dict_ema"` or `"model_ema"`.
 
   Returns:
-    Its values by name, without the `module.` of DataParallel and AveragedModel
-    and the `_orig_mod.` of torch.compile; moving averages under
-    `<name>/ExponentialMovingAverage`.
+    Its arrays by name, without what wrappers put before all of them, such as
+    the `module.` of DataParallel and AveragedModel, and the `_orig_mod.` of
+    torch.compile; moving averages under `<name>/ExponentialMovingAverage`.
+    Numbers of 16 bits are in float32.
+
+  Raises:
+    ValueError: there are several that might be meant; or none.
   """
-  inner = [
+  found = [
     key
     for key in (*_STATES, *_AVERAGES)
     if isinstance(content.get(key), Mapping)
   ]
-  if not inner:
+  found = found or _only_state(content)
+  if not found:
     return _without_wrappers(content)
   state = {}
-  for key in inner:
+  for key in found:
     part = flatten(content[key])
     state |= _as_averages(part) if key in _AVERAGES else part
   return state
 
 
-def _without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
-  plain = {n.replace("_orig_mod.", ""): value for n, value in state.items()}
+def _only_state(content: Mapping[str, Any]) -> list[str]:
+  """The one key of a state dict; none if the content is one itself."""
+  if any(map(_is_array, content.values())):
+    return []
+  found = [
+    key
+    for key, part in content.items()
+    if isinstance(part, Mapping) and part and all(map(_is_array, part.values()))
+  ]
+  if content and len(found) != 1:
+    raise ValueError(
+      f"expected a state dict, or one below {', '.join(_STATES)} or a name of "
+      f"its own; got {', '.join(map(str, content))}, of which "
+      f"{' and '.join(found) or 'none'} hold arrays alone"
+    )
+  return found
+
+
+def _is_array(value: Any) -> bool:
+  """Whether it is an array or tensor, not a number of NumPy's."""
+  return hasattr(value, "detach") or isinstance(value, np.ndarray | jax.Array)
+
+
+def _without_wrappers(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  plain = {
+    n.replace("_orig_mod.", ""): _as_array(value)
+    for n, value in state.items()
+    if _is_array(value)
+  }
   # What torch.optim.swa_utils.AveragedModel holds beside its network.
   averaged = plain.pop("n_averaged", None) is not None
-  while plain and all(name.startswith("module.") for name in plain):
-    plain = {n.removeprefix("module."): value for n, value in plain.items()}
+  for wrapper in _WRAPPERS * 2:
+    if plain and all(name.startswith(wrapper) for name in plain):
+      plain = {n.removeprefix(wrapper): value for n, value in plain.items()}
   return _as_averages(plain) if averaged else plain
+
+
+def _as_array(value: Any) -> np.ndarray:
+  if hasattr(value, "detach"):
+    value = value.detach().cpu()
+    # NumPy has no bfloat16.
+    value = (value.float() if value.is_floating_point() else value).numpy()
+  array = np.asarray(value)
+  is_half = array.dtype.name in ("float16", "bfloat16")
+  return array.astype(np.float32) if is_half else array
 
 
 def _as_averages(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,10 +147,10 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
     `<variable>/ExponentialMovingAverage`.
 
   Raises:
-    ValueError: the names are of no known network; lists those unknown.
+    ValueError: the names are of no known network; one line.
   """
   state = flatten(state)
-  if family := encoders.recognise(state, _FAMILIES):
+  if family := encoders.recognise(state, FAMILIES):
     return encoders.translate(state, family)
   names = dict.fromkeys(map(raw_name, state))
   backbone, rules = recognise(names)
@@ -117,10 +166,7 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
       suffix = SUFFIX if name.endswith(SUFFIX) else ""
       arrays[f"{backbone_scope(backbone)}/{official}{suffix}"] = array
   if unknown:
-    raise ValueError(
-      f"the state dict looks like {backbone}, but has unexpected names:\n  "
-      + "\n  ".join(unknown)
-    )
+    raise encoders.unexpected(backbone, unknown)
   return arrays
 
 
@@ -131,14 +177,14 @@ def usual_arguments(state: Mapping[str, Any]) -> dict[str, Any]:
     state: as `to_official` takes it.
   """
   state = flatten(state)
-  family = encoders.recognise(state, _FAMILIES)
+  family = encoders.recognise(state, FAMILIES)
   return family.usual(dict(state)) if family else {}
 
 
 def told_backbone(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> str:
   """The backbone of `arrays` that `to_official` made of `state`; "" of one
   that shares its names with others."""
-  if not encoders.recognise(flatten(state), _FAMILIES):
+  if not encoders.recognise(flatten(state), FAMILIES):
     return ""
   return next(iter(arrays)).split("/")[0]
 
@@ -175,17 +221,32 @@ def recognise(state: Mapping[str, Any]) -> tuple[str, Rules]:
     return ("resnet_101_torch" if deep else "resnet_50_torch"), _RESNET
   if "features.0.0.weight" in state:
     return "mobilenet_v2_torch", _TORCHVISION_MOBILENET
-  if "conv_stem.weight" in state:
+  if "conv_stem.weight" in state and _is_timm_mobilenet(state):
     return "mobilenet_v2_torch", _TIMM_MOBILENET
   if "stem.0.conv.weight" in state:
     return _timm_xception(state)
-  families = ", ".join(family.title for family in _FAMILIES)
+  if any(
+    name.endswith("conv_stem.first_conv.convolution.weight") for name in state
+  ):
+    return "mobilenet_v2", _TRANSFORMERS_MOBILENET
+  families = ", ".join(family.title for family in FAMILIES)
   raise ValueError(
-    "the state dict is of no known network: expected ResNet-50 or -101 or"
-    " MobileNetV2 of torchvision or timm, or xception41, xception65 or"
-    f" xception71 of timm, or {families}; its first names are"
+    "the state dict is of no known network: expected ResNet-50 or -101 of"
+    " torchvision or timm, MobileNetV2 of these or transformers, xception41,"
+    f" xception65 or xception71 of timm, {families}; its first names are"
     f" {', '.join(list(state)[:5])}"
   )
+
+
+def _is_timm_mobilenet(state) -> bool:
+  """Whether it has MobileNetV2's blocks, of all that begin with `conv_stem`."""
+  found = {tuple(n.split(".")[1:3]) for n in state if n.startswith("blocks.")}
+  wanted = {
+    (str(stage), str(block))
+    for stage, (first, following) in enumerate(itertools.pairwise(_STAGES))
+    for block in range(following - first)
+  }
+  return found == wanted and not any(".se." in name for name in state)
 
 
 def _timm_xception(state) -> tuple[str, Rules]:
@@ -261,6 +322,18 @@ _RESNET: Rules = (
   (r"layer(\d)\.(\d+)\.(?:(?:conv|bn)(\d)|downsample\.[01])", _resnet_unit),
   (r"fc", "logits"),
 )
+_TRANSFORMERS_LAYERS = {
+  "expand_1x1": "expand",
+  "conv_3x3": "depthwise",
+  "reduce_1x1": "project",
+}
+
+
+def _transformers_block(match) -> str:
+  index = int(match[1]) + 1 if match[1] else 0
+  return _inverted_residual(index, _TRANSFORMERS_LAYERS[match[2]])
+
+
 _LAST_LAYER = "Logits/Conv2d_1c_1x1"
 _TORCHVISION_MOBILENET: Rules = (
   (r"features\.0\.[01]", "Conv"),
@@ -272,5 +345,17 @@ _TIMM_MOBILENET: Rules = (
   (r"conv_stem|bn1", "Conv"),
   (r"conv_head|bn2", "Conv_1"),
   (r"blocks\.(\d)\.(\d)\.(\w+)", _timm_block),
+  (r"classifier", _LAST_LAYER),
+)
+_PARTS = r"(?:convolution|normalization)"
+# The official network, of official weights.
+_TRANSFORMERS_MOBILENET: Rules = (
+  (rf"(?:mobilenet_v2\.)?conv_stem\.first_conv\.{_PARTS}", "Conv"),
+  (
+    rf"(?:mobilenet_v2\.)?(?:conv_stem|layer\.(\d+))"
+    rf"\.(conv_3x3|reduce_1x1|expand_1x1)\.{_PARTS}",
+    _transformers_block,
+  ),
+  (rf"(?:mobilenet_v2\.)?conv_1x1\.{_PARTS}", "Conv_1"),
   (r"classifier", _LAST_LAYER),
 )

@@ -6,6 +6,8 @@ then. Frozen graphs, .npz and .safetensors files need neither.
 
 import importlib
 import pathlib
+import pickle
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -23,10 +25,11 @@ Path = pathlib.Path | str
 Arrays = dict[str, np.ndarray]
 
 _TORCH = "torch>=2.6"
+_ONLY = ("[!.]*.pb", "[!.]*.index", "model.safetensors", "pytorch_model.bin")
 _FORMATS = (
   "a TensorFlow checkpoint (its prefix such as model.ckpt, its .index file, or"
   " its folder), a frozen graph (.pb), a release (.tar.gz), .npz,"
-  " .safetensors, or a torch state dict (.pth, .pt, .bin)"
+  " .safetensors, or a torch state dict (.pth, .pt, .bin, .ckpt of Lightning)"
 )
 
 
@@ -82,16 +85,19 @@ def _find_reader(path: pathlib.Path) -> Callable[[pathlib.Path], Arrays]:
 def _only_model_in(folder: pathlib.Path) -> pathlib.Path:
   """The frozen graph below `folder`, else its one checkpoint.
 
-  They hold the same variables, and a graph needs no TensorFlow.
+  They hold the same variables, and a graph needs no TensorFlow. Folders of the
+  Hub have the same state dict in two files, of which one needs no torch.
   """
-  for pattern in ("[!.]*.pb", "[!.]*.index"):
+  for pattern in _ONLY:
     found = sorted(folder.rglob(pattern))
     if len(found) == 1:
       return found[0]
     if found:
       names = ", ".join(str(file) for file in found)
       raise ValueError(f"{folder} holds several models, give one: {names}")
-  raise ValueError(f"{folder} holds neither .index nor .pb file")
+  raise ValueError(
+    f"{folder} holds neither .index nor .pb file, nor one of the Hub"
+  )
 
 
 def _read_archive(path: pathlib.Path) -> Arrays:
@@ -159,10 +165,20 @@ def _read_pickle(path: pathlib.Path) -> Arrays:
   kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
   allowed = [number, (number, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
   with torch.serialization.safe_globals(allowed):
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+      content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+      raise ValueError(_without_a_page(error)) from error
   if not isinstance(content, dict):
     raise ValueError(f"it holds no state dict, but a {type(content).__name__}")
-  return {n: tensor.detach().numpy() for n, tensor in flatten(content).items()}
+  return flatten(content)
+
+
+def _without_a_page(error: Exception) -> str:
+  """What torch says of a file that holds more than tensors, in a line."""
+  found = re.search(r"GLOBAL ([\w.]+)", str(error))
+  what = f"it holds a {found[1]}" if found else "it is damaged"
+  return f"{what}; expected a file of torch.save(network.state_dict(), file)"
 
 
 _READERS = {
@@ -175,6 +191,7 @@ _READERS = {
   ".pth.tar": _read_pickle,
   ".pt": _read_pickle,
   ".bin": _read_pickle,
+  ".ckpt": _read_pickle,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights import pytorch
+from deeplab_jax.import_weights import encoders, pytorch
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope, official_name
 from deeplab_jax.import_weights.torch_encoders import (
@@ -24,6 +24,7 @@ from deeplab_jax.import_weights.torch_heads import (
   BESIDE,
   FEATURES,
   HEADS,
+  TRANSFORMERS,
   UNUSED,
   Found,
   Head,
@@ -33,7 +34,14 @@ from deeplab_jax.import_weights.torch_heads import (
 
 # How names of encoders and of heads begin in segmentation networks.
 _ENCODERS = ("backbone.", "encoder.")
-_HEADS = ("decoder.", "segmentation_head.", "decode_head.", "classifier.")
+_HEADS = (
+  "decoder.",
+  "segmentation_head.",
+  "decode_head.",
+  "classifier.",
+  "aspp.",
+  "cls_conv.",
+)
 _HALVES = ("depthwise", "pointwise")
 
 
@@ -101,6 +109,11 @@ class TorchDeepLab:
     lines = [f"recognised: {self}"]
     if usual:
       lines.append(f"usual there, as the weights do not tell: {usual}")
+    if (channels := self.arguments["channels"]) != 3:
+      lines.append(
+        f"images of {channels} channels: each is normalised by the mean of the "
+        "published figures of red, green and blue, as the weights tell none"
+      )
     if self.arguments["num_classes"] == 1:
       lines.append(
         "one class, which a sigmoid tells from the rest: labels here, the "
@@ -116,14 +129,17 @@ class TorchDeepLab:
     """Its `state`, flattened, by official names; one of `UNUSED` by its own.
 
     Raises:
-      ValueError: lists the names that no such network has.
+      ValueError: gives names that no such network has.
     """
-    arrays, unknown = {}, []
-    for name, array in state.items():
+    arrays, rest = self._split(state)
+    unknown = []
+    for name, array in rest.items():
       suffix = SUFFIX if name.endswith(SUFFIX) else ""
       module, _, leaf = raw_name(name).rpartition(".")
       if leaf == "num_batches_tracked" or self._is_double(module, state):
         continue
+      if module.startswith(self.head.unused):
+        module = f"{BESIDE}.{module}"
       if module.split(".")[0] in UNUSED:
         arrays[f"{module.replace('.', '/')}/{leaf}{suffix}"] = array
         continue
@@ -137,11 +153,22 @@ class TorchDeepLab:
       official, array = pytorch.convert(layer, leaf, np.asarray(array), norm)
       arrays[f"{official}{suffix}"] = self._in_our_order(official, array)
     if unknown:
-      raise ValueError(
-        f"the state dict looks like {self}, but has unexpected names:\n  "
-        + "\n  ".join(unknown)
-      )
+      raise encoders.unexpected(str(self), unknown)
     return arrays
+
+  def _split(
+    self, state: Mapping[str, Any]
+  ) -> tuple[pytorch.Arrays, Mapping[str, Any]]:
+    """What the encoder's family knows, by official names, and all else."""
+    if self.encoder.family is None:
+      return {}, state
+    prefix, own, rest = self.head.prefix, {}, {}
+    for name, array in state.items():
+      if name.startswith(prefix):
+        own[plain_name(name.removeprefix(prefix))] = array
+      else:
+        rest[name] = array
+    return encoders.translate(own, self.encoder.family), rest
 
   def _layer(self, module: str) -> str | None:
     """The official layer of one of torch's modules, if it is known."""
@@ -167,7 +194,7 @@ class TorchDeepLab:
   def _in_our_order(self, official: str, array: np.ndarray) -> np.ndarray:
     """Kernels of joined maps: pooled first, low-level features last."""
     layer = official.rpartition("/")[0]
-    if layer == "concat_projection":
+    if layer == "concat_projection" and self.head.owner != TRANSFORMERS:
       return np.roll(array, FEATURES, axis=2)
     reads = ("decoder/decoder_conv0/decoder_conv0_1",)
     reads += tuple(f"decoder/decoder_conv0_{x}" for x in _HALVES)

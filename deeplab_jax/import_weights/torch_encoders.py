@@ -3,11 +3,13 @@
 import re
 from typing import Any, NamedTuple
 
-from deeplab_jax.import_weights import pytorch
+from deeplab_jax.import_weights import encoders, pytorch
+from deeplab_jax.import_weights.encoders import Family
 from deeplab_jax.import_weights.pytorch import Rules
 from deeplab_jax.import_weights.torch_heads import (
   JFZHANG,
   SMP,
+  TRANSFORMERS,
   Head,
   Shapes,
 )
@@ -16,6 +18,16 @@ from deeplab_jax.models.resnet import UNITS
 _TIMM = "model."  # before timm's modules in segmentation_models_pytorch
 _LAYERS = ("expand", "depthwise", "project")  # of an inverted residual
 _SQUEEZE = {"fc1": "Conv", "fc2": "Conv_1"}
+# The first convolution of an encoder.
+_STEMS = (
+  "conv1.weight",
+  "features.0.0.weight",
+  "conv_stem.weight",
+  "stem.0.weight",
+  "stem.0.conv.weight",
+  "0.0.weight",
+  "conv_stem.first_conv.convolution.weight",
+)
 
 
 class Encoder(NamedTuple):
@@ -25,17 +37,19 @@ class Encoder(NamedTuple):
     backbone: a key of `BACKBONES`.
     rules: official layers below the backbone's scope, by torch's modules.
     arguments: of `DeepLab`, beside the backbone.
+    family: that knows the arrays in place of the rules, if there is one.
   """
 
   backbone: str
   rules: Rules
   arguments: dict[str, Any]
+  family: Family | None = None
 
 
 def plain_name(name: str) -> str:
   """The name of an encoder's array in a network that is the encoder alone."""
   name = re.sub(rf"^({_TIMM}|(low|high)_level_(?=features))", "", name)
-  return re.sub(r"^(stem|blocks)_(\d+)\.", r"\1.\2.", name)
+  return re.sub(r"^(stem|stages|blocks)_(\d+)\.", r"\1.\2.", name)
 
 
 def read_encoder(head: Head, shapes: Shapes) -> Encoder:
@@ -50,26 +64,52 @@ def read_encoder(head: Head, shapes: Shapes) -> Encoder:
   """
   is_timm = all(name.startswith(_TIMM) for name in shapes)
   shapes = {plain_name(name): shape for name, shape in shapes.items()}
-  stem = next((n for n, shape in shapes.items() if len(shape) == 4), None)
-  if stem and shapes[stem][1] != 3:
-    raise ValueError(
-      f"the state dict takes images of {shapes[stem][1]} channels "
-      f"({head.prefix}{stem}), DeepLab of 3"
-    )
+  encoder = _read(head, shapes, is_timm)
+  arguments = encoder.arguments | {"channels": _channels(shapes)}
+  return encoder._replace(arguments=arguments)
+
+
+def _channels(shapes: Shapes) -> int:
+  """Those of the images."""
+  return next((shapes[name][1] for name in _STEMS if name in shapes), 3)
+
+
+def _read(head: Head, shapes: Shapes, is_timm: bool) -> Encoder:
   if "layer1.0.conv3.weight" in shapes:
     return _resnet(head, shapes, is_timm)
   if is_timm:
+    if family := encoders.recognise(shapes, pytorch.FAMILIES):
+      return _of_family(head, shapes, family)
     try:
-      return Encoder(*pytorch.recognise(shapes), {})
+      backbone, rules = pytorch.recognise(shapes)
     except ValueError:
       raise _unknown(head, shapes) from None
+    return Encoder(backbone, rules, _width(shapes))
   if "features.0.0.weight" in shapes:
     return _mobilenet_v2(head, shapes)
   if "block1.rep.0.bn.running_mean" in shapes and head.owner == JFZHANG:
     return _xception(head, shapes)
+  if head.owner == TRANSFORMERS:
+    backbone, rules = pytorch.recognise(shapes)
+    last = shapes["layer.15.reduce_1x1.convolution.weight"]
+    return Encoder(backbone, rules, {"width_multiplier": last[0] / 320})
   if "1.block.0.0.weight" in shapes:
     return _mobilenet_v3(head, shapes)
   raise _unknown(head, shapes)
+
+
+def _width(shapes: Shapes) -> dict[str, float]:
+  """That of timm's MobileNetV2."""
+  last = shapes.get("blocks.6.0.conv_pwl.weight")
+  return {"width_multiplier": last[0] / 320} if last else {}
+
+
+def _of_family(head: Head, shapes: Shapes, family: Family) -> Encoder:
+  """Their low-level features are the results of stages by the paper's names."""
+  levels = {"stage2": "conv2"}
+  decoder = tuple(levels[name] for name in head.arguments["decoder"])
+  backbone = encoders.find(shapes, family)
+  return Encoder(backbone, (), {"decoder": decoder}, family)
 
 
 def _unknown(head: Head, shapes: Shapes) -> ValueError:
@@ -77,7 +117,8 @@ def _unknown(head: Head, shapes: Shapes) -> ValueError:
   return ValueError(
     f"the state dict is a {head.title} with an encoder that is not built here: "
     "expected ResNet-50 or -101, MobileNetV2, torchvision's MobileNetV3-Large "
-    f"or, of timm, Xception-41, -65 or -71; it begins with {first}"
+    "or, of timm, Xception-41, -65 or -71, ConvNeXt, MobileNetV4 or "
+    f"EfficientNetV2; it begins with {first}"
   )
 
 

@@ -1,9 +1,10 @@
 """What the DeepLabs that people train with torch have behind their encoders.
 
-Those of torchvision and of segmentation_models_pytorch, and the two DeepLabv3+
-repositories from which most others were forked: VainF/DeepLabV3Plus-Pytorch and
-jfzhang95/pytorch-deeplab-xception. A head says which torch module is which of
-ours, and what it does that its weights do not tell.
+Those of torchvision, of segmentation_models_pytorch and of transformers, and
+the two DeepLabv3+ repositories from which most others were forked:
+VainF/DeepLabV3Plus-Pytorch and jfzhang95/pytorch-deeplab-xception. A head says
+which torch module is which of ours, and what it does that its weights do not
+tell.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ Modules = dict[str, str]
 TORCHVISION, SMP = "torchvision", "segmentation_models_pytorch"
 VAINF = "VainF/DeepLabV3Plus-Pytorch"
 JFZHANG = "jfzhang95/pytorch-deeplab-xception"
+TRANSFORMERS = "transformers"
 BESIDE = "beside_the_network"
 UNUSED = ("aux_classifier", "classification_head", BESIDE)
 """Parts of a state dict that serve its training alone."""
@@ -45,6 +47,7 @@ class Head:
     modules: others, as pairs of convolution and normalisation (or nothing), to
       the path of ours.
     aspp: module that holds `convs` and `project`; "" for none.
+    unused: modules of the encoder that the network does not compute.
     arguments: of `DeepLab`, whatever the weights.
     output_stride: that it is trained with, unless said otherwise.
     rates: atrous rates, at the stride that it is trained with.
@@ -61,6 +64,7 @@ class Head:
   arguments: Mapping[str, Any]
   prefix: str = "backbone."
   aspp: str = ""
+  unused: tuple[str, ...] = ()
   output_stride: int = 16
   rates: tuple[int, ...] = (6, 12, 18)
   rates_stay: bool = False
@@ -200,6 +204,29 @@ HEADS = (
     | _DECODER
     | {"decoder_convs": ((3, FEATURES),) * 2, "decoder_separable": False},
   ),
+  Head(
+    "MobileNetV2ForSemanticSegmentation",
+    TRANSFORMERS,
+    telltale="segmentation_head.conv_pool",
+    prefix="mobilenet_v2.",
+    logits="segmentation_head.classifier.convolution",
+    modules={
+      (
+        f"segmentation_head.{theirs}.convolution",
+        f"segmentation_head.{theirs}.normalization",
+      ): f"aspp/{ours}"
+      for theirs, ours in (
+        ("conv_pool", "image_pooling"),
+        ("conv_aspp", "aspp0"),
+        ("conv_projection", "concat_projection"),
+      )
+    },
+    arguments=_COMMON | {"half_pixel": True, "decoder": ()},
+    unused=("mobilenet_v2.conv_1x1.",),
+    output_stride=8,
+    rates=(),
+    dropout_rate=0.8,
+  ),
 )
 
 
@@ -230,7 +257,7 @@ def read_head(head: Head, shapes: Shapes) -> Found:
   Raises:
     ValueError: its ASPP has other channels.
   """
-  modules, branches = dict(head.modules), 3
+  modules, branches = dict(head.modules), len(head.rates)
   if head.aspp:
     aspp, branches = _aspp(head.aspp, shapes)
     modules |= aspp

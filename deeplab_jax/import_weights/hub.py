@@ -1,0 +1,67 @@
+"""What the config.json in a folder of the Hub tells beside the weights.
+
+segmentation_models_pytorch and transformers note there what weights do not
+tell, timm which of several networks it is whose weights have the same names
+and shapes, as layers without weights make the difference: anti-aliasing in
+`mobilenetv4_conv_aa_large`, padding in `efficientnetv2_s`.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from deeplab_jax.models.arguments import OUTPUT_STRIDES
+
+Config = Mapping[str, Any]
+
+
+def read_config(source: pathlib.Path) -> Config:
+  """The content of `source`/config.json; {} if that is not there.
+
+  Raises:
+    ValueError: it is no JSON object; one line.
+  """
+  path = source / "config.json"
+  if not (source.is_dir() and path.is_file()):
+    return {}
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"cannot read {path}: {error}") from error
+  if not isinstance(config, dict):
+    raise ValueError(f"{path} must hold a JSON object; got {config!r:.40}")
+  return config
+
+
+def told_arguments(config: Config) -> dict[str, Any]:
+  """Arguments of `DeepLab` among those of a network of torch."""
+  stride = config.get("encoder_output_stride", config.get("output_stride"))
+  if stride not in OUTPUT_STRIDES:
+    return {}
+  told = {"output_stride": stride}
+  if rates := config.get("decoder_atrous_rates"):
+    told["atrous_rates"] = tuple(rate * stride // 16 for rate in rates)
+  return told
+
+
+def refuse_another(config: Config, backbone: str) -> None:
+  """Raises ValueError if timm calls the network otherwise than `backbone`."""
+  field = "architecture"
+  if str(config.get("encoder_name")).startswith("tu-"):
+    field = "encoder_name"
+  name = config.get(field)
+  if not isinstance(name, str):
+    return
+  # Without what tells one set of weights from another of the same network.
+  plain = re.sub(r"^(tu-)?((tv|ssl|swsl)_)?|\..*", "", name)
+  theirs = plain.replace("_", "")
+  ours = backbone.removesuffix("_torch").replace("_", "")
+  width = theirs.removeprefix(ours)
+  if not theirs.startswith(ours) or not (width == "" or width.isdigit()):
+    raise ValueError(
+      f"{field} in config.json is {name!r}, which is not built here: "
+      f"names and shapes of its weights are those of {backbone!r}, what it "
+      "computes is another thing"
+    )
