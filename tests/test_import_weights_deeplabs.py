@@ -336,13 +336,14 @@ def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
   stored = json.loads((out / "model.json").read_text())["model"]
   assert (stored["output_stride"], stored["atrous_rates"]) == (8, [3, 6, 9])
   assert "output_stride" not in capsys.readouterr().out
-  for config, refused in (
+  for content, refused in (
     ('{"architecture": "resnetblur50"}', "architecture .* 'resnetblur50', w"),
     ('{"encoder_name": "tu-resnetaa50"}', "encoder_name .* 'tu-resnetaa50', w"),
+    (json.dumps(config | {"decoder_atrous_rates": [5]}), "multiples of 2 at"),
     ("[1]", "must hold a JSON object"),
     ("{", "cannot read"),
   ):
-    (folder / "config.json").write_text(config)
+    (folder / "config.json").write_text(content)
     with pytest.raises(ValueError, match=refused):
       convert(str(folder), tmp_path / "other")
   for name in ("resnet50.a1_in1k", "tu-tv_resnet50"):

@@ -36,12 +36,22 @@ def read_config(source: pathlib.Path) -> Config:
 
 
 def told_arguments(config: Config) -> dict[str, Any]:
-  """Arguments of `DeepLab` among those of a network of torch."""
+  """Arguments of `DeepLab` among those of a network of torch.
+
+  Raises:
+    ValueError: there are none of its rates at this stride.
+  """
   stride = config.get("encoder_output_stride", config.get("output_stride"))
   if stride not in OUTPUT_STRIDES:
     return {}
   told = {"output_stride": stride}
   if rates := config.get("decoder_atrous_rates"):
+    if any(rate * stride % 16 for rate in rates):
+      raise ValueError(
+        "decoder_atrous_rates in config.json must be multiples of "
+        f"{16 // stride} at output stride {stride}, as DeepLab has rates of "
+        f"output stride 16, got {rates}"
+      )
     told["atrous_rates"] = tuple(rate * stride // 16 for rate in rates)
   return told
 
