@@ -37,10 +37,23 @@ class Exactness:
     assert error <= tolerance, f"{file}, {quantity}: {error} > {tolerance}"
 
   def write(self, path: pathlib.Path) -> None:
-    """Writes the table over the one in `path`; the prose before it stays."""
-    prose = path.read_text().partition(_TABLE)[0] if path.exists() else ""
-    lines = [
-      f"| {row.file} | {row.quantity} | {row.error:.1e} | {row.tolerance:.0e} |"
-      for _, row in sorted(self._worst.items())
-    ]
+    """Writes the table over the one in `path`; the prose before it stays.
+
+    So do the rows of what was not compared, such as for want of torch.
+    """
+    text = path.read_text() if path.exists() else ""
+    prose, _, table = text.partition(_TABLE)
+    rows = {_key(line): line for line in table.splitlines()}
+    for row in self._worst.values():
+      line = (
+        f"| {row.file} | {row.quantity} | {row.error:.1e} | "
+        f"{row.tolerance:.0e} |"
+      )
+      rows[_key(line)] = line
+    lines = [line for _, line in sorted(rows.items())]
     path.write_text(prose + _TABLE + "\n".join(lines) + "\n")
+
+
+def _key(line: str) -> tuple[str, ...]:
+  """File and quantity of a line of the table."""
+  return tuple(line.split(" | ")[:2])
