@@ -12,14 +12,12 @@ padding where it counts.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deeplab_jax.models import layers
 from deeplab_jax.models.ops import canvas, convolution, plain, resize
 from deeplab_jax.models.ops.whole import replaced
 
@@ -64,11 +62,7 @@ class _Division:
       "resize_bilinear": self._resize_bilinear,
       "resized_argmax": self._resized_argmax,
     }
-    divided = {name: self._divided(f) for name, f in functions.items()}
-    # Maps that go into a function that a program calls several times are
-    # gathered by the TPU compiler (libtpu 0.0.42), for each call.
-    inline = {f.__name__: inspect.unwrap(f) for f in layers.TRACED_ONCE}
-    return divided | inline
+    return {name: self._divided(f) for name, f in functions.items()}
 
   def _divided(self, function: Callable) -> Callable:
     """`function`, whose result is divided; a single row is left alone."""

@@ -25,7 +25,6 @@ from deeplab_jax.models.ops.convolution import (
 )
 from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.models.ops.loops import all_threads
-from deeplab_jax.models.ops.whole import whole
 
 Initializer = Callable[..., jax.Array]
 
@@ -127,8 +126,10 @@ class BatchNorm(nn.Module):
     return y if use_batch_stats else all_threads(y)
 
 
-@whole
-@functools.partial(jax.jit, static_argnums=0)
+# Many layers are equal: what they do is traced once of each kind, and becomes
+# part of the program of each. As functions that the program calls, they would
+# keep the gradient from being fused with what uses it.
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _normalized(epsilon, x, scale, bias, mean, var):
   """`x` with these moments made 0 and 1, then scaled and moved."""
   factor = scale * lax.rsqrt(var + epsilon)
@@ -136,8 +137,7 @@ def _normalized(epsilon, x, scale, bias, mean, var):
   return y.astype(x.dtype)
 
 
-@whole
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _moved(momentum, count, stored, batch):
   """The moving mean and variance after a batch of `count` values a channel."""
   mean, var = batch
@@ -153,9 +153,7 @@ def _wide(x):
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-# Many layers are equal: each kind is traced, and differentiated, once.
-@whole
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def _moments(x, pivot):
   """Mean and biased variance of `x` over `(b, h, w)` in one pass.
 
@@ -167,10 +165,6 @@ def _moments(x, pivot):
   offset = centred.mean((0, 1, 2))
   variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(offset)
   return offset + pivot, jnp.maximum(variance, 0)
-
-
-TRACED_ONCE = (_normalized, _moved, _moments)
-"""Functions that a program holds once, and calls for every layer."""
 
 
 class ConvNorm(nn.Module):
