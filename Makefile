@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-WORKERS ?= auto
+# One more than there are cores, as some tests wait for what they have started.
+WORKERS ?= $$($(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 NEWEST := $(VENV)-newest
 CHECK := -m pytest -n $(WORKERS) -m "not slow and not compiles"
 TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

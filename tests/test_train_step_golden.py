@@ -28,7 +28,6 @@ _BACKBONES = {"resnet_v1_50_beta": "resnet_50_beta"}
 @pytest.mark.parametrize(
   "case",
   [
-    "mobilenet_v2_frozen",
     "mobilenet_v2_bn",
     *(pytest.param(case, marks=pytest.mark.slow) for case in _SLOW),
   ],
