@@ -1,6 +1,7 @@
 """Trees of arrays on disk: the layer above Orbax."""
 
 import contextlib
+import hashlib
 import logging
 import pathlib
 import shutil
@@ -167,6 +168,16 @@ def flatten(tree: Tree) -> dict[str, Any]:
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in leaves
   }
+
+
+def digest(tree: Tree) -> str:
+  """SHA-256 of names, types, shapes and numbers of the leaves."""
+  found = hashlib.sha256()
+  for name, leaf in flatten(tree).items():
+    array = np.ascontiguousarray(jax.device_get(leaf))
+    found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+    found.update(array.tobytes())
+  return found.hexdigest()
 
 
 def unflatten_like(tree: Tree, leaves: Mapping[str, Any]) -> Tree:

@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from deeplab_jax.checkpoints import load_variables
+from deeplab_jax.checkpoints import items, load_variables
 from deeplab_jax.checkpoints.model_directory import read_description
 from deeplab_jax.export.calibration import Pictures, read
 from deeplab_jax.export.program import OUTPUTS, crop_of
@@ -77,14 +75,7 @@ class Job:
   @functools.cached_property
   def weights_sha256(self) -> str:
     """Of names, types, shapes and numbers of the variables."""
-    found = hashlib.sha256()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(self.variables)
-    for path, leaf in leaves:
-      array = np.ascontiguousarray(jax.device_get(leaf))
-      name = "/".join(str(key.key) for key in path)
-      found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-      found.update(array.tobytes())
-    return found.hexdigest()
+    return items.digest(self.variables)
 
   def metadata(self) -> dict[str, Any]:
     """What a file says about itself, as JSON holds it."""
