@@ -2,13 +2,12 @@
 
 import functools
 import gc
-import importlib.resources
-import mmap
 import os
 import pathlib
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -141,16 +140,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
-def _write_old_loops():
+def _write_old_loops() -> None:
   """Sets the flag if jaxlib has it: it ends the process at an unknown one."""
   flags = os.environ.get("XLA_FLAGS", "")
   if _OLD_LOOPS in flags:
     return
-  for library in importlib.resources.files("jaxlib").glob("*.so"):
-    with library.open("rb") as file:
-      content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-      if content.find(_OLD_LOOPS.encode()) >= 0:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_OLD_LOOPS}=false".strip()
+  flags = f"{flags} --{_OLD_LOOPS}=false".strip()
+  environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  start = [sys.executable, "-c", "import jax; jax.devices()"]
+  tried = subprocess.run(start, env=environment, capture_output=True)
+  if not tried.returncode:
+    os.environ["XLA_FLAGS"] = flags
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
