@@ -271,6 +271,21 @@ def test_processes_that_would_begin_differently_end(folder, what):
   assert [s.name for s in wholeness.steps(workdir / "checkpoints")] == ["5"]
 
 
+@pytest.mark.slow
+def test_processes_begin_with_copies_of_equal_weights(folder):
+  """As where each machine has imported the same release: files may differ."""
+  steps = "--config.steps=5", "--config.eval_every=0", "--mode=train"
+  copies = [folder / f"equal weights, {name}" for name in ("first", "second")]
+  for copy in copies:
+    processes.finish(tiny_runs.start(folder, copy, *steps))
+  of_each = [(f"--config.init_from={copy}",) for copy in copies]
+  workdir = folder / "equal weights"
+  both = tiny_runs.start_two(folder, workdir, *steps, of_each=of_each)
+  for process in both:
+    processes.finish(process)
+  assert tiny_runs.last_step(workdir) == 5
+
+
 _MANY = ("--config.steps=100000", "--config.eval_first=False")
 _SELDOM = "--config.checkpoint_every=100000"
 # What of the first process finds no space: KiB that a file may have, and flags.
