@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deeplab_jax import visualize
-from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data import datasets, headers, preprocess
 from deeplab_jax.data.annotations import find, report
 from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders import (
@@ -222,21 +222,25 @@ class FolderSamples:
     image_path = self.layout.images[name]
     sample = Sample(name, self._tree.where(image_path), "")
     mask_path = sample.attempt(self.layout.mask_of, self._tree, name)
+    mask = b""
     if mask_path:
       sample.mask_file = self._tree.where(mask_path)
-      self._read_mask(sample, mask_path)
-    self._read_image(sample, image_path)
+      mask = self._read_mask(sample, mask_path)
+    image = self._read_image(sample, image_path)
+    places = map(headers.read_place, (mask, image))
+    sample.attempt(checks.check_mask_place, sample.mask_file, *places)
     return sample
 
-  def _read_mask(self, sample: Sample, path: str) -> None:
+  def _read_mask(self, sample: Sample, path: str) -> bytes:
+    """Reads the mask `path` into `sample`; gives the contents of its file."""
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
-      return
+      return b""
     file = sample.mask_file
     sample.remarks += checks.mask_remarks(file, encoded)
     mask = sample.attempt(masks.decode, file, encoded, self._nodata)
     if mask is None:
-      return
+      return encoded
     sample.mask = _pixels(mask)
     if self._classes:
       if drawn := self._export.drawings.get(file):
@@ -244,22 +248,25 @@ class FolderSamples:
       sample.label = sample.attempt(self._classes.labels_of, file, mask)
       if sample.label is not None:
         sample.label = _ignoring(sample.label, self.info)
+    return encoded
 
-  def _read_image(self, sample: Sample, path: str) -> None:
+  def _read_image(self, sample: Sample, path: str) -> bytes:
+    """Reads the image `path` into `sample`; gives the contents of its file."""
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
-      return
+      return b""
     if self._bands and not self._bands.keeps_file(encoded):
       picture = sample.attempt(self._bands.read, sample.image_file, encoded)
       take_bands(sample, picture, self._bands, self.info)
-      return
+      return encoded
     remarks = list(checks.remarks(sample.image_file, encoded))
-    encoded = checks.quiet(encoded)
-    if sample.attempt(checks.image_size, sample.image_file, encoded):
+    plain = checks.quiet(encoded)
+    if sample.attempt(checks.image_size, sample.image_file, plain):
       sample.remarks += remarks
       if sample.mask is not None:
-        encoded = checks.upright(encoded, sample.mask.shape[:2])
-      sample.image = preprocess.decode_image(encoded)
+        plain = checks.upright(plain, sample.mask.shape[:2])
+      sample.image = preprocess.decode_image(plain)
+    return encoded
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
     used = self.layout.used_masks()

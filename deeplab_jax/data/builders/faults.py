@@ -266,6 +266,11 @@ FAULTS = {
     "export the masks again at the size of the images; resize masks by nearest "
     "neighbour only (Pillow's NEAREST, OpenCV's INTER_NEAREST)",
   ),
+  "mask-place": Kind(
+    "masks are at another place on earth than their images",
+    "warp the masks onto the grids of the images (gdalwarp -r near -te ... -tr "
+    "...), or save them without a place if their pixels do belong together",
+  ),
   "wrong-channels": Kind(
     "masks of overlapping classes have a wrong number of channels",
     "save a channel, a page or an index of the last axis (.npy) for each "

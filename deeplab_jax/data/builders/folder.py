@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.data import bands
+from deeplab_jax.data import bands, headers
 from deeplab_jax.data.annotations import find, report
 from deeplab_jax.data.builders import (
   checks,
@@ -152,19 +152,25 @@ class Folder(SegmentationBuilder, skip_registration=True):
     if self._tiles:
       return self._read_tile(key)
     mask = self._layout.mask_of(self._tree, key)
-    file = self._tree.where(mask)
-    decoded = self._classes.decode(file, self._tree.read(mask))
+    file, encoded = self._tree.where(mask), self._tree.read(mask)
+    decoded = self._classes.decode(file, encoded)
     labels = self._classes.labels_of(file, decoded)
-    self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
-    return self._with_image(split, key, file, labels)
+    self.remarks.extend(checks.mask_remarks(file, encoded))
+    return self._with_image(split, key, file, labels, encoded)
 
   def _with_image(
-    self, split: str, key: str, file: str, labels: np.ndarray
+    self,
+    split: str,
+    key: str,
+    file: str,
+    labels: np.ndarray,
+    mask: bytes = b"",
   ) -> Example:
     """The example of an image and the labels (h, w) or (h, w, classes) of its
-    mask `file`."""
+    `mask`, the contents of `file` where this is one file."""
     image = self._layout.images[key]
     where, source = self._tree.where(image), self._tree.read(image)
+    checks.check_mask_place(file, *map(headers.read_place, (mask, source)))
     self._contents.append((split, key, hashlib.sha256(source).digest()))
     if self._bands is None:
       encoded = checks.upright(source, labels.shape[:2])
