@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from deeplab_jax.data.builders import trees
 
 # Raise a number when files of the kind become other labels than before.
-_RULES = {"exports": 3, "TIFFs": 1}
+_RULES = {"exports": 3, "TIFFs": 2}
 _DOCUMENTS = (".parquet", ".csv", ".yaml", ".yml", "labelmap.txt")
 _OWN = ("classes.yaml",)  # which folders of images and masks have
 _TIFFS = (".tif", ".tiff")

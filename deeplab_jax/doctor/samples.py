@@ -121,7 +121,8 @@ class FolderSamples:
     """
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
-    self._nodata, tiling = reading.nodata, reading.tiling
+    self._nodata, self._tiling = reading.nodata, reading.tiling
+    tiling = self._tiling
     channels = reading.channels
     suffixes = folder_layout.suffixes(channels)
     self._export = find.find(
@@ -213,6 +214,10 @@ class FolderSamples:
     if picture is not None:
       picture = sample.attempt(self._bands.check, sample.image_file, picture)
     take_bands(sample, picture, self._bands, self.info)
+    if sample.label is not None and self.info.ignore_label is not None:
+      file, ignored = sample.image_file, preprocess.IGNORE
+      left_out = self._tiling.left_out(file, key, sample.label, ignored)
+      sample.remarks += [left_out] if left_out else []
     return sample
 
   def read(self, split: str, index: int) -> Sample:

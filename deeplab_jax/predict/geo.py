@@ -161,6 +161,7 @@ def _check(raster: Any, model: DeepLab) -> None:
     if raster.count == 2 or not dtypes <= {"uint8", "uint16"}:
       raise ValueError(f"must be grey or RGB of 8 or 16 bits, got {found}")
     return
+  bands.check_palette(raster)
   known = {model.image_dtype}
   if model.image_dtype == "float32":
     known |= {"float64", "float16"}

@@ -418,6 +418,10 @@ REMARKS = {
     "images lack the mask of a class, which then counts as not there",
     "nothing if that is so; else add the masks",
   ),
+  "tiles-left-out": Kind(
+    "tiles are left out, of which more is ignored than data.tile_nodata allows",
+    "nothing if no-data is meant to be so; else see data.tile_nodata",
+  ),
   "left-out": Kind(
     "examples with faults are left out, as skip_bad says",
     "correct them, if they are meant to be used",

@@ -141,10 +141,9 @@ class Folder(SegmentationBuilder, skip_registration=True):
     ignored = self.dataset.ignore_label
     if picture.unknown is not None and ignored is not None:
       labels = np.where(picture.unknown, np.uint8(ignored), labels)
-    if ignored is not None:
-      share = (labels == ignored).mean()
-      if share > self._tiling.most_unknown:
-        return None
+    if remark := self._tiling.left_out(where, key, labels, ignored):
+      self.remarks.append(remark)
+      return None
     size = picture.pixels.shape[:2]
     return Example(where, self._tiles.reference(key), file, labels, size=size)
 
@@ -188,6 +187,15 @@ class Folder(SegmentationBuilder, skip_registration=True):
       labels[picture.unknown] = ignored
     return Example(where, bands.encode(picture.pixels), file, labels, size=size)
 
+  def why_none(self) -> str:
+    if self._tiles and not self.skipped:
+      share = self._tiling.most_unknown
+      return (
+        f"more than {share:g} of each tile is ignored (data.tile_nodata, "
+        "--tile_nodata of prepare)"
+      )
+    return super().why_none()
+
   def all_remarks(self) -> list[Remark]:
     left_out = [Remark("left-out", "", said) for said in self.skipped]
     return [*self.remarks, *left_out, *self._repetitions()]
@@ -200,6 +208,9 @@ class Folder(SegmentationBuilder, skip_registration=True):
         other = first[split][digest]
         yield self._repetition("repeated-images", key, other)
       first[split].setdefault(digest, key)
+    if self._tiles and self._tiles.splits["train"] == self._tiles.splits["val"]:
+      yield Remark("val-inside-train", "", "one raster, which is both")
+      return
     train, val = first["train"], first["val"]
     shared = {key: train[d] for d, key in val.items() if d in train}
     if len(shared) == len(val) and all(k == v for k, v in shared.items()):

@@ -15,7 +15,12 @@ import numpy as np
 from deeplab_jax.data import bands, headers
 from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders import checks
-from deeplab_jax.data.builders.faults import BadExample, Report, refuse
+from deeplab_jax.data.builders.faults import (
+  BadExample,
+  Remark,
+  Report,
+  refuse,
+)
 from deeplab_jax.data.builders.folder_layout import Layout
 from deeplab_jax.data.builders.trees import Tree
 
@@ -49,6 +54,23 @@ class Tiling(NamedTuple):
         "data.tile cuts rasters that are read as they are: set data.channels "
         "(--channels of prepare) to how many they have"
       )
+
+  def left_out(
+    self, file: str, key: str, labels: np.ndarray, ignored: int | None
+  ) -> Remark | None:
+    """What is said of a tile that is left out; None of others.
+
+    Args:
+      file: its raster, for messages.
+      key: of the tile.
+      labels: of its pixels.
+      ignored: the label that is ignored.
+    """
+    share = 0 if ignored is None else float((labels == ignored).mean())
+    if share <= self.most_unknown:
+      return None
+    place = key.rpartition("@")[2]
+    return Remark("tiles-left-out", file, f"{share:.0%} of that at {place}")
 
 
 class Tile(NamedTuple):
