@@ -41,8 +41,7 @@ def lines(export: Export, names: Sequence[str]) -> list[str]:
   """
   said = [_title(export, names)] if export.title else []
   said += export.lines
-  if export.layout.pattern:
-    said.append(export.layout.pattern)
+  said += export.layout.lines()
   if export.unannotated:
     taken = f"taken for {export.blank}"
     done = "left out" if export.skips_unannotated else taken

@@ -5,8 +5,8 @@ or another pair of `_LAYOUTS`, perhaps in each of `train/` and `val/`; or masks
 that lie beside the images. A mask has the path of its image, but for the
 suffix, or for an ending or beginning that all masks have (`mask_names`). The
 splits are those of `train.txt` and `val.txt` (see `split_lists`); else the
-folders `train/` and `val/` in both, such as `images/train/`; else a tenth of
-the images is for validation.
+folders `train/` and `val/` in both, such as `images/train/` or `train2017/`;
+else a tenth of the images is for validation.
 """
 
 import collections
@@ -35,7 +35,11 @@ _LAYOUTS = (
 )
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
-# What folders of splits are called, in small letters.
+_DRAWN = (
+  "there are not both train and val: val is a tenth of the pictures, drawn by "
+  "their names"
+)
+# What folders of splits are called, in small letters, but for a number behind.
 _FOLDERS = {
   **dict.fromkeys(("train", "training"), "train"),
   **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -57,6 +61,7 @@ class Layout:
     like_splits: folders with names of splits, where the splits were drawn.
     listed: whether there is a list of a split.
     pattern: in words, how masks are called if not as their images; else "".
+    is_drawn: whether val was drawn, as nothing says which images it has.
   """
 
   images: dict[str, str]
@@ -67,6 +72,11 @@ class Layout:
   like_splits: list[str]
   listed: bool
   pattern: str = ""
+  is_drawn: bool = False
+
+  def lines(self) -> list[str]:
+    """What is to be said of the files."""
+    return [*[self.pattern] * bool(self.pattern), *[_DRAWN] * self.is_drawn]
 
   def unlisted(self) -> list[str]:
     """Names of the images in no split, sorted."""
@@ -130,18 +140,17 @@ def find(
     for split in _SPLITS
   }
   listed = any(lines is not None for lines in lists.values())
-  like_splits = (
-    [] if listed or _by_folder(names)["train"] else _like_splits(names)
-  )
+  is_drawn = not listed and not _by_folder(names)["train"]
   return Layout(
     images,
     masks,
     _splits(names, lists),
     _matched(images, masks),
     _unread(tree, {*images.values(), *masks.values()}),
-    like_splits,
+    _like_splits(names) if is_drawn else [],
     listed,
     pattern,
+    is_drawn and len(names) > 1,
   )
 
 
@@ -206,7 +215,7 @@ def _arrangement(tree: Tree, image_suffixes: tuple[str, ...]) -> Folders | None:
     if are_there(pair):
       return {"": pair}
   tops = sorted({p.partition("/")[0] for p in tree.stems("", "") if "/" in p})
-  tops = [top for top in tops if top.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
+  tops = [top for top in tops if _is_split(top)]
   for pair in _LAYOUTS:
     found = {f"{t}/": (f"{t}/{pair[0]}", f"{t}/{pair[1]}") for t in tops}
     found = {top: pair for top, pair in found.items() if are_there(pair)}
@@ -342,7 +351,7 @@ def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
   found = {split: [] for split in _SPLITS}
   for name in names:
     folder, below, _ = name.partition("/")
-    split = _FOLDERS.get(folder.lower())
+    split = _FOLDERS.get(_split_name(folder))
     if below and split:
       found[split].append(name)
   return found if all(found.values()) else dict.fromkeys(_SPLITS)
@@ -351,8 +360,18 @@ def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
 def _like_splits(names: list[str]) -> list[str]:
   """Top folders that have names of splits, beside others."""
   folders = sorted({n.partition("/")[0] for n in names if "/" in n})
-  like = [f for f in folders if f.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
+  like = [f for f in folders if _is_split(f)]
   return like if len(folders) > 1 else []
+
+
+def _is_split(folder: str) -> bool:
+  """Whether a folder is called as one of any split."""
+  return _split_name(folder) in {*_FOLDERS, *_OTHER_SPLITS}
+
+
+def _split_name(folder: str) -> str:
+  """The name of a folder in small letters, without the number of train2017."""
+  return folder.lower().rstrip("0123456789-_ ")
 
 
 def _hash(name: str) -> str:

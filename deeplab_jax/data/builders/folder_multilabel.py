@@ -46,6 +46,7 @@ class FolderMultilabel(folder.Folder, skip_registration=True):
     if faults:
       raise together(faults)
     self._layout = layout.layout
+    self.said = self._layout.lines()
     self.remarks.extend(remarks(self._tree, self._masks))
     self.dataset = info(self._masks)
     self._find_bands()
