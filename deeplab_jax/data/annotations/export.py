@@ -35,6 +35,7 @@ from deeplab_jax.data.classes import bit_colors
 from deeplab_jax.data.datasets import Color
 from deeplab_jax.messages import printable
 
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
   """One picture of an export.
