@@ -206,7 +206,7 @@ def _of_tiff(file: IO[bytes]) -> Header:
     lossy=_number(first.get(_COMPRESSION, 1)) not in _LOSSLESS_IN_TIFF,
     nodata=_nodata(first.get(_NODATA)),
     is_called_grey=is_called_grey,
-    is_placed=not first.keys().isdisjoint({_SCALE, _TRANSFORM}),
+    is_placed=not first.keys().isdisjoint({_SCALE, _TIE, _TRANSFORM}),
     transform=_transform(first),
     as_stored=_number(first.get(_ORIENTATION, 1)) == 1
     and _number(first.get(_PHOTOMETRIC, 1)) in _AS_STORED,

@@ -1,10 +1,11 @@
 """Which files of a user's folder are images, masks and lists of splits.
 
 Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`,
-or another pair of `_LAYOUTS`, perhaps in each of `train/` and `val/`; or masks
-that lie beside the images. A mask has the path of its image, but for the
-suffix, or for an ending or beginning that all masks have (`mask_names`). The
-splits are those of `train.txt` and `val.txt` (see `split_lists`); else the
+or another pair of `_LAYOUTS`, in small letters or capitals, perhaps in each of
+`train/` and `val/`; or masks that lie beside the images. Masks are pictures, or
+.npy files in a folder without any. A mask has the path of its image, but for
+the suffix, or for an ending or beginning that all masks have (`mask_names`).
+The splits are those of `train.txt` and `val.txt` (see `split_lists`); else the
 folders `train/` and `val/` in both, such as `images/train/` or `train2017/`;
 else a tenth of the images is for validation.
 """
@@ -169,7 +170,8 @@ def _pairs(
   """Files of the images and of the masks, by name, and how masks are called."""
   folders = _arrangement(tree, image_suffixes)
   if folders is None:
-    found = _beside(tree)
+    pictures = filter(_is_picture, tree.stems("", ""))
+    found = _beside(tree) or mask_names.png_beside(pictures)
     if not found:
       raise BadExample(
         tree.origin,
@@ -179,16 +181,11 @@ def _pairs(
         f"annotation tool, got {_contents(tree)}",
       )
     return found
-  images, masks = (
-    {
-      name: path
-      for prefix, pair in folders.items()
-      for name, path in _by_name(
-        tree, pair[place], report, suffixes, prefix
-      ).items()
-    }
-    for place, suffixes in enumerate((image_suffixes, SUFFIXES))
-  )
+  images, masks = {}, {}
+  for prefix, (of_images, of_masks) in folders.items():
+    images |= _by_name(tree, of_images, report, image_suffixes, prefix)
+    suffixes = _mask_suffixes(tree, of_masks)
+    masks |= _by_name(tree, of_masks, report, suffixes, prefix)
   pattern = ""
   if not images.keys() & masks.keys():
     images, masks, pattern = mask_names.matched(images, masks, SUFFIXES)
@@ -207,21 +204,35 @@ def _pairs(
 def _arrangement(tree: Tree, image_suffixes: tuple[str, ...]) -> Folders | None:
   """The folders in which images and masks are; None if there are none."""
 
-  def are_there(pair: tuple[str, str]) -> bool:
-    kinds = zip(pair, (image_suffixes, SUFFIXES))
-    return all(_has_pictures(tree, *kind) for kind in kinds)
+  folders = {
+    "/".join(path.split("/")[:depth])
+    for path in tree.stems("", "")
+    for depth in range(1, min(path.count("/"), 2) + 1)
+  }
+  # As they are spelled: as here, or else in other letters.
+  spelled = {f.lower(): f for f in sorted(folders)} | {f: f for f in folders}
+
+  def there(*pair: str) -> tuple[str, str] | None:
+    images, masks = (spelled.get(f, spelled.get(f.lower(), f)) for f in pair)
+    suffixes = _mask_suffixes(tree, masks)
+    is_one = _has_pictures(tree, images, image_suffixes)
+    is_one = is_one and _has_pictures(tree, masks, suffixes)
+    return (images, masks) if is_one else None
 
   for pair in _LAYOUTS:
-    if are_there(pair):
-      return {"": pair}
-  tops = sorted({p.partition("/")[0] for p in tree.stems("", "") if "/" in p})
-  tops = [top for top in tops if _is_split(top)]
-  for pair in _LAYOUTS:
-    found = {f"{t}/": (f"{t}/{pair[0]}", f"{t}/{pair[1]}") for t in tops}
-    found = {top: pair for top, pair in found.items() if are_there(pair)}
-    if found:
-      return found
+    if found := there(*pair):
+      return {"": found}
+  tops = [top for top in sorted(folders) if "/" not in top and _is_split(top)]
+  for images, masks in _LAYOUTS:
+    found = {f"{t}/": there(f"{t}/{images}", f"{t}/{masks}") for t in tops}
+    if any(found.values()):
+      return {top: pair for top, pair in found.items() if pair}
   return None
+
+
+def _mask_suffixes(tree: Tree, folder: str) -> tuple[str, ...]:
+  """Of the masks in a folder: pictures, or arrays of NumPy without any."""
+  return SUFFIXES if _has_pictures(tree, folder, SUFFIXES) else (NUMPY_SUFFIX,)
 
 
 def _has_pictures(tree: Tree, folder: str, suffixes: tuple[str, ...]) -> bool:

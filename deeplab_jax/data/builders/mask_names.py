@@ -1,13 +1,15 @@
 """How masks are called that are not called as their images.
 
 x_mask.png, x.jpg.png, x_seg.png or mask_x.png for x.jpg, also x_gt.png for
-x_image.jpg: one pattern for all files, which is found and said.
+x_image.jpg, or x.png beside x.jpg: one pattern for all files, which is found
+and said.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 # Endings of masks that lie beside their images.
@@ -61,6 +63,17 @@ def beside(files: _Files) -> tuple[_Files, _Files, str] | None:
     images = {name: path for name, path in files.items() if path not in used}
     if masks and 2 * len(masks) >= len(images):
       return images, masks, f"masks are called *{ending} for *"
+  return None
+
+
+def png_beside(paths: Iterable[str]) -> tuple[_Files, _Files, str] | None:
+  """The same of masks x.png beside x.jpg, where each .png is beside one."""
+  images, masks = {}, {}
+  for path in paths:
+    stem, _, suffix = unicodedata.normalize("NFC", path).rpartition(".")
+    (masks if suffix.lower() == "png" else images)[stem] = path
+  if masks and masks.keys() <= images.keys() and 2 * len(masks) >= len(images):
+    return images, masks, "masks are called *.png for *.jpg (or another suffix)"
   return None
 
 
