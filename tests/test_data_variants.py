@@ -91,6 +91,12 @@ def _beside(root):
     _write(root / f"{name}.png", _png(_truth()))
 
 
+def _begun(root):
+  for seed, name in enumerate("abc"):
+    _write(root / f"images/image_{name}.png", _png(_image(seed)))
+    _write(root / f"masks/mask_{name}.png", _png(_truth()))
+
+
 def _coco(segmentation, **fields):
   def write(root):
     _pictures(root / "images", suffix="jpg")
@@ -231,6 +237,7 @@ _READ = {
     [r"unlisted-images: .*test2017/c"],
   ),
   "beside": (_beside, _IN_CLASSES, [r"masks are called \*\.png for \*\.jpg"]),
+  "beginnings": (_begun, _IN_CLASSES, [r"masks are called mask_\* for image_"]),
   "bool": (
     _arrays(bool, lambda labels: labels == 1),
     _IN_CLASSES[:2],

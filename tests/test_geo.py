@@ -649,6 +649,16 @@ def test_one_raster_and_tiles_left_out_are_said(tmp_path, capfd):
   assert "31% of that at 0,0" in said and len(dataset.train) == 4
   codes = [f.code for f in doctor.examine(config, overfit_steps=0).warnings]
   assert {"val-inside-train", "tiles-left-out"} <= set(codes)
+  PIL.Image.fromarray(np.eye(149, 100, dtype=np.uint8)).save(
+    root / "masks/s0.png"
+  )
+  (root / "masks/s0.tif").rename(tmp_path / "s0.tif")
+  codes = {f.code for f in doctor.examine(config, overfit_steps=0).errors}
+  assert "mask-size" in codes
+  with pytest.raises(ValueError, match="must have the size of its image"):
+    open_dataset(config.data)
+  (root / "masks/s0.png").unlink()
+  (tmp_path / "s0.tif").rename(root / "masks/s0.tif")
   config.data.update(tile=150, tile_nodata=0.0)
   with pytest.raises(ValueError, match=r"more than 0 of each tile is ignored"):
     open_dataset(config.data)

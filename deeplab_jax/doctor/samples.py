@@ -183,6 +183,11 @@ class FolderSamples:
       whole, name=key, faults=list(whole.faults), remarks=list(whole.remarks)
     )
     if whole.mask is not None:
+      given = whole.mask_file, whole.mask.shape[:2], self._tiles.sizes[name]
+      sample.attempt(checks.check_mask_size, *given)
+    if sample.faults:
+      return dataclasses.replace(sample, mask=None, label=None)
+    if whole.mask is not None:
       sample.mask = whole.mask[rows, columns]
     if whole.label is not None:
       sample.label = whole.label[rows, columns].copy()

@@ -178,7 +178,7 @@ def _pairs(
         "no-layout",
         "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
         f"with files that end in {', '.join(SUFFIXES)}, or an export of an "
-        f"annotation tool, got {_contents(tree)}",
+        f"annotation tool, got {_contents(tree)}{_numpy_hint(tree)}",
       )
     return found
   images, masks = {}, {}
@@ -272,6 +272,13 @@ def _contents(tree: Tree) -> str:
   )
   found = [f"{kind} ({count})" for kind, count in kinds.most_common(6)]
   return printable(", ".join(found)) or "no file"
+
+
+def _numpy_hint(tree: Tree) -> str:
+  """What pictures of NumPy need, where there are such files."""
+  if not any(path.endswith(NUMPY_SUFFIX) for path in tree.stems("", "")):
+    return ""
+  return " (pictures as .npy are read with data.channels)"
 
 
 def _by_name(
