@@ -147,8 +147,8 @@ def _drawing(
     raise BadExample(
       printable(where),
       "missing-file",
-      f"the segments {annotation.get('file_name')!r} must be there, the only PNG "
-      "of that name or in a folder called as the json, got none",
+      f"the segments {annotation.get('file_name')!r} must be there, the only "
+      "PNG of that name or in a folder called as the json, got none",
     )
   codes = _codes(files.tree.file(path))
   size = coco.size_of(image, file)

@@ -213,7 +213,9 @@ def _arrangement(tree: Tree, image_suffixes: tuple[str, ...]) -> Folders | None:
   spelled = {f.lower(): f for f in sorted(folders)} | {f: f for f in folders}
 
   def there(*pair: str) -> tuple[str, str] | None:
-    images, masks = (spelled.get(f, spelled.get(f.lower(), f)) for f in pair)
+    images, masks = (spelled.get(f, spelled.get(f.lower())) for f in pair)
+    if images is None or masks is None:
+      return None
     suffixes = _mask_suffixes(tree, masks)
     is_one = _has_pictures(tree, images, image_suffixes)
     is_one = is_one and _has_pictures(tree, masks, suffixes)
