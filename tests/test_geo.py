@@ -557,7 +557,7 @@ _MOVED = {
   "alike": {"transform": rasterio.Affine(10, 0, 4e5 + 5, 0, -10, 5e6 + 5)},
   "nowhere": {},
 }
-_READINGS = ({"channels": 4, "tile": 32}, {"channels": 4}, {})
+_READINGS = ({"channels": 4, "tile": 32}, {"channels": 4}, {"nodata": 7.0})
 
 
 @pytest.mark.parametrize("place", _MOVED)
@@ -569,27 +569,33 @@ def test_masks_at_another_place_are_refused_at_every_door(
     pixels = _pixels(40, 48, "uint8", 3 if place == "moved" else 4)
     options = {"photometric": "rgb"}
     _write(root / f"images/{i}.tif", pixels, **options)
-    labels = np.arange(40)[:, None, None].repeat(48, 1) // 16
+    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
     labels = labels.astype(np.uint8)
     _write(root / f"masks/{i}.tif", labels, **_MOVED[place])
     if place == "nowhere":
       PIL.Image.fromarray(labels[..., 0]).save(root / f"masks/{i}.tif")
-  for fields in _READINGS[2:] if place == "moved" else _READINGS[:2]:
+  readings = _READINGS[2:] if place == "moved" else _READINGS[:2]
+  for fields, overlap in [
+    *((f, False) for f in readings),
+    (readings[-1], True),
+  ]:
     config = _config(root, **fields)
+    config.task = "multilabel" if overlap else "segmentation"
     checkup = doctor.examine(config, overfit_steps=0)
     codes = [finding.code for finding in checkup.errors]
     arguments = [f"--{name}={value}" for name, value in fields.items()]
     arguments += ["--manual_dir", str(root), "--data_dir", str(tmp_path / "p")]
+    arguments += ["--multilabel"] * overlap
     if place in ("alike", "nowhere"):
       assert "mask-place" not in codes
-      assert len(open_dataset(config.data).train) > 0
+      assert len(open_dataset(config.data, multilabel=overlap).train) > 0
       continue
     assert "mask-place" in codes
     wanted = (
       r"masks/\d\.tif: a mask must be at the place of its image.*gdalwarp"
     )
     with pytest.raises(ValueError, match=wanted):
-      open_dataset(config.data)
+      open_dataset(config.data, multilabel=overlap)
     capsys.readouterr()
     assert prepare.main(["folder", *arguments]) == 1
     assert "must be at the place of its image" in capsys.readouterr().err

@@ -96,6 +96,8 @@ class MultilabelSamples:
       size = sample.image.shape[:2]
       given = sample.mask_file, sample.label, size
       sample.attempt(folder_multilabel.check_size, *given)
+      given = self._tree, self._classes, name
+      sample.attempt(folder_multilabel.check_place, *given)
     return sample
 
   def _read_image(self, sample: Sample, path: str) -> None:
