@@ -623,6 +623,7 @@ def test_what_a_raster_hides_is_ignored_in_training_as_in_predict(tmp_path):
   for file, channels in ((rgba, 3), (masked, 4), (decimals, 4)):
     found = bands.decode(file.read_bytes(), channels)
     np.testing.assert_array_equal(found.unknown, unknown)
+    assert found.hidden == (9 * 48 if file != decimals else 0)
     with rasterio.open(file) as raster:
       part = slice(5, 20), slice(0, 48)
       found = bands.of_raster(raster, channels, *part)

@@ -43,11 +43,13 @@ class Picture(NamedTuple):
       declares as no-data, or are no numbers, or where a TIFF has a mask or a
       transparency, which is no channel, that says so; None if it is nowhere.
     remark: how channels were found, where that is not what a file says.
+    hidden: how many pixels a mask or a transparency says to be unknown.
   """
 
   pixels: np.ndarray
   unknown: np.ndarray | None = None
   remark: str = ""
+  hidden: int = 0
 
 
 def decode(encoded: bytes, channels: int) -> Picture:
@@ -88,7 +90,8 @@ def decode(encoded: bytes, channels: int) -> Picture:
   if pixels.shape[2] != channels:
     raise ValueError(f"must have {channels} channels, got {pixels.shape[2]}")
   pixels = _as_trained(pixels)
-  return Picture(pixels, _unknown(pixels, header.nodata, hidden), remark)
+  unknown = _unknown(pixels, header.nodata, hidden)
+  return Picture(pixels, unknown, remark, _count_of(hidden))
 
 
 def _hidden(
@@ -192,7 +195,8 @@ def of_raster(
   masks = {flag.name for flags in raster.mask_flag_enums for flag in flags}
   if "per_dataset" in masks and not (alphas and channels == raster.count):
     hidden = raster.dataset_mask(window=window, out_shape=size) == 0
-  return Picture(pixels, _unknown(pixels, raster.nodata, hidden))
+  unknown = _unknown(pixels, raster.nodata, hidden)
+  return Picture(pixels, unknown, hidden=_count_of(hidden))
 
 
 def check_palette(raster: Any) -> None:
@@ -384,6 +388,10 @@ def _as_trained(pixels: np.ndarray) -> np.ndarray:
     raise ValueError(f"must hold {_ALLOWED}, got {name}")
   with np.errstate(over="ignore"):
     return np.ascontiguousarray(pixels, np.dtype(name))
+
+
+def _count_of(hidden: np.ndarray | None) -> int:
+  return 0 if hidden is None else int(hidden.sum())
 
 
 def _unknown(

@@ -334,8 +334,7 @@ def take_bands(
   if picture is None:
     return
   file = sample.image_file
-  if picture.remark:
-    sample.remarks.append(Remark("place-of-channels", file, picture.remark))
+  sample.remarks += found.remarks(file, picture)
   sample.image = visualize.to_8_bits(picture.pixels, found.value_range)
   unknown, label = picture.unknown, sample.label
   ignores = info is not None and info.ignore_label is not None

@@ -307,6 +307,11 @@ REMARKS = {
     "channels were not where they are in other files",
     "nothing if that is what was meant",
   ),
+  "hidden-pixels": Kind(
+    "pictures hide pixels by a mask or a transparency, which are ignored",
+    "nothing if nothing is known there; if the last band is no transparency, "
+    "write it without that name, or have it read with data.channels",
+  ),
   "odd-colours": Kind(
     "images are not RGB or grey",
     "convert them to RGB",

@@ -137,6 +137,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
     where = self._tree.where(self._layout.images[name])
     file = self._tree.where(self._layout.mask_of(self._tree, name))
     picture = self._bands.check(where, self._tiles.read(key))
+    self.remarks.extend(self._bands.remarks(where, picture))
     labels = self._labels_of_tile(key)
     ignored = self.dataset.ignore_label
     if picture.unknown is not None and ignored is not None:
@@ -175,8 +176,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
       encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
     picture = self._bands.read(where, source)
-    if picture.remark:
-      self.remarks.append(Remark("place-of-channels", where, picture.remark))
+    self.remarks.extend(self._bands.remarks(where, picture))
     if self._bands.keeps_file(source):
       encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
