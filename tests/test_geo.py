@@ -679,6 +679,27 @@ def test_deep_colours_in_planes_are_read_right(tmp_path):
   assert np.abs(found - (pixels >> 8)).max() <= 1  # as OpenCV rounds them
 
 
+def test_exports_have_pictures_of_any_channels(tmp_path):
+  root = tmp_path / "mine"
+  line = "0 .25 .25 .75 .25 .75 .75 .25 .75\n"
+  for name in "abc":
+    _write(root / f"images/{name}.tif", _pixels(40, 48) + np.uint16(ord(name)))
+    (root / "labels").mkdir(exist_ok=True)
+    (root / f"labels/{name}.txt").write_text(line if name != "c" else "")
+  (root / "data.yaml").write_text("names: [road]\n")
+  config = _config(root, channels=4)
+  codes = {f.code for f in doctor.examine(config, overfit_steps=0).errors}
+  assert not codes & {"undecodable", "other-channels", "unsupported-image"}
+  dataset = open_dataset(config.data)
+  for source in (dataset.train, dataset.eval):
+    for example in (source[i] for i in range(len(source))):
+      wanted = _pixels(40, 48) + np.uint16(ord(example["name"]))
+      np.testing.assert_array_equal(example["image"], wanted)
+      road = np.zeros((40, 48), np.uint8)
+      road[10:30, 12:36] = example["name"] != "c"
+      np.testing.assert_array_equal(example["label"], road)
+
+
 def test_control_points_are_kept(tmp_path):
   points = [
     rasterio.control.GroundControlPoint(row, column, 4e5 + column, 5e6 - row)

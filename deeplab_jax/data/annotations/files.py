@@ -242,6 +242,8 @@ def upright_size(file: str, encoded: bytes) -> tuple[int, int]:
     picture = headers.open_picture(encoded)
     turn = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
   except Exception as error:  # whatever a decoder makes of broken bytes
+    if (header := headers.read(encoded)) is not None:
+      return header.size  # of channels that only `data.bands` reads, unturned
     raise BadExample(
       file, "undecodable", "cannot be decoded as an image"
     ) from error
