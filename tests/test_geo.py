@@ -631,6 +631,25 @@ def test_what_a_raster_hides_is_ignored_in_training_as_in_predict(tmp_path):
   assert bands.decode(rgba.read_bytes(), 4).unknown is None  # a channel
 
 
+def test_what_rgb_pictures_and_masks_hide_is_said(tmp_path, capfd):
+  root = tmp_path / "mine"
+  for i in range(2):
+    pixels = _pixels(40, 48, "uint8", 3) + np.uint8(i)
+    options = {"photometric": "rgb", "nodata": 0}
+    _write(root / f"images/{i}.tif", pixels, **options)
+    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
+    mask = _write(root / f"masks/{i}.tif", labels.astype(np.uint8))
+    inside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
+    with inside, rasterio.open(mask, "r+") as raster:
+      raster.write_mask(labels[..., 0] == 0)
+  codes = {"unread-nodata", "transparent-mask"}
+  open_dataset(_config(root).data)
+  said = capfd.readouterr().err
+  assert all(f"warning: {code}" in said for code in codes)
+  found = doctor.examine(_config(root), overfit_steps=0).warnings
+  assert codes <= {finding.code for finding in found}
+
+
 def test_numbers_of_a_palette_are_no_channel(tmp_path):
   numbers = _pixels(40, 48, "uint8", 1) % 4
   file = _write(tmp_path / "a.tif", numbers, photometric="palette")

@@ -87,6 +87,9 @@ def remarks(file: str, encoded: bytes) -> Iterator[Remark]:
       f"{header.bands} bands, of which the first {header.colours} are read"
     )
     yield Remark("extra-bands", file, bands)
+  if header.has_mask or header.nodata is not None:
+    declared = "a mask" if header.has_mask else f"{header.nodata:g}"
+    yield Remark("unread-nodata", file, declared)
   if header.pictures > 1:
     yield Remark("several-pictures", file, f"{header.pictures} pictures")
   mode, turn, has_holes = _looks(encoded)
@@ -103,7 +106,8 @@ def mask_remarks(file: str, encoded: bytes) -> Iterator[Remark]:
   _, turn, has_holes = _looks(encoded)
   if turn:
     yield Remark("exif-orientation", file, f"EXIF orientation {turn}")
-  if has_holes:
+  header = headers.read_place(encoded)
+  if has_holes or (header is not None and header.has_mask):
     yield Remark("transparent-mask", file, "")
 
 

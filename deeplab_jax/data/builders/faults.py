@@ -307,6 +307,11 @@ REMARKS = {
     "channels were not where they are in other files",
     "nothing if that is what was meant",
   ),
+  "unread-nodata": Kind(
+    "images declare where nothing is known, which training takes as it is",
+    "have it ignored with --config.data.channels=N (prepare: --channels=N), N "
+    "being their bands; nothing if masks ignore it",
+  ),
   "hidden-pixels": Kind(
     "pictures hide pixels by a mask or a transparency, which are ignored",
     "nothing if nothing is known there; if the last band is no transparency, "
