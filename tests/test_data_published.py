@@ -136,6 +136,10 @@ _KINDS = {
   "yolo": (["images/a.PNG", "labels/a.txt", "classes.txt"], ["exports"]),
   "yolo names": (["a.png", "my.yml"], ["exports"]),
   "storage": (["a.png", "export/12"], ["exports"]),
+  "numbered": (
+    ["images/train2017/a.png", "masks/train2017/a.png", "images/val_2/b.png"],
+    ["numbered splits"],
+  ),
   "rasters": (["images/a.TIF", "masks/a.tiff", "readme.txt"], ["TIFFs"]),
 }
 

@@ -1,5 +1,6 @@
 """Rasters with a place on earth: labels of the same place, polygons, tiles."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -545,3 +546,192 @@ def test_memory_does_not_grow_with_the_raster(tmp_path):
     source.unlink()
   print({side: f"{peak / 1e9:.2f} GB" for side, peak in peaks.items()})
   assert peaks[20_000] < peaks[2500] + 400e6
+
+
+# What a mask says of its place, and how it is cut or read. A picture's first
+# corner is where a program says it is, or half a pixel from there.
+_MOVED = {
+  "moved": {"transform": rasterio.Affine(10, 0, 4e5 + 20, 0, -10, 5e6)},
+  "finer": {"transform": rasterio.Affine(5, 0, 4e5, 0, -5, 5e6)},
+  "turned": {"transform": rasterio.Affine(9.9, 1, 4e5, 1, -9.9, 5e6)},
+  "alike": {"transform": rasterio.Affine(10, 0, 4e5 + 5, 0, -10, 5e6 + 5)},
+  "nowhere": {},
+}
+_READINGS = ({"channels": 4, "tile": 32}, {"channels": 4}, {"nodata": 7.0})
+
+
+@pytest.mark.parametrize("place", _MOVED)
+def test_masks_at_another_place_are_refused_at_every_door(
+  tmp_path, place, capsys
+):
+  root = tmp_path / "mine"
+  for i in range(2):
+    pixels = _pixels(40, 48, "uint8", 3 if place == "moved" else 4)
+    options = {"photometric": "rgb"}
+    _write(root / f"images/{i}.tif", pixels, **options)
+    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
+    labels = labels.astype(np.uint8)
+    _write(root / f"masks/{i}.tif", labels, **_MOVED[place])
+    if place == "nowhere":
+      PIL.Image.fromarray(labels[..., 0]).save(root / f"masks/{i}.tif")
+  readings = _READINGS[2:] if place == "moved" else _READINGS[:2]
+  for fields, overlap in [
+    *((f, False) for f in readings),
+    (readings[-1], True),
+  ]:
+    config = _config(root, **fields)
+    config.task = "multilabel" if overlap else "segmentation"
+    checkup = doctor.examine(config, overfit_steps=0)
+    codes = [finding.code for finding in checkup.errors]
+    arguments = [f"--{name}={value}" for name, value in fields.items()]
+    arguments += ["--manual_dir", str(root), "--data_dir", str(tmp_path / "p")]
+    arguments += ["--multilabel"] * overlap
+    if place in ("alike", "nowhere"):
+      assert "mask-place" not in codes
+      assert len(open_dataset(config.data, multilabel=overlap).train) > 0
+      continue
+    assert "mask-place" in codes
+    wanted = (
+      r"masks/\d\.tif: a mask must be at the place of its image.*gdalwarp"
+    )
+    with pytest.raises(ValueError, match=wanted):
+      open_dataset(config.data, multilabel=overlap)
+    capsys.readouterr()
+    assert prepare.main(["folder", *arguments]) == 1
+    assert "must be at the place of its image" in capsys.readouterr().err
+
+
+def test_what_a_raster_hides_is_ignored_in_training_as_in_predict(tmp_path):
+  pixels = _pixels(40, 48, "uint8", 4)
+  pixels[..., 3] = 255
+  pixels[:9] = 0
+  rgba = _write(tmp_path / "rgba.tif", pixels, photometric="rgb", alpha="yes")
+  deep = _pixels(40, 48)
+  with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+    masked = _write(tmp_path / "masked.tif", deep)
+    with rasterio.open(masked, "r+") as raster:
+      raster.write_mask(np.arange(40)[:, None].repeat(48, 1) >= 9)
+  least = float(np.finfo(np.float32).min)
+  floats = deep.astype(np.float32)
+  floats[:9] = least
+  decimals = _write(tmp_path / "decimals.tif", floats, nodata=least)
+  text = b"-3.40282346638529e+38".ljust(len(repr(least)), b"\0")
+  encoded = decimals.read_bytes()  # as older programs write it
+  assert repr(least).encode() in encoded
+  decimals.write_bytes(encoded.replace(repr(least).encode(), text))
+  unknown = np.arange(40)[:, None].repeat(48, 1) < 9
+  for file, channels in ((rgba, 3), (masked, 4), (decimals, 4)):
+    found = bands.decode(file.read_bytes(), channels)
+    np.testing.assert_array_equal(found.unknown, unknown)
+    assert found.hidden == (9 * 48 if file != decimals else 0)
+    with rasterio.open(file) as raster:
+      part = slice(5, 20), slice(0, 48)
+      found = bands.of_raster(raster, channels, *part)
+    np.testing.assert_array_equal(found.unknown, unknown[5:20])
+  assert bands.decode(rgba.read_bytes(), 4).unknown is None  # a channel
+
+
+def test_what_rgb_pictures_and_masks_hide_is_said(tmp_path, capfd):
+  root = tmp_path / "mine"
+  for i in range(2):
+    pixels = _pixels(40, 48, "uint8", 3) + np.uint8(i)
+    options = {"photometric": "rgb", "nodata": 0}
+    _write(root / f"images/{i}.tif", pixels, **options)
+    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
+    mask = _write(root / f"masks/{i}.tif", labels.astype(np.uint8))
+    inside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
+    with inside, rasterio.open(mask, "r+") as raster:
+      raster.write_mask(labels[..., 0] == 0)
+  codes = {"unread-nodata", "transparent-mask"}
+  open_dataset(_config(root).data)
+  said = capfd.readouterr().err
+  assert all(f"warning: {code}" in said for code in codes)
+  found = doctor.examine(_config(root), overfit_steps=0).warnings
+  assert codes <= {finding.code for finding in found}
+
+
+def test_numbers_of_a_palette_are_no_channel(tmp_path):
+  numbers = _pixels(40, 48, "uint8", 1) % 4
+  file = _write(tmp_path / "a.tif", numbers, photometric="palette")
+  greys = {i: (i, i, i) for i in range(256)}
+  for colors in (greys, greys | {3: (9, 0, 0)}):
+    with rasterio.open(file, "r+") as raster:
+      raster.write_colormap(1, colors)
+    message = "stand for colours of a palette"
+    refused = pytest.raises(ValueError, match=message)
+    with contextlib.nullcontext() if colors is greys else refused:
+      assert (bands.decode(file.read_bytes(), 1).pixels == numbers).all()
+    raised = contextlib.nullcontext() if colors is greys else refused
+    with rasterio.open(file) as raster, raised:
+      assert (bands.of_raster(raster, 1).pixels == numbers).all()
+
+
+def test_one_raster_and_tiles_left_out_are_said(tmp_path, capfd):
+  root = _scenes(tmp_path / "mine", 1, 150, 100)
+  config = _config(root, channels=4, tile=64, tile_nodata=0.25)
+  dataset = open_dataset(config.data)
+  said = capfd.readouterr().err
+  assert "val-inside-train" in said and "tiles-left-out" in said
+  assert "31% of that at 0,0" in said and len(dataset.train) == 4
+  codes = [f.code for f in doctor.examine(config, overfit_steps=0).warnings]
+  assert {"val-inside-train", "tiles-left-out"} <= set(codes)
+  PIL.Image.fromarray(np.eye(149, 100, dtype=np.uint8)).save(
+    root / "masks/s0.png"
+  )
+  (root / "masks/s0.tif").rename(tmp_path / "s0.tif")
+  codes = {f.code for f in doctor.examine(config, overfit_steps=0).errors}
+  assert "mask-size" in codes
+  with pytest.raises(ValueError, match="must have the size of its image"):
+    open_dataset(config.data)
+  (root / "masks/s0.png").unlink()
+  (tmp_path / "s0.tif").rename(root / "masks/s0.tif")
+  config.data.update(tile=150, tile_nodata=0.0)
+  with pytest.raises(ValueError, match=r"more than 0 of each tile is ignored"):
+    open_dataset(config.data)
+
+
+def test_deep_colours_in_planes_are_read_right(tmp_path):
+  pixels = _pixels(40, 48, "uint16", 3) * 20
+  options = {"photometric": "rgb", "interleave": "band"}
+  file = _write(tmp_path / "a.tif", pixels, **options)
+  found = predict.read_image(file).astype(int)
+  assert np.abs(found - (pixels >> 8)).max() <= 1  # as OpenCV rounds them
+
+
+def test_exports_have_pictures_of_any_channels(tmp_path):
+  root = tmp_path / "mine"
+  line = "0 .25 .25 .75 .25 .75 .75 .25 .75\n"
+  for name in "abc":
+    _write(root / f"images/{name}.tif", _pixels(40, 48) + np.uint16(ord(name)))
+    (root / "labels").mkdir(exist_ok=True)
+    (root / f"labels/{name}.txt").write_text(line if name != "c" else "")
+  (root / "data.yaml").write_text("names: [road]\n")
+  config = _config(root, channels=4)
+  codes = {f.code for f in doctor.examine(config, overfit_steps=0).errors}
+  assert not codes & {"undecodable", "other-channels", "unsupported-image"}
+  dataset = open_dataset(config.data)
+  for source in (dataset.train, dataset.eval):
+    for example in (source[i] for i in range(len(source))):
+      wanted = _pixels(40, 48) + np.uint16(ord(example["name"]))
+      np.testing.assert_array_equal(example["image"], wanted)
+      road = np.zeros((40, 48), np.uint8)
+      road[10:30, 12:36] = example["name"] != "c"
+      np.testing.assert_array_equal(example["label"], road)
+
+
+def test_control_points_are_kept(tmp_path):
+  points = [
+    rasterio.control.GroundControlPoint(row, column, 4e5 + column, 5e6 - row)
+    for row, column in ((0, 0), (0, 48), (40, 0))
+  ]
+  options = {"gcps": points, "transform": None}
+  source = _write(tmp_path / "a.tif", _pixels(40, 48), **options)
+  out = tmp_path / "out"
+  jobs = predict.find_jobs([source], out)
+  failures = predict.predict_files(_segmenter(), jobs, out, polygons="gpkg")
+  assert "control points alone" in failures[0].reason
+  with rasterio.open(out / "labels/a.tif") as labels:
+    kept, crs = labels.gcps
+  assert crs == _PLACE["crs"] and [(p.x, p.y) for p in kept] == [
+    (p.x, p.y) for p in points
+  ]

@@ -40,13 +40,16 @@ class Picture(NamedTuple):
   Attributes:
     pixels: (h, w, channels) of a dtype that training takes.
     unknown: bool (h, w), where all channels have the number that the file
-      declares as no-data, or are no numbers; None if it is nowhere.
+      declares as no-data, or are no numbers, or where a TIFF has a mask or a
+      transparency, which is no channel, that says so; None if it is nowhere.
     remark: how channels were found, where that is not what a file says.
+    hidden: how many pixels a mask or a transparency says to be unknown.
   """
 
   pixels: np.ndarray
   unknown: np.ndarray | None = None
   remark: str = ""
+  hidden: int = 0
 
 
 def decode(encoded: bytes, channels: int) -> Picture:
@@ -64,7 +67,7 @@ def decode(encoded: bytes, channels: int) -> Picture:
   """
   if encoded.startswith(_NUMPY):
     pixels, remark = _of_numpy(encoded, channels)
-    return Picture(pixels, _unknown(pixels, None), remark)
+    return Picture(pixels, _unknown(pixels), remark)
   header = headers.read(encoded)
   if header is None:
     raise ValueError("cannot be decoded as a picture")
@@ -73,15 +76,39 @@ def decode(encoded: bytes, channels: int) -> Picture:
   is_paged = header.bands < channels == of_pages and header.format == "TIFF"
   found = channels if is_paged else _count(header, channels)
   _check_size((*header.size, found), header.bits // 8)
+  hidden = None
   if is_paged:
     pixels = _with_rasterio(encoded, header, pages=True)
     remark = f"{header.pictures} pages, read as {channels} channels"
   else:
-    pixels, remark = _first(encoded, header)[..., :channels], ""
+    whole, remark = _first(encoded, header), ""
+    if channels < whole.shape[2] > header.bands:
+      _check_greys(whole)
+    pixels = whole[..., :channels]
+    if header.format == "TIFF":
+      hidden = _hidden(encoded, header, whole, channels)
   if pixels.shape[2] != channels:
     raise ValueError(f"must have {channels} channels, got {pixels.shape[2]}")
   pixels = _as_trained(pixels)
-  return Picture(pixels, _unknown(pixels, header.nodata), remark)
+  unknown = _unknown(pixels, header.nodata, hidden)
+  return Picture(pixels, unknown, remark, _count_of(hidden))
+
+
+def _hidden(
+  encoded: bytes, header: Header, pixels: np.ndarray, channels: int
+) -> np.ndarray | None:
+  """Bool (h, w), where a TIFF says that nothing is known, by a mask of its own
+  or by a transparency that is no channel; None if it does not.
+
+  `pixels` (h, w, c) are all that it has.
+  """
+  if header.has_mask:
+    rasterio = import_rasterio("TIFF with a mask")
+    with rasterio.MemoryFile(encoded) as file, file.open() as raster:
+      return raster.dataset_mask() == 0
+  if header.alpha and channels < header.bands:
+    return pixels[..., -1] == 0
+  return None
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -155,6 +182,7 @@ def of_raster(
     raise ValueError(f"must have {channels} channels, got {found}")
   if len(dtypes) > 1:
     raise ValueError(f"must have bands of one kind of numbers, got {found}")
+  check_palette(raster)
   _check_kind(dtypes[0])
   window = None
   if rows is not None and columns is not None:
@@ -163,7 +191,33 @@ def of_raster(
   indices = list(range(1, channels + 1))
   pixels = raster.read(indices, window=window, out_shape=shape)
   pixels = _as_trained(np.moveaxis(pixels, 0, 2))
-  return Picture(pixels, _unknown(pixels, raster.nodata))
+  hidden = None
+  masks = {flag.name for flags in raster.mask_flag_enums for flag in flags}
+  if "per_dataset" in masks and not (alphas and channels == raster.count):
+    hidden = raster.dataset_mask(window=window, out_shape=size) == 0
+  unknown = _unknown(pixels, raster.nodata, hidden)
+  return Picture(pixels, unknown, hidden=_count_of(hidden))
+
+
+def check_palette(raster: Any) -> None:
+  """Refuses an open raster whose numbers stand for colours.
+
+  Raises:
+    ValueError: they do, and are not the greys themselves.
+  """
+  if raster.colorinterp[0].name == "palette":
+    colors = raster.colormap(1)
+    _check_greys(np.array([(*colors[i][:3], i) for i in sorted(colors)]))
+
+
+def _check_greys(colors: np.ndarray) -> None:
+  """Refuses the colours (..., c) of a palette where one channel is asked for,
+  unless they are greys."""
+  if (colors != colors[..., :1]).any():
+    raise ValueError(
+      "must hold values, got numbers that stand for colours of a palette; "
+      "convert it to colours"
+    )
 
 
 def _of_numpy(encoded: bytes, channels: int) -> tuple[np.ndarray, str]:
@@ -336,12 +390,25 @@ def _as_trained(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels, np.dtype(name))
 
 
-def _unknown(pixels: np.ndarray, nodata: float | None) -> np.ndarray | None:
-  """Where all channels are no-data; None if that is nowhere."""
+def _count_of(hidden: np.ndarray | None) -> int:
+  return 0 if hidden is None else int(hidden.sum())
+
+
+def _unknown(
+  pixels: np.ndarray,
+  nodata: float | None = None,
+  hidden: np.ndarray | None = None,
+) -> np.ndarray | None:
+  """Where all channels are no-data, or `hidden`; None if that is nowhere."""
   missing = np.zeros(pixels.shape, bool)
-  if pixels.dtype.kind == "f":
+  is_float = pixels.dtype.kind == "f"
+  if is_float:
     missing |= ~np.isfinite(pixels)
   if nodata is not None and not math.isnan(nodata):
-    missing |= pixels == np.asarray(nodata).astype(np.float64)
+    # Files write it in decimals, of which pixels hold the nearest float32.
+    with np.errstate(over="ignore"):
+      missing |= pixels == (np.float32 if is_float else np.float64)(nodata)
   unknown = missing.all(-1)
+  if hidden is not None:
+    unknown |= hidden
   return unknown if unknown.any() else None

@@ -30,12 +30,12 @@ _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint"}
 _TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
 _PHOTOMETRIC, _SAMPLES, _EXTRA, _KIND, _NODATA = 262, 277, 338, 339, 42113
-_ORIENTATION = 274
+_ORIENTATION, _PLANES = 274, 284
 # Grey whose 0 is white, or black, RGB, indices of a palette.
 _WHITE_IS_0 = 0
 _AS_STORED = {_WHITE_IS_0, 1, 2, 3}
-_PLACES = {33550, 34264}  # size of a pixel, or the transform
-_SMALLER_OR_MASK = 0b101  # kinds of subfiles: an overview, a mask
+_SCALE, _TIE, _TRANSFORM = 33550, 33922, 34264  # of a place on earth
+_SMALLER, _MASK = 0b001, 0b100  # kinds of subfiles: an overview, a mask
 # What keeps every number as it is; any other format or compression may not.
 # Of WebP it depends on the file.
 _LOSSLESS = {
@@ -65,11 +65,16 @@ class Header:
     is_called_grey: whether a TIFF says grey of its three bands or more, as GDAL
       does of 16 bits. OpenCV then reads the first band alone.
     is_placed: whether it has a place on earth, as GeoTIFF says it.
+    transform: of a place on earth, (a, b, c, d, e, f): column x and row y are
+      at (a x + b y + c, d x + e y + f); () without one.
     nodata: the number that means "nothing known", where the file declares one.
     as_stored: whether the numbers of a TIFF are read as they are stored: it is
       not turned, and they are greys, indices or colours.
     is_white_0: whether 0 is white in a TIFF of greys. Pillow and OpenCV then
       turn up to 8 bits around, GDAL does not.
+    has_mask: whether a TIFF says in a page of its own which pixels are known.
+    is_planar: whether a TIFF holds one band after the other. Pillow reads 16
+      bits of these wrongly.
   """
 
   format: str
@@ -84,8 +89,11 @@ class Header:
   nodata: float | None = None
   is_called_grey: bool = False
   is_placed: bool = False
+  transform: tuple[float, ...] = ()
   as_stored: bool = False
   is_white_0: bool = False
+  has_mask: bool = False
+  is_planar: bool = False
 
   @property
   def bands(self) -> int:
@@ -115,6 +123,12 @@ def read(encoded: bytes) -> Header | None:
     return _of_others(encoded)
   except Exception:  # whatever broken bytes end in
     return None
+
+
+def read_place(encoded: bytes) -> Header | None:
+  """The header of a TIFF's contents; None of other files, which have no place
+  on earth."""
+  return read(encoded) if encoded[:4] in _TIFF else None
 
 
 def read_tiff(path: str | os.PathLike) -> Header | None:
@@ -179,6 +193,7 @@ def _of_tiff(file: IO[bytes]) -> Header:
   if is_called_grey:
     colours = 3
   alpha = int(any(kind in (1, 2) for kind in extra) and bands > colours)
+  kinds = [_number(page.get(_NEW_SUBFILE, 0)) for page in pages]
   return Header(
     format="TIFF",
     size=(_number(first[_HEIGHT]), _number(first[_WIDTH])),
@@ -187,18 +202,31 @@ def _of_tiff(file: IO[bytes]) -> Header:
     colours=colours,
     alpha=alpha,
     extra=bands - colours - alpha,
-    pictures=sum(
-      not _number(page.get(_NEW_SUBFILE, 0)) & _SMALLER_OR_MASK
-      for page in pages
-    ),
+    pictures=sum(not kind & (_SMALLER | _MASK) for kind in kinds),
     lossy=_number(first.get(_COMPRESSION, 1)) not in _LOSSLESS_IN_TIFF,
     nodata=_nodata(first.get(_NODATA)),
     is_called_grey=is_called_grey,
-    is_placed=not first.keys().isdisjoint(_PLACES),
+    is_placed=not first.keys().isdisjoint({_SCALE, _TIE, _TRANSFORM}),
+    transform=_transform(first),
     as_stored=_number(first.get(_ORIENTATION, 1)) == 1
     and _number(first.get(_PHOTOMETRIC, 1)) in _AS_STORED,
     is_white_0=first.get(_PHOTOMETRIC) == _WHITE_IS_0,
+    has_mask=any(kind & _MASK and not kind & _SMALLER for kind in kinds),
+    is_planar=first.get(_PLANES) == 2,
   )
+
+
+def _transform(tags: dict[int, Any]) -> tuple[float, ...]:
+  """See `Header`; () as well of a place that only some points have."""
+  matrix, scale, tie = (
+    np.ravel(tags.get(tag, ())).tolist() for tag in (_TRANSFORM, _SCALE, _TIE)
+  )
+  if len(matrix) == 16:
+    return (*matrix[0:2], matrix[3], *matrix[4:6], matrix[7])
+  if len(scale) < 2 or len(tie) != 6:
+    return ()
+  (width, height), (column, row, _, x, y, _) = scale[:2], tie
+  return width, 0.0, x - column * width, 0.0, -height, y + row * height
 
 
 def _tiff_pages(file: IO[bytes]) -> list[Any]:

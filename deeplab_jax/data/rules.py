@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from deeplab_jax.data.builders import trees
 
 # Raise a number when files of the kind become other labels than before.
-_RULES = {"exports": 3, "TIFFs": 1}
+_RULES = {"exports": 4, "TIFFs": 2, "numbered splits": 1}
 _DOCUMENTS = (".parquet", ".csv", ".yaml", ".yml", "labelmap.txt")
 _OWN = ("classes.yaml",)  # which folders of images and masks have
 _TIFFS = (".tif", ".tiff")
+# Folders of images and masks that are called as a split with a number.
+_SPLITS = re.compile(r"(^|/)(train|val|test)[a-z]*[-_ ]?\d+/", re.IGNORECASE)
 _WORDS = re.compile(rf"({'|'.join(_RULES)}), rules \d+")
 # What is said of an export first.
 _TITLE = re.compile(r".+, \d+ images, \d+ classes( and background)?")
@@ -24,6 +26,7 @@ _TITLE = re.compile(r".+, \d+ images, \d+ classes( and background)?")
 
 def rules_of(paths: Iterable[str]) -> list[str]:
   """The rules of the kinds that there are among some files."""
+  paths = list(paths)
   names = [path.lower().rpartition("/")[2] for path in paths]
   # Texts of YOLO are called as their pictures.
   texts = {name.removesuffix(".txt") for name in names if name[-4:] == ".txt"}
@@ -31,6 +34,7 @@ def rules_of(paths: Iterable[str]) -> list[str]:
   kinds = {
     "exports": any(map(_is_document, names)) or not texts.isdisjoint(others),
     "TIFFs": any(name.endswith(_TIFFS) for name in names),
+    "numbered splits": any(map(_SPLITS.search, paths)),
   }
   return [_words(kind) for kind in _RULES if kinds[kind]]
 

@@ -49,11 +49,11 @@ class MultilabelSamples:
     """
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
-    self.said: list[str] = []
     self._tree = files
     suffixes = folder_layout.suffixes(reading.channels)
     found = channel_layout.find(files, self.faults.append, suffixes)
     self._layout = found.layout
+    self.said = self._layout.lines()
     self._classes: ChannelClasses | None = None
     try:
       self._classes = channel_classes.find(
@@ -96,6 +96,8 @@ class MultilabelSamples:
       size = sample.image.shape[:2]
       given = sample.mask_file, sample.label, size
       sample.attempt(folder_multilabel.check_size, *given)
+      given = self._tree, self._classes, name
+      sample.attempt(folder_multilabel.check_place, *given)
     return sample
 
   def _read_image(self, sample: Sample, path: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deeplab_jax import visualize
-from deeplab_jax.data import datasets, preprocess
+from deeplab_jax.data import datasets, headers, preprocess
 from deeplab_jax.data.annotations import find, report
 from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders import (
@@ -121,7 +121,8 @@ class FolderSamples:
     """
     self.faults: list[BadExample] = []
     self.remarks: list[Remark] = []
-    self._nodata, tiling = reading.nodata, reading.tiling
+    self._nodata, self._tiling = reading.nodata, reading.tiling
+    tiling = self._tiling
     channels = reading.channels
     suffixes = folder_layout.suffixes(channels)
     self._export = find.find(
@@ -182,6 +183,11 @@ class FolderSamples:
       whole, name=key, faults=list(whole.faults), remarks=list(whole.remarks)
     )
     if whole.mask is not None:
+      given = whole.mask_file, whole.mask.shape[:2], self._tiles.sizes[name]
+      sample.attempt(checks.check_mask_size, *given)
+    if sample.faults:
+      return dataclasses.replace(sample, mask=None, label=None)
+    if whole.mask is not None:
       sample.mask = whole.mask[rows, columns]
     if whole.label is not None:
       sample.label = whole.label[rows, columns].copy()
@@ -213,6 +219,10 @@ class FolderSamples:
     if picture is not None:
       picture = sample.attempt(self._bands.check, sample.image_file, picture)
     take_bands(sample, picture, self._bands, self.info)
+    if sample.label is not None and self.info.ignore_label is not None:
+      file, ignored = sample.image_file, preprocess.IGNORE
+      left_out = self._tiling.left_out(file, key, sample.label, ignored)
+      sample.remarks += [left_out] if left_out else []
     return sample
 
   def read(self, split: str, index: int) -> Sample:
@@ -222,21 +232,25 @@ class FolderSamples:
     image_path = self.layout.images[name]
     sample = Sample(name, self._tree.where(image_path), "")
     mask_path = sample.attempt(self.layout.mask_of, self._tree, name)
+    mask = b""
     if mask_path:
       sample.mask_file = self._tree.where(mask_path)
-      self._read_mask(sample, mask_path)
-    self._read_image(sample, image_path)
+      mask = self._read_mask(sample, mask_path)
+    image = self._read_image(sample, image_path)
+    places = map(headers.read_place, (mask, image))
+    sample.attempt(checks.check_mask_place, sample.mask_file, *places)
     return sample
 
-  def _read_mask(self, sample: Sample, path: str) -> None:
+  def _read_mask(self, sample: Sample, path: str) -> bytes:
+    """Reads the mask `path` into `sample`; gives the contents of its file."""
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
-      return
+      return b""
     file = sample.mask_file
     sample.remarks += checks.mask_remarks(file, encoded)
     mask = sample.attempt(masks.decode, file, encoded, self._nodata)
     if mask is None:
-      return
+      return encoded
     sample.mask = _pixels(mask)
     if self._classes:
       if drawn := self._export.drawings.get(file):
@@ -244,22 +258,25 @@ class FolderSamples:
       sample.label = sample.attempt(self._classes.labels_of, file, mask)
       if sample.label is not None:
         sample.label = _ignoring(sample.label, self.info)
+    return encoded
 
-  def _read_image(self, sample: Sample, path: str) -> None:
+  def _read_image(self, sample: Sample, path: str) -> bytes:
+    """Reads the image `path` into `sample`; gives the contents of its file."""
     encoded = sample.attempt(self._tree.read, path)
     if encoded is None:
-      return
+      return b""
     if self._bands and not self._bands.keeps_file(encoded):
       picture = sample.attempt(self._bands.read, sample.image_file, encoded)
       take_bands(sample, picture, self._bands, self.info)
-      return
+      return encoded
     remarks = list(checks.remarks(sample.image_file, encoded))
-    encoded = checks.quiet(encoded)
-    if sample.attempt(checks.image_size, sample.image_file, encoded):
+    plain = checks.quiet(encoded)
+    if sample.attempt(checks.image_size, sample.image_file, plain):
       sample.remarks += remarks
       if sample.mask is not None:
-        encoded = checks.upright(encoded, sample.mask.shape[:2])
-      sample.image = preprocess.decode_image(encoded)
+        plain = checks.upright(plain, sample.mask.shape[:2])
+      sample.image = preprocess.decode_image(plain)
+    return encoded
 
   def _find_classes(self) -> folder_classes.FolderClasses | None:
     used = self.layout.used_masks()
@@ -317,8 +334,7 @@ def take_bands(
   if picture is None:
     return
   file = sample.image_file
-  if picture.remark:
-    sample.remarks.append(Remark("place-of-channels", file, picture.remark))
+  sample.remarks += found.remarks(file, picture)
   sample.image = visualize.to_8_bits(picture.pixels, found.value_range)
   unknown, label = picture.unknown, sample.label
   ignores = info is not None and info.ignore_label is not None

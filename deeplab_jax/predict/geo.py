@@ -45,7 +45,8 @@ def is_raster(source: str | os.PathLike | Source) -> bool:
         return False
     rasterio = bands.import_rasterio(_RASTER)
     with rasterio.open(_place(source)) as raster:
-      return raster.crs is not None or not raster.transform.is_identity
+      is_placed = raster.crs is not None or not raster.transform.is_identity
+      return is_placed or bool(raster.gcps[0])
   except Exception:  # of any kind of broken file: who reads it tells
     return False
 
@@ -65,11 +66,11 @@ def label(
 ) -> None:
   """Labels the raster `source` into rasters of its place and size.
 
-  Each has the coordinate system and the transform of `source`, and a number
-  that is declared as no-data, which it has where `source` has no-data in all
-  bands: 255 (65535 of more than 255 classes) in labels, NaN in probabilities
-  and uncertainty, which are float32. Where classes overlap, labels have a band
-  for each class, 1 where it is and else 0.
+  Each has the coordinate system and the transform, or the control points, of
+  `source`, and a number that is declared as no-data, which it has where
+  `source` has no-data in all bands: 255 (65535 of more than 255 classes) in
+  labels, NaN in probabilities and uncertainty, which are float32. Where classes
+  overlap, labels have a band for each class, 1 where it is and else 0.
 
   Args:
     segmenter: the network.
@@ -161,6 +162,7 @@ def _check(raster: Any, model: DeepLab) -> None:
     if raster.count == 2 or not dtypes <= {"uint8", "uint16"}:
       raise ValueError(f"must be grey or RGB of 8 or 16 bits, got {found}")
     return
+  bands.check_palette(raster)
   known = {model.image_dtype}
   if model.image_dtype == "float32":
     known |= {"float64", "float16"}
@@ -170,6 +172,14 @@ def _check(raster: Any, model: DeepLab) -> None:
       f"must have {model.channels} bands of {model.image_dtype}, as what the "
       f"model was trained on, got {found}"
     )
+
+
+def _place_of(raster: Any) -> dict[str, Any]:
+  """Where a raster is, as rasterio writes it: by a transform, or by points."""
+  points, crs = raster.gcps
+  if points:
+    return {"gcps": points, "crs": crs}
+  return {"crs": raster.crs, "transform": raster.transform}
 
 
 def _alphas(raster: Any) -> int:
@@ -231,8 +241,7 @@ class _Writer:
       "count": count,
       "dtype": dtype,
       "nodata": nodata,
-      "crs": source.crs,
-      "transform": source.transform,
+      **_place_of(source),
       "compress": "deflate",
       "bigtiff": "if_safer",
     }

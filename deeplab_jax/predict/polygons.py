@@ -59,10 +59,15 @@ def write(
 
   Raises:
     ValueError: GeoJSON of a raster without coordinate system, which gives no
-      longitude.
+      longitude; a raster whose place only some points have.
   """
   rasterio = bands.import_rasterio(_WHAT)
   with rasterio.open(raster) as labels:
+    if labels.gcps[0]:
+      raise ValueError(
+        "has a place by control points alone, which polygons cannot have: warp "
+        "it first (gdalwarp), or leave out --polygons"
+      )
     if kind == "geojson" and labels.crs is None:
       raise ValueError(
         "has no coordinate system, without which GeoJSON knows no place: give "

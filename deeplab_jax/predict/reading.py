@@ -56,6 +56,8 @@ def _read_encoded(encoded: bytes) -> np.ndarray:
     _check_size(picture.size[::-1])
     if header is None:
       raise OSError("a damaged header")
+    if header.is_planar and header.bits > 8:
+      return _read_with_opencv(encoded)
     return _to_rgb(ImageOps.exif_transpose(picture))
   except UnidentifiedImageError:
     return _read_with_opencv(encoded)

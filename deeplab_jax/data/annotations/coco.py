@@ -38,6 +38,10 @@ from deeplab_jax.messages import printable
 
 TITLE = "COCO json"
 _LISTS = ("images", "annotations", "categories")
+# Of crowds, as tools write them.
+_MARKS = dict.fromkeys(("0", "0.0", "false"), False) | dict.fromkeys(
+  ("1", "1.0", "true"), True
+)
 # What COCO's other files of annotations are called, before the split.
 _OTHERS = re.compile(r"(image_info|person_keypoints|captions|labels|stuff)_")
 
@@ -253,9 +257,9 @@ def is_crowd(annotation: dict[str, Any]) -> bool:
     ValueError: it is marked with anything but 0 and 1.
   """
   mark = annotation.get("iscrowd") or 0
-  if str(mark) not in ("0", "1", "True"):
+  if str(mark).lower() not in _MARKS:
     raise ValueError(f"iscrowd {mark!r}, not 0 or 1")
-  return str(mark) != "0"
+  return _MARKS[str(mark).lower()]
 
 
 def label_of(where: str, category: Any, labels: dict[Any, int]) -> int:
@@ -279,18 +283,18 @@ def _outline(
   where: str, segmentation: Any, size: tuple[int, int]
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
   """Polygons, or what run lengths (rle) cover."""
-  if isinstance(segmentation, list) and segmentation:
+  if isinstance(segmentation, list) and any(x != [] for x in segmentation):
     if isinstance(segmentation[0], dict) and len(segmentation) == 1:
       return _outline(where, segmentation[0], size)
     if not isinstance(segmentation[0], list):  # one polygon, without a list
       segmentation = [segmentation]
     return [geometry.ring(polygon) for polygon in segmentation], None
-  if not segmentation:
+  if not segmentation or isinstance(segmentation, list):
     raise BadExample(
       where, "no-outline", "must have a segmentation, got a box or nothing"
     )
-  if tuple(segmentation["size"]) != size:
-    height, width = segmentation["size"]
+  height, width = (int(side) for side in segmentation["size"])
+  if (height, width) != size:
     raise BadExample(
       where,
       "rle-size",

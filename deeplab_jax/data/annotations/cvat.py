@@ -32,6 +32,7 @@ TITLE = "CVAT segmentation masks"
 _MAP = "labelmap.txt"
 # Name, colour, and perhaps names of parts and of actions.
 _LINE = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(:[^:]*){0,2}")
+_IGNORED = "ignored", (224, 224, 192)  # as Datumaro writes VOC's
 _MASKS, _OBJECTS = "SegmentationClass", "SegmentationObject"
 
 
@@ -104,7 +105,8 @@ def _splits(files: Files) -> dict[str, str]:
 
 
 def _classes(files: Files, path: str) -> ClassList:
-  """The classes with their colours; the black one, or "background", is 0."""
+  """The classes with their colours; the black one, or "background", is 0.
+  VOC's colour of what is ignored is no class."""
   where = files.tree.where(path)
   colors: dict[str, tuple[int, ...]] = {}
   for line in _entries(files, path):
@@ -115,6 +117,8 @@ def _classes(files: Files, path: str) -> ClassList:
     if found[1] in colors or color in colors.values():
       raise ValueError(f"a class or a colour twice, in the line {line!r}")
     colors[found[1]] = color
+  ignored = [n for n, color in colors.items() if (n, color) == _IGNORED]
+  colors = {n: color for n, color in colors.items() if n not in ignored}
   if not any(color == (0, 0, 0) for color in colors.values()):
     colors = {"background": (0, 0, 0)} | colors
   first = [n for n, color in colors.items() if color == (0, 0, 0)]
@@ -127,5 +131,6 @@ def _classes(files: Files, path: str) -> ClassList:
     tuple(colors[name] for name in names),
     IGNORE,
     says_ignored=True,
-    rgb={code: label for label, code in enumerate(codes)},
+    rgb={code: label for label, code in enumerate(codes)}
+    | {masks.code_of(_IGNORED[1]): IGNORE for _ in ignored},
   )

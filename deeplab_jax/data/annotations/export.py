@@ -35,11 +35,6 @@ from deeplab_jax.data.classes import bit_colors
 from deeplab_jax.data.datasets import Color
 from deeplab_jax.messages import printable
 
-_DRAWN = (
-  "the export has not both train and val: val is a tenth of the pictures, "
-  "drawn by their names"
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -273,7 +268,7 @@ def export(
   for path in lists:
     contents[path] = files.tree.file(path)
   splits, is_drawn = _splits(names, kept)
-  layout = Layout(images, masks, splits, {}, [], [], True)
+  layout = Layout(images, masks, splits, {}, [], [], True, is_drawn=is_drawn)
   return Export(
     title,
     Tree(files.tree.origin, contents),
@@ -285,7 +280,7 @@ def export(
     blank,
     tuple(_unlisted(files, pictures)),
     (*faults, *again.values()),
-    (*lines, *[_DRAWN] * is_drawn),
+    lines,
   )
 
 

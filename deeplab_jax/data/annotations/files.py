@@ -64,7 +64,7 @@ class Files:
     self.pictures = [p for p in self.paths if is_picture(p) and is_image(p)]
     self.broken: dict[str, BadExample] = {}
     self._most: int | None = _LOOKED_AT
-    self._ends: dict[str, list[str]] | None = None
+    self._ends: list[dict[str, list[str]]] = []
     self._stems: dict[str, list[str]] | None = None
 
   def json(self, path: str) -> Any:
@@ -158,7 +158,7 @@ class Files:
     """The picture that an annotation calls `name`; None if there is none.
 
     The name may lack its suffix, and differ in small and capital letters from
-    all pictures.
+    all pictures; one that has it comes first.
 
     Args:
       name: a path, a name or a URL.
@@ -167,15 +167,16 @@ class Files:
     Raises:
       BadExample: several fit equally well.
     """
-    if self._ends is None:
-      self._ends = collections.defaultdict(list)
+    if not self._ends:
+      self._ends = [collections.defaultdict(list) for _ in range(2)]
       for path in self.pictures:
         for end in _ends(composed(path)):
-          self._add(end, path)
-          self._add(without_suffix(end), path)
+          self._add(self._ends[0], end, path)
+          self._add(self._ends[1], without_suffix(end), path)
     for spelled in _spellings(name):
       for end in (*_ends(spelled), *map(_folded, _ends(spelled))):
-        paths = self._ends.get(end, [])
+        whole, without = (found.get(end, []) for found in self._ends)
+        paths = whole or without
         if len(paths) > 1:
           paths = [p for p in paths if split_of(p) == split] or paths
         if len(paths) > 1:
@@ -189,9 +190,9 @@ class Files:
           return paths[0]
     return None
 
-  def _add(self, end: str, path: str) -> None:
+  def _add(self, ends: dict[str, list[str]], end: str, path: str) -> None:
     for name in (end, _folded(end)):
-      self._ends[name].append(path)
+      ends[name].append(path)
 
 
 def split_of(path: str, is_document: bool = False) -> str:
@@ -241,6 +242,8 @@ def upright_size(file: str, encoded: bytes) -> tuple[int, int]:
     picture = headers.open_picture(encoded)
     turn = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
   except Exception as error:  # whatever a decoder makes of broken bytes
+    if (header := headers.read(encoded)) is not None:
+      return header.size  # of channels that only `data.bands` reads, unturned
     raise BadExample(
       file, "undecodable", "cannot be decoded as an image"
     ) from error

@@ -85,7 +85,20 @@ def read(files: Files, options: Options) -> Export:
     listed=listed,
     painter=painter,
     faults=files.broken_beside(path for path, _ in found),
+    lines=_predicted([task for _, _, task, _ in tasks], pictures),
   )
+
+
+def _predicted(tasks: list[Any], pictures: list[Picture]) -> tuple[str, ...]:
+  """What is said of tasks that nobody annotated, but a model."""
+  count = sum(
+    isinstance(task, dict)
+    and not picture.is_annotated
+    and bool(task.get("predictions"))
+    for task, picture in zip(tasks, pictures)
+  )
+  said = f"{count} pictures have predictions alone, which are not read"
+  return (said,) if count else ()
 
 
 def _understood(
@@ -178,7 +191,7 @@ def _objects(
     name = f"region {region.get('id', number)}"
     here = printable(f"{where}, {name}")
     with understood(here):
-      own = int(region["original_height"]), int(region["original_width"])
+      own = _size(region, image)
       size = size or own
       if own != size:
         raise ValueError(
@@ -192,6 +205,13 @@ def _objects(
       label = label_of(here, names[0], labels)
       shapes.append(_shape(here, name, label, region, size))
   return shapes, size or upright_size(image.where, image.read())
+
+
+def _size(region: dict[str, Any], image: File) -> tuple[int, int]:
+  """Height and width of the picture, which old exports do not say."""
+  if region.get("original_height") and region.get("original_width"):
+    return int(region["original_height"]), int(region["original_width"])
+  return upright_size(image.where, image.read())
 
 
 def _shape(

@@ -151,11 +151,17 @@ def _image(files: Files, path: str, name: str) -> tuple[str, File]:
 
   def copy() -> bytes:
     data = files.json(path).get("imageData")
-    return base64.b64decode(data) if data else file.read()
+    with understood(files.tree.where(path)):
+      return _unpacked(data) if data else file.read()
 
   return posixpath.join(folder, posixpath.basename(there)), File(
     file.where, copy
   )
+
+
+def _unpacked(text: str) -> bytes:
+  """A file that is written as text, perhaps as a data URL."""
+  return base64.b64decode(text.rpartition(",")[2])
 
 
 def _without_area(document: dict[str, Any]) -> list[Loss]:
@@ -221,7 +227,7 @@ def _bitmap(
   """A shape of pixels, in the box that two points enclose."""
   if not encoded:
     raise ValueError("a mask without pixels")
-  pixels = masks.decode(where, base64.b64decode(encoded)).pixels > 0
+  pixels = masks.decode(where, _unpacked(encoded)).pixels > 0
   (left, top), (right, bottom) = points.astype(int).tolist()
   box = bottom - top + 1, right - left + 1
   if pixels.shape != box:

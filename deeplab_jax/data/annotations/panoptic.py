@@ -147,7 +147,8 @@ def _drawing(
     raise BadExample(
       printable(where),
       "missing-file",
-      f"the segments {annotation.get('file_name')!r} must be there, got none",
+      f"the segments {annotation.get('file_name')!r} must be there, the only "
+      "PNG of that name or in a folder called as the json, got none",
     )
   codes = _codes(files.tree.file(path))
   size = coco.size_of(image, file)
@@ -165,7 +166,7 @@ def _drawing(
       label = coco.label_of(here, segment["category_id"], labels)
       if coco.is_crowd(segment):
         label = IGNORE
-    table[segment["id"]] = label
+    table[coco.number(segment["id"])] = label
     objects[label] += 1
   unknown = sorted(set(np.unique(codes).tolist()) - table.keys())
   if unknown:

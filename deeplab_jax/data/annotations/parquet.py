@@ -305,7 +305,8 @@ def _listed(files: Files, path: str, mask: str) -> ClassList | None:
   features = _features(files, path)
   found = dict(_class_labels("", features))
   own = {c: n for c, n in found.items() if c.split(".")[0] == mask}
-  likely = {c: n for c, n in found.items() if _CLASSES.search(c)}
+  # A class that a whole picture has, once in a row, is none of its mask.
+  likely = {c: n for c, n in found.items() if "." in c and _CLASSES.search(c)}
   for names in (own, likely):
     if len(names) == 1:
       (listed,) = names.values()

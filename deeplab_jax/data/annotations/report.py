@@ -7,6 +7,7 @@ lost of each picture, the worst first, is for the doctor.
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from deeplab_jax.data.annotations.drawing import Loss
@@ -40,9 +41,9 @@ def lines(export: Export, names: Sequence[str]) -> list[str]:
     names: of the classes.
   """
   said = [_title(export, names)] if export.title else []
+  said += _twins(names) if export.title else []
   said += export.lines
-  if export.layout.pattern:
-    said.append(export.layout.pattern)
+  said += export.layout.lines()
   if export.unannotated:
     taken = f"taken for {export.blank}"
     done = "left out" if export.skips_unannotated else taken
@@ -63,6 +64,18 @@ def _title(export: Export, names: Sequence[str]) -> str:
   own = [name for name in names if name != "background"]
   background = " and background" if len(own) < len(names) else ""
   return f"{export.title}, {count} images, {len(own)} classes{background}"
+
+
+def _twins(names: Sequence[str]) -> list[str]:
+  """Classes whose names differ in capitals and marks between words alone."""
+  alike = collections.defaultdict(list)
+  for name in names:
+    alike[re.sub(r"[-_ ]+", "", name.casefold())].append(name)
+  return [
+    f"classes that differ in their spelling alone: {', '.join(twins)}"
+    for key, twins in alike.items()
+    if key and len(twins) > 1
+  ]
 
 
 def _losses(drawings: list[Drawn], names: Sequence[str]) -> Iterator[str]:

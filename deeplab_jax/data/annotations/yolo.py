@@ -37,6 +37,7 @@ from deeplab_jax.messages import printable
 
 TITLE = "YOLO segments"
 _SLACK = 1e-4  # by which rounded shares may be below 0 or above 1
+_POSE = "kpt_shape"  # a field of data.yaml where lines hold boxes and points
 _LOOKED_AT = 20  # texts that are read to recognise the format
 _NUMBER = r"[-+]?(\d+\.?\d*([eE][-+]?\d+)?|\.\d+|nan|inf)"
 _LINE = re.compile(rf"[-+]?\d+(\.0*)?(\s+{_NUMBER}){{2,}}", re.IGNORECASE)
@@ -116,6 +117,13 @@ def read(files: Files, options: Options) -> Export:
   path = _names_file(files)
   where = files.tree.where(path)
   fields = {} if path.endswith(".txt") else _yaml(files, path)
+  if _POSE in fields:
+    raise BadExample(
+      where,
+      "unread-format",
+      f"this is of YOLO's keypoints ({_POSE}), which are no outlines: export "
+      "segments",
+    )
   with understood(where):
     names = _names(fields) if fields else files.tree.lines(path)
     listed, labels = class_list(where, names)

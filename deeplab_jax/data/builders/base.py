@@ -163,12 +163,16 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         yield index, record
     if not largest.any():
       raise ValueError(
-        f"{self.name}: split {split} must have usable examples, got none; the "
-        f"first of {len(self.skipped)} faults: {self.skipped[:1]}"
+        f"{self.name}: split {split} must have usable examples, got none; "
+        f"{self.why_none()}"
       )
     self.info.metadata["largest"][split] = largest.tolist()
     self.info.metadata["remarks"] = faults.lines(self.all_remarks())
     manifest.write(pathlib.Path(self.data_dir), split, entries)
+
+  def why_none(self) -> str:
+    """Why no example of a split is usable."""
+    return f"the first of {len(self.skipped)} faults: {self.skipped[:1]}"
 
   def _try(self, split: str, key: Any):
     """`encode`, whose error is returned."""

@@ -24,6 +24,7 @@ from deeplab_jax.data.preprocess import decode_image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}
+_APART = 0.6  # pixels; programs differ by half of one in what a corner is
 _USUAL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "F")
 
 
@@ -86,6 +87,9 @@ def remarks(file: str, encoded: bytes) -> Iterator[Remark]:
       f"{header.bands} bands, of which the first {header.colours} are read"
     )
     yield Remark("extra-bands", file, bands)
+  if header.has_mask or header.nodata is not None:
+    declared = "a mask" if header.has_mask else f"{header.nodata:g}"
+    yield Remark("unread-nodata", file, declared)
   if header.pictures > 1:
     yield Remark("several-pictures", file, f"{header.pictures} pictures")
   mode, turn, has_holes = _looks(encoded)
@@ -102,7 +106,8 @@ def mask_remarks(file: str, encoded: bytes) -> Iterator[Remark]:
   _, turn, has_holes = _looks(encoded)
   if turn:
     yield Remark("exif-orientation", file, f"EXIF orientation {turn}")
-  if has_holes:
+  header = headers.read_place(encoded)
+  if has_holes or (header is not None and header.has_mask):
     yield Remark("transparent-mask", file, "")
 
 
@@ -184,6 +189,39 @@ def check_mask_size(
       f"a mask must have the size of its image, {width}x{height}, got "
       f"{found[1]}x{found[0]}",
     )
+
+
+def check_mask_place(
+  file: str, mask: Header | None, image: Header | None
+) -> None:
+  """Refuses a mask that is at another place on earth than its image.
+
+  Args:
+    file: the mask's file, for the message.
+    mask: its header.
+    image: that of the image. Of files without a place nothing is known.
+  """
+  if not (mask and image and mask.transform and image.transform):
+    return
+  there, here = (np.reshape(h.transform, (2, 3)) for h in (mask, image))
+  if np.linalg.det(here[:, :2]) == 0:
+    return
+  height, width = image.size
+  corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1)]).T
+  apart = np.linalg.solve(here[:, :2], (there - here) @ corners)
+  if np.abs(apart).max() > _APART:
+    first, size = here[:, 2], np.linalg.norm(here[:, :2], axis=0)
+    raise BadExample(
+      file,
+      "mask-place",
+      "a mask must be at the place of its image, whose first corner is at "
+      f"{_pair(first)} with pixels of {_pair(size)}, got {_pair(there[:, 2])} "
+      f"with {_pair(np.linalg.norm(there[:, :2], axis=0))}",
+    )
+
+
+def _pair(values: np.ndarray) -> str:
+  return "({:.10g}, {:.10g})".format(*values)
 
 
 def check_pair(

@@ -266,6 +266,11 @@ FAULTS = {
     "export the masks again at the size of the images; resize masks by nearest "
     "neighbour only (Pillow's NEAREST, OpenCV's INTER_NEAREST)",
   ),
+  "mask-place": Kind(
+    "masks are at another place on earth than their images",
+    "warp the masks onto the grids of the images (gdalwarp -r near -te ... -tr "
+    "...), or save them without a place if their pixels do belong together",
+  ),
   "wrong-channels": Kind(
     "masks of overlapping classes have a wrong number of channels",
     "save a channel, a page or an index of the last axis (.npy) for each "
@@ -301,6 +306,16 @@ REMARKS = {
   "place-of-channels": Kind(
     "channels were not where they are in other files",
     "nothing if that is what was meant",
+  ),
+  "unread-nodata": Kind(
+    "images declare where nothing is known, which training takes as it is",
+    "have it ignored with --config.data.channels=N (prepare: --channels=N), N "
+    "being their bands; nothing if masks ignore it",
+  ),
+  "hidden-pixels": Kind(
+    "pictures hide pixels by a mask or a transparency, which are ignored",
+    "nothing if nothing is known there; if the last band is no transparency, "
+    "write it without that name, or have it read with data.channels",
   ),
   "odd-colours": Kind(
     "images are not RGB or grey",
@@ -412,6 +427,10 @@ REMARKS = {
   "class-file-missing": Kind(
     "images lack the mask of a class, which then counts as not there",
     "nothing if that is so; else add the masks",
+  ),
+  "tiles-left-out": Kind(
+    "tiles are left out, of which more is ignored than data.tile_nodata allows",
+    "nothing if no-data is meant to be so; else see data.tile_nodata",
   ),
   "left-out": Kind(
     "examples with faults are left out, as skip_bad says",

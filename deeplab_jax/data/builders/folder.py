@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.data import bands
+from deeplab_jax.data import bands, headers
 from deeplab_jax.data.annotations import find, report
 from deeplab_jax.data.builders import (
   checks,
@@ -137,14 +137,14 @@ class Folder(SegmentationBuilder, skip_registration=True):
     where = self._tree.where(self._layout.images[name])
     file = self._tree.where(self._layout.mask_of(self._tree, name))
     picture = self._bands.check(where, self._tiles.read(key))
+    self.remarks.extend(self._bands.remarks(where, picture))
     labels = self._labels_of_tile(key)
     ignored = self.dataset.ignore_label
     if picture.unknown is not None and ignored is not None:
       labels = np.where(picture.unknown, np.uint8(ignored), labels)
-    if ignored is not None:
-      share = (labels == ignored).mean()
-      if share > self._tiling.most_unknown:
-        return None
+    if remark := self._tiling.left_out(where, key, labels, ignored):
+      self.remarks.append(remark)
+      return None
     size = picture.pixels.shape[:2]
     return Example(where, self._tiles.reference(key), file, labels, size=size)
 
@@ -152,26 +152,31 @@ class Folder(SegmentationBuilder, skip_registration=True):
     if self._tiles:
       return self._read_tile(key)
     mask = self._layout.mask_of(self._tree, key)
-    file = self._tree.where(mask)
-    decoded = self._classes.decode(file, self._tree.read(mask))
+    file, encoded = self._tree.where(mask), self._tree.read(mask)
+    decoded = self._classes.decode(file, encoded)
     labels = self._classes.labels_of(file, decoded)
-    self.remarks.extend(checks.mask_remarks(file, self._tree.read(mask)))
-    return self._with_image(split, key, file, labels)
+    self.remarks.extend(checks.mask_remarks(file, encoded))
+    return self._with_image(split, key, file, labels, encoded)
 
   def _with_image(
-    self, split: str, key: str, file: str, labels: np.ndarray
+    self,
+    split: str,
+    key: str,
+    file: str,
+    labels: np.ndarray,
+    mask: bytes = b"",
   ) -> Example:
     """The example of an image and the labels (h, w) or (h, w, classes) of its
-    mask `file`."""
+    `mask`, the contents of `file` where this is one file."""
     image = self._layout.images[key]
     where, source = self._tree.where(image), self._tree.read(image)
+    checks.check_mask_place(file, *map(headers.read_place, (mask, source)))
     self._contents.append((split, key, hashlib.sha256(source).digest()))
     if self._bands is None:
       encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
     picture = self._bands.read(where, source)
-    if picture.remark:
-      self.remarks.append(Remark("place-of-channels", where, picture.remark))
+    self.remarks.extend(self._bands.remarks(where, picture))
     if self._bands.keeps_file(source):
       encoded = checks.upright(source, labels.shape[:2])
       return Example(where, encoded, file, labels, source)
@@ -181,6 +186,15 @@ class Folder(SegmentationBuilder, skip_registration=True):
       labels = labels.copy()
       labels[picture.unknown] = ignored
     return Example(where, bands.encode(picture.pixels), file, labels, size=size)
+
+  def why_none(self) -> str:
+    if self._tiles and not self.skipped:
+      share = self._tiling.most_unknown
+      return (
+        f"more than {share:g} of each tile is ignored (data.tile_nodata, "
+        "--tile_nodata of prepare)"
+      )
+    return super().why_none()
 
   def all_remarks(self) -> list[Remark]:
     left_out = [Remark("left-out", "", said) for said in self.skipped]
@@ -194,6 +208,9 @@ class Folder(SegmentationBuilder, skip_registration=True):
         other = first[split][digest]
         yield self._repetition("repeated-images", key, other)
       first[split].setdefault(digest, key)
+    if self._tiles and self._tiles.splits["train"] == self._tiles.splits["val"]:
+      yield Remark("val-inside-train", "", "one raster, which is both")
+      return
     train, val = first["train"], first["val"]
     shared = {key: train[d] for d, key in val.items() if d in train}
     if len(shared) == len(val) and all(k == v for k, v in shared.items()):

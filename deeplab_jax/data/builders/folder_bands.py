@@ -7,7 +7,7 @@ numbers for all, and the range of values that stands for black and white.
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from deeplab_jax import messages
 from deeplab_jax.data import bands
 from deeplab_jax.data.bands import Picture
 from deeplab_jax.data.builders.base import in_order
-from deeplab_jax.data.builders.faults import BadExample
+from deeplab_jax.data.builders.faults import BadExample, Remark
 from deeplab_jax.data.builders.folder_layout import Layout
 from deeplab_jax.data.builders.folder_tiles import Tiles
 from deeplab_jax.data.builders.trees import Tree
@@ -72,6 +72,13 @@ class FolderBands:
         f"pictures must all hold {self.dtype}, as most do, got {found}",
       )
     return picture
+
+  def remarks(self, file: str, picture: Picture) -> Iterator[Remark]:
+    """What may be meant of `picture`, which `file` holds."""
+    if picture.remark:
+      yield Remark("place-of-channels", file, picture.remark)
+    if picture.hidden:
+      yield Remark("hidden-pixels", file, f"{picture.hidden} pixels")
 
   def lines(self) -> list[str]:
     """What was found, for the user."""

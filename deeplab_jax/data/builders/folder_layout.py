@@ -1,12 +1,13 @@
 """Which files of a user's folder are images, masks and lists of splits.
 
 Either `images/` and `masks/`, or VOC's `JPEGImages/` and `SegmentationClass/`,
-or another pair of `_LAYOUTS`, perhaps in each of `train/` and `val/`; or masks
-that lie beside the images. A mask has the path of its image, but for the
-suffix, or for an ending or beginning that all masks have (`mask_names`). The
-splits are those of `train.txt` and `val.txt` (see `split_lists`); else the
-folders `train/` and `val/` in both, such as `images/train/`; else a tenth of
-the images is for validation.
+or another pair of `_LAYOUTS`, in small letters or capitals, perhaps in each of
+`train/` and `val/`; or masks that lie beside the images. Masks are pictures, or
+.npy files in a folder without any. A mask has the path of its image, but for
+the suffix, or for an ending or beginning that all masks have (`mask_names`).
+The splits are those of `train.txt` and `val.txt` (see `split_lists`); else the
+folders `train/` and `val/` in both, such as `images/train/` or `train2017/`;
+else a tenth of the images is for validation.
 """
 
 import collections
@@ -35,7 +36,11 @@ _LAYOUTS = (
 )
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "val")
-# What folders of splits are called, in small letters.
+_DRAWN = (
+  "there are not both train and val: val is a tenth of the pictures, drawn by "
+  "their names"
+)
+# What folders of splits are called, in small letters, but for a number behind.
 _FOLDERS = {
   **dict.fromkeys(("train", "training"), "train"),
   **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -57,6 +62,7 @@ class Layout:
     like_splits: folders with names of splits, where the splits were drawn.
     listed: whether there is a list of a split.
     pattern: in words, how masks are called if not as their images; else "".
+    is_drawn: whether val was drawn, as nothing says which images it has.
   """
 
   images: dict[str, str]
@@ -67,6 +73,11 @@ class Layout:
   like_splits: list[str]
   listed: bool
   pattern: str = ""
+  is_drawn: bool = False
+
+  def lines(self) -> list[str]:
+    """What is to be said of the files."""
+    return [*[self.pattern] * bool(self.pattern), *[_DRAWN] * self.is_drawn]
 
   def unlisted(self) -> list[str]:
     """Names of the images in no split, sorted."""
@@ -130,18 +141,17 @@ def find(
     for split in _SPLITS
   }
   listed = any(lines is not None for lines in lists.values())
-  like_splits = (
-    [] if listed or _by_folder(names)["train"] else _like_splits(names)
-  )
+  is_drawn = not listed and not _by_folder(names)["train"]
   return Layout(
     images,
     masks,
     _splits(names, lists),
     _matched(images, masks),
     _unread(tree, {*images.values(), *masks.values()}),
-    like_splits,
+    _like_splits(names) if is_drawn else [],
     listed,
     pattern,
+    is_drawn and len(names) > 1,
   )
 
 
@@ -160,26 +170,22 @@ def _pairs(
   """Files of the images and of the masks, by name, and how masks are called."""
   folders = _arrangement(tree, image_suffixes)
   if folders is None:
-    found = _beside(tree)
+    pictures = filter(_is_picture, tree.stems("", ""))
+    found = _beside(tree) or mask_names.png_beside(pictures)
     if not found:
       raise BadExample(
         tree.origin,
         "no-layout",
         "must have images/ and masks/, or JPEGImages/ and SegmentationClass/, "
         f"with files that end in {', '.join(SUFFIXES)}, or an export of an "
-        f"annotation tool, got {_contents(tree)}",
+        f"annotation tool, got {_contents(tree)}{_numpy_hint(tree)}",
       )
     return found
-  images, masks = (
-    {
-      name: path
-      for prefix, pair in folders.items()
-      for name, path in _by_name(
-        tree, pair[place], report, suffixes, prefix
-      ).items()
-    }
-    for place, suffixes in enumerate((image_suffixes, SUFFIXES))
-  )
+  images, masks = {}, {}
+  for prefix, (of_images, of_masks) in folders.items():
+    images |= _by_name(tree, of_images, report, image_suffixes, prefix)
+    suffixes = _mask_suffixes(tree, of_masks)
+    masks |= _by_name(tree, of_masks, report, suffixes, prefix)
   pattern = ""
   if not images.keys() & masks.keys():
     images, masks, pattern = mask_names.matched(images, masks, SUFFIXES)
@@ -198,21 +204,37 @@ def _pairs(
 def _arrangement(tree: Tree, image_suffixes: tuple[str, ...]) -> Folders | None:
   """The folders in which images and masks are; None if there are none."""
 
-  def are_there(pair: tuple[str, str]) -> bool:
-    kinds = zip(pair, (image_suffixes, SUFFIXES))
-    return all(_has_pictures(tree, *kind) for kind in kinds)
+  folders = {
+    "/".join(path.split("/")[:depth])
+    for path in tree.stems("", "")
+    for depth in range(1, min(path.count("/"), 2) + 1)
+  }
+  # As they are spelled: as here, or else in other letters.
+  spelled = {f.lower(): f for f in sorted(folders)} | {f: f for f in folders}
+
+  def there(*pair: str) -> tuple[str, str] | None:
+    images, masks = (spelled.get(f, spelled.get(f.lower())) for f in pair)
+    if images is None or masks is None:
+      return None
+    suffixes = _mask_suffixes(tree, masks)
+    is_one = _has_pictures(tree, images, image_suffixes)
+    is_one = is_one and _has_pictures(tree, masks, suffixes)
+    return (images, masks) if is_one else None
 
   for pair in _LAYOUTS:
-    if are_there(pair):
-      return {"": pair}
-  tops = sorted({p.partition("/")[0] for p in tree.stems("", "") if "/" in p})
-  tops = [top for top in tops if top.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
-  for pair in _LAYOUTS:
-    found = {f"{t}/": (f"{t}/{pair[0]}", f"{t}/{pair[1]}") for t in tops}
-    found = {top: pair for top, pair in found.items() if are_there(pair)}
-    if found:
-      return found
+    if found := there(*pair):
+      return {"": found}
+  tops = [top for top in sorted(folders) if "/" not in top and _is_split(top)]
+  for images, masks in _LAYOUTS:
+    found = {f"{t}/": there(f"{t}/{images}", f"{t}/{masks}") for t in tops}
+    if any(found.values()):
+      return {top: pair for top, pair in found.items() if pair}
   return None
+
+
+def _mask_suffixes(tree: Tree, folder: str) -> tuple[str, ...]:
+  """Of the masks in a folder: pictures, or arrays of NumPy without any."""
+  return SUFFIXES if _has_pictures(tree, folder, SUFFIXES) else (NUMPY_SUFFIX,)
 
 
 def _has_pictures(tree: Tree, folder: str, suffixes: tuple[str, ...]) -> bool:
@@ -252,6 +274,13 @@ def _contents(tree: Tree) -> str:
   )
   found = [f"{kind} ({count})" for kind, count in kinds.most_common(6)]
   return printable(", ".join(found)) or "no file"
+
+
+def _numpy_hint(tree: Tree) -> str:
+  """What pictures of NumPy need, where there are such files."""
+  if not any(path.endswith(NUMPY_SUFFIX) for path in tree.stems("", "")):
+    return ""
+  return " (pictures as .npy are read with data.channels)"
 
 
 def _by_name(
@@ -342,7 +371,7 @@ def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
   found = {split: [] for split in _SPLITS}
   for name in names:
     folder, below, _ = name.partition("/")
-    split = _FOLDERS.get(folder.lower())
+    split = _FOLDERS.get(_split_name(folder))
     if below and split:
       found[split].append(name)
   return found if all(found.values()) else dict.fromkeys(_SPLITS)
@@ -351,8 +380,18 @@ def _by_folder(names: list[str]) -> dict[str, list[str] | None]:
 def _like_splits(names: list[str]) -> list[str]:
   """Top folders that have names of splits, beside others."""
   folders = sorted({n.partition("/")[0] for n in names if "/" in n})
-  like = [f for f in folders if f.lower() in {*_FOLDERS, *_OTHER_SPLITS}]
+  like = [f for f in folders if _is_split(f)]
   return like if len(folders) > 1 else []
+
+
+def _is_split(folder: str) -> bool:
+  """Whether a folder is called as one of any split."""
+  return _split_name(folder) in {*_FOLDERS, *_OTHER_SPLITS}
+
+
+def _split_name(folder: str) -> str:
+  """The name of a folder in small letters, without the number of train2017."""
+  return folder.lower().rstrip("0123456789-_ ")
 
 
 def _hash(name: str) -> str:

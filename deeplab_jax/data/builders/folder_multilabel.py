@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from deeplab_jax.data import headers
 from deeplab_jax.data.builders import (
   channel_classes,
   channel_layout,
   channel_masks,
+  checks,
   folder,
   folder_layout,
 )
@@ -46,6 +48,7 @@ class FolderMultilabel(folder.Folder, skip_registration=True):
     if faults:
       raise together(faults)
     self._layout = layout.layout
+    self.said = self._layout.lines()
     self.remarks.extend(remarks(self._tree, self._masks))
     self.dataset = info(self._masks)
     self._find_bands()
@@ -54,6 +57,7 @@ class FolderMultilabel(folder.Folder, skip_registration=True):
   def read(self, split: str, key: str) -> Example:
     file = self._tree.where(self._layout.mask_of(self._tree, key))
     labels = self._masks.read(self._tree, key)
+    check_place(self._tree, self._masks, key)
     return self._with_image(split, key, file, labels)
 
   def encode_mask(
@@ -83,6 +87,15 @@ def check_size(file: str, mask: np.ndarray, size: tuple[int, int]) -> None:
       f"a mask must have the size of its image, {size[1]}x{size[0]}, got "
       f"{mask.shape[1]}x{mask.shape[0]}",
     )
+
+
+def check_place(tree: Tree, classes: ChannelClasses, name: str) -> None:
+  """Refuses masks of the image `name` at another place on earth than it."""
+  image = tree.read(classes.layout.layout.images[name])
+  for path in classes.layout.files[name].values():
+    if path.lower().endswith((".tif", ".tiff")):
+      places = map(headers.read_place, (tree.read(path), image))
+      checks.check_mask_place(tree.where(path), *places)
 
 
 def by_split(classes: ChannelClasses) -> dict[str, np.ndarray]:

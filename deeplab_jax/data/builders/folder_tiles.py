@@ -12,9 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeplab_jax.data import bands
+from deeplab_jax.data import bands, headers
 from deeplab_jax.data.bands import Picture
-from deeplab_jax.data.builders.faults import BadExample, Report, refuse
+from deeplab_jax.data.builders import checks
+from deeplab_jax.data.builders.faults import (
+  BadExample,
+  Remark,
+  Report,
+  refuse,
+)
 from deeplab_jax.data.builders.folder_layout import Layout
 from deeplab_jax.data.builders.trees import Tree
 
@@ -49,6 +55,23 @@ class Tiling(NamedTuple):
         "(--channels of prepare) to how many they have"
       )
 
+  def left_out(
+    self, file: str, key: str, labels: np.ndarray, ignored: int | None
+  ) -> Remark | None:
+    """What is said of a tile that is left out; None of others.
+
+    Args:
+      file: its raster, for messages.
+      key: of the tile.
+      labels: of its pixels.
+      ignored: the label that is ignored.
+    """
+    share = 0 if ignored is None else float((labels == ignored).mean())
+    if share <= self.most_unknown:
+      return None
+    place = key.rpartition("@")[2]
+    return Remark("tiles-left-out", file, f"{share:.0%} of that at {place}")
+
 
 class Tile(NamedTuple):
   """A tile: the name of its raster, its rows and columns there."""
@@ -75,8 +98,8 @@ class Tiles:
     tiling: Tiling,
     report: Report = refuse,
   ):
-    """Looks at the size of every raster; one that cannot be read is reported
-    and left out."""
+    """Looks at the size and place of every raster; one that cannot be read,
+    or whose mask is at another place, is reported and left out."""
     if tree.root is None:
       raise BadExample(
         tree.origin,
@@ -94,6 +117,7 @@ class Tiles:
         try:
           with self._opened(name) as raster:
             self.sizes[name] = raster.height, raster.width
+          self._check_place(name)
         except BadExample as fault:
           report(fault)
           continue
@@ -128,6 +152,14 @@ class Tiles:
       return None
     pixels = found.pixels.reshape(-1, self._channels)
     return pixels if found.unknown is None else pixels[~found.unknown.ravel()]
+
+  def _check_place(self, name: str) -> None:
+    """Refuses a mask at another place than its raster."""
+    mask = self._layout.masks.get(name)
+    if mask is not None:
+      places = (self._tree.root / mask, self._path(name))
+      found = map(headers.read_tiff, places)
+      checks.check_mask_place(self._tree.where(mask), *found)
 
   def _path(self, name: str) -> str:
     return str(self._tree.root / self._layout.images[name])

@@ -1,13 +1,15 @@
 """How masks are called that are not called as their images.
 
 x_mask.png, x.jpg.png, x_seg.png or mask_x.png for x.jpg, also x_gt.png for
-x_image.jpg: one pattern for all files, which is found and said.
+x_image.jpg, mask_x.png for image_x.jpg, or x.png beside x.jpg: one pattern for
+all files, which is found and said.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 # Endings of masks that lie beside their images.
@@ -33,7 +35,7 @@ def matched(
   """
   best = images, masks, ""
   most = 0
-  for ending, cut_image in _cuts(images):
+  for ending, cut_image in [*_cuts(images), *_beginnings(images)]:
     for words, cut_mask in _mask_cuts(masks, suffixes):
       named = {cut_image(name): path for name, path in images.items()}
       masked = {cut_mask(name): path for name, path in masks.items()}
@@ -64,6 +66,17 @@ def beside(files: _Files) -> tuple[_Files, _Files, str] | None:
   return None
 
 
+def png_beside(paths: Iterable[str]) -> tuple[_Files, _Files, str] | None:
+  """The same of masks x.png beside x.jpg, where each .png is beside one."""
+  images, masks = {}, {}
+  for path in paths:
+    stem, _, suffix = unicodedata.normalize("NFC", path).rpartition(".")
+    (masks if suffix.lower() == "png" else images)[stem] = path
+  if masks and masks.keys() <= images.keys() and 2 * len(masks) >= len(images):
+    return images, masks, "masks are called *.png for *.jpg (or another suffix)"
+  return None
+
+
 def _cuts(names: Iterable[str]) -> list[tuple[str, Callable[[str], str]]]:
   """Ways to cut off an ending that all names have, the shortest first."""
   shared = _shared([name[::-1] for name in names])[::-1]
@@ -83,11 +96,14 @@ def _mask_cuts(
 
   cuts = _cuts(masks)
   cuts.append(("*.jpg (or another suffix)", without_suffix))
-  bases = [name.rpartition("/")[2] for name in masks]
-  shared = _shared(bases)
+  return cuts + _beginnings(masks)
+
+
+def _beginnings(names: Iterable[str]) -> list[tuple[str, Callable[[str], str]]]:
+  """Ways to cut off a beginning that all names have in their folders."""
+  shared = _shared([name.rpartition("/")[2] for name in names])
   ends = [match.end() for match in re.finditer(r"[-_. ]", shared)]
-  cuts += [(f"{shared[:end]}*", _behind(shared[:end])) for end in ends]
-  return cuts
+  return [(f"{shared[:end]}*", _behind(shared[:end])) for end in ends]
 
 
 def _shared(names: Sequence[str]) -> str:

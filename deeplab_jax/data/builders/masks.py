@@ -6,6 +6,7 @@ that an EXIF tag turns is read as it is looked at, as its image is.
 """
 
 import dataclasses
+import io
 from collections.abc import Iterable
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from deeplab_jax.data import headers
+from deeplab_jax.data import bands, headers
 from deeplab_jax.data.builders import pictures
 from deeplab_jax.data.builders.faults import BadExample
 from deeplab_jax.data.headers import Header
@@ -27,6 +28,7 @@ _PNG = (
   *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
   *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
 )
+_ROWS = 1024  # that are counted at a time
 _MOST = 2**31  # beyond, floats are no class numbers, and casts may overflow
 _LOSSY_NAMES = {"WEBP": "lossy WebP", "TIFF": "a TIFF compressed with loss"}
 _COLOUR_MODES = ("RGB", "RGBA", "LA", "PA", "RGBX", "La", "RGBa")
@@ -67,7 +69,10 @@ class Mask:
     if self.unknown is not None:
       pixels = pixels[~self.unknown]
     if pixels.dtype == np.uint8:
-      counts = np.bincount(pixels.ravel(), minlength=256)
+      parts = [pixels[i : i + _ROWS] for i in range(0, len(pixels), _ROWS)]
+      # Of a part, as NumPy makes 64 bits of each pixel.
+      found = (np.bincount(part.ravel(), minlength=256) for part in parts)
+      counts = sum(found, np.zeros(256, np.int64))
       return {v: int(counts[v]) for v in np.flatnonzero(counts).tolist()}
     values, counts = np.unique(pixels, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist()))
@@ -92,6 +97,8 @@ def decode(file: str, encoded: bytes, nodata: float | None = None) -> Mask:
   Raises:
     BadExample: it is none, or its values cannot be class numbers or colours.
   """
+  if encoded.startswith(bands.ARRAYS[0]):
+    return of_pixels(file, None, _of_numpy(file, encoded), (), nodata)
   header = headers.read(encoded)
   _check_header(file, header)
   pixels, palette = _decode(file, encoded, header)
@@ -123,6 +130,37 @@ def of_pixels(
   declared = [v for v in (header and header.nodata, nodata) if v is not None]
   pixels, unknown = _whole_numbers(file, pixels, declared)
   return Mask(pixels, palette, is_rgb, unknown)
+
+
+def _of_numpy(file: str, encoded: bytes) -> np.ndarray:
+  """Numbers (h, w), or colours (h, w, 3), of a .npy file.
+
+  Raises:
+    BadExample: it holds neither.
+  """
+  try:
+    pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
+  except (ValueError, EOFError, OSError) as error:
+    raise BadExample(
+      file, "undecodable", f"cannot be read as .npy ({error})"
+    ) from error
+  shape, dtype = pixels.shape, pixels.dtype
+  if len(shape) == 3 and 1 in (shape[0], shape[2]):
+    pixels = pixels.squeeze(0 if shape[0] == 1 else 2)
+  is_colour = pixels.ndim == 3 and shape[2] == 3 and dtype == np.uint8
+  if not (pixels.ndim == 2 or is_colour) or dtype.kind not in "biuf":
+    raise BadExample(
+      file,
+      "unsupported-mask",
+      "a mask must be class numbers (h, w), or red, green and blue of 8 bits "
+      f"(h, w, 3), got {shape} of {dtype}",
+    )
+  if not pixels.size:
+    raise BadExample(file, "undecodable", f"must have pixels, got {shape}")
+  other = {"bool": np.uint8, "uint64": np.int64}
+  return np.ascontiguousarray(
+    pixels, other.get(dtype.name, dtype.newbyteorder("="))
+  )
 
 
 def _check_header(file: str, header: Header | None) -> None:
@@ -279,6 +317,9 @@ def remap(file: str, mask: np.ndarray, labels: dict[int, int]) -> np.ndarray:
       "id-out-of-range",
       f"values must be {ranges(labels)}, got {listed(wrong)}",
     )
+  if mask.dtype == np.uint8:  # in an eighth of the memory
+    table = np.array([labels.get(value, 0) for value in range(256)], np.uint8)
+    return cv2.LUT(np.ascontiguousarray(mask), table)
   values = np.array(sorted(labels))
   table = np.array([labels[value] for value in sorted(labels)], np.uint8)
   return table[np.searchsorted(values, mask)]
