@@ -192,9 +192,9 @@ _OTHERS = {
     },
     r"of another network .* is classifier\.0, classifier\.1, classifier\.4; th",
   ),
-  "another width": (
+  "two widths": (
     lambda s: _wider(s, "classifier.0.project.0.weight", 0, 512),
-    r"has 512 channels in ASPP \(classifier\.0\.project\.0\.weight \(512,",
+    r"channels: classifier.* 1, 1\), classifier\.0\.project\.0\.weight \(512, ",
   ),
   "a wider encoder": (
     lambda s: _wider(s, "backbone.layer1.0.conv2.weight", 0, 128),

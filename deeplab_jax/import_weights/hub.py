@@ -56,6 +56,11 @@ def told_arguments(config: Config) -> dict[str, Any]:
   return told
 
 
+def says_sigmoid(config: Config) -> bool:
+  """Whether a network of segmentation_models_pytorch ends in sigmoids."""
+  return config.get("activation") == "sigmoid"
+
+
 def refuse_another(config: Config, backbone: str) -> None:
   """Raises ValueError if timm calls the network otherwise than `backbone`."""
   field = "architecture"

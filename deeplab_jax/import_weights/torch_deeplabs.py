@@ -22,7 +22,6 @@ from deeplab_jax.import_weights.torch_encoders import (
 )
 from deeplab_jax.import_weights.torch_heads import (
   BESIDE,
-  FEATURES,
   HEADS,
   TRANSFORMERS,
   UNUSED,
@@ -114,11 +113,6 @@ class TorchDeepLab:
         f"images of {channels} channels: each is normalised by the mean of the "
         "published figures of red, green and blue, as the weights tell none"
       )
-    if self.arguments["num_classes"] == 1:
-      lines.append(
-        "one class, which a sigmoid tells from the rest: labels here, the "
-        "largest of the classes, are all 0"
-      )
     return tuple(lines)
 
   def __str__(self) -> str:
@@ -195,7 +189,7 @@ class TorchDeepLab:
     """Kernels of joined maps: pooled first, low-level features last."""
     layer = official.rpartition("/")[0]
     if layer == "concat_projection" and self.head.owner != TRANSFORMERS:
-      return np.roll(array, FEATURES, axis=2)
+      return np.roll(array, self.arguments["aspp_channels"], axis=2)
     reads = ("decoder/decoder_conv0/decoder_conv0_1",)
     reads += tuple(f"decoder/decoder_conv0_{x}" for x in _HALVES)
     if self.head.low_level_first and layer in reads and array.ndim == 4:
