@@ -119,6 +119,7 @@ def from_torch(
       f"the state dict is a {network}, the model another network: "
       f"{'; '.join(different)}; see import_weights.torch_deeplab"
     )
+  network.check_depth(official_shapes(model))
   return from_tensorflow(to_official(state), model, **options)
 
 

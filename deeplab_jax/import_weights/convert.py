@@ -18,7 +18,7 @@ from deeplab_jax.import_weights.architecture import (
   is_classifier,
 )
 from deeplab_jax.import_weights.download import download
-from deeplab_jax.import_weights.fit import Report, fit
+from deeplab_jax.import_weights.fit import Report, fit, official_shapes
 from deeplab_jax.import_weights.pytorch import is_torch, usual_arguments
 from deeplab_jax.import_weights.releases import (
   LICENSE,
@@ -86,8 +86,9 @@ def convert(
   dataset = dataset or (release.dataset if release else None)
   stored = read_stored(path)
   config = hub.read_config(path)
-  told = hub.told_arguments(config)
   network = recognise(flatten(stored)) if is_torch(stored) else None
+  usual_stride = network.head.output_stride if network else None
+  told = hub.told_arguments(config, usual_stride)
   arrays = to_official(stored) if is_torch(stored) else stored
   if network:
     inferred = network.arguments
@@ -107,6 +108,8 @@ def convert(
   if thresholds is None and hub.says_sigmoid(config):
     thresholds = (_THRESHOLD,)
   thresholds = _thresholds(thresholds, model.num_classes)
+  if network:
+    network.check_depth(official_shapes(model))
   backbone_only = is_classifier(arrays) or (release and not release.dataset)
   variables, report = fit(
     arrays,

@@ -25,6 +25,7 @@ from deeplab_jax.models.xception import BLOCKS
 Arrays = dict[str, np.ndarray]
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
+_TORCH_LEAVES = (".weight", ".running_mean")  # others have slashes
 _NORM_LEAVES = {
   "weight": "gamma",
   "bias": "beta",
@@ -32,11 +33,16 @@ _NORM_LEAVES = {
   "running_var": "moving_variance",
 }
 # Under which training scripts save a state dict, and its moving averages (timm,
-# torchvision's references).
+# torchvision's references, BasicSR).
 _STATES = ("state_dict", "model", "model_state", "model_state_dict")
-_AVERAGES = ("state_dict_ema", "model_ema")
-# Before all names, of what wraps a network.
+_STATES += ("net", "network", "params", "weights")
+_AVERAGES = ("state_dict_ema", "model_ema", "model_state_dict_ema")
+_AVERAGES += ("ema", "ema_model", "ema_state_dict", "params_ema")
+# Before all names, of what wraps a network; and within them.
 _WRAPPERS = ("module.", "model.", "net.", "network.")
+_WITHIN = re.compile(
+  r"_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\."
+)
 FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
 """Encoders whose names have files of their own."""
 # Index of the first block of each stage of timm's MobileNetV2, and behind all.
@@ -45,35 +51,38 @@ _STAGES = (0, 1, 3, 6, 10, 13, 16, 17)
 
 def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
-  return any(
-    raw_name(name).endswith(".running_mean") for name in arrays
-  ) or bool(encoders.recognise(flatten(arrays), FAMILIES))
+  return any(raw_name(name).endswith(_TORCH_LEAVES) for name in arrays)
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The state dict in what a training script saved, by the network's names.
 
   Args:
-    content: tensors or arrays by name; or these among other things, below
-      `"state_dict"`, `"model"`, `"model_state"` or `"model_state_dict"`, or
-      below the one name of whatever else has nothing but arrays, moving
-      averages below `"state_dict_ema"` or `"model_ema"`.
+    content: tensors or arrays by name; or these among other things, below a
+      name such as `"state_dict"` or `"model"`, or below the one name of
+      whatever else has nothing but arrays, moving averages below a name such as
+      `"state_dict_ema"` or `"ema"`.
 
   Returns:
     Its arrays by name, without what wrappers put before all of them, such as
-    the `module.` of DataParallel and AveragedModel, and the `_orig_mod.` of
-    torch.compile; moving averages under `<name>/ExponentialMovingAverage`.
-    Numbers of 16 bits are in float32.
+    the `module.` of DataParallel and AveragedModel, the `_orig_mod.` of
+    torch.compile and what FSDP has within them; moving averages under
+    `<name>/ExponentialMovingAverage`. Numbers of 16 bits are in float32.
 
   Raises:
     ValueError: there are several that might be meant; or none.
   """
-  found = [
-    key
-    for key in (*_STATES, *_AVERAGES)
-    if isinstance(content.get(key), Mapping)
-  ]
-  found = found or _only_state(content)
+  states, averages = (
+    [key for key in keys if _has_arrays(content.get(key))]
+    for keys in (_STATES, _AVERAGES)
+  )
+  if max(len(states), len(averages)) > 1:
+    several = states if len(states) > 1 else averages
+    raise ValueError(
+      "expected one state dict, got those below "
+      f"{' and '.join(several)}; save the one that is meant"
+    )
+  found = states + averages or _only_state(content)
   if not found:
     return _without_wrappers(content)
   state = {}
@@ -81,6 +90,13 @@ def flatten(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
     part = flatten(content[key])
     state |= _as_averages(part) if key in _AVERAGES else part
   return state
+
+
+def _has_arrays(content: Any) -> bool:
+  """Whether there are arrays in a mapping, or in one that is in it."""
+  if not isinstance(content, Mapping):
+    return False
+  return any(_is_array(x) or _has_arrays(x) for x in content.values())
 
 
 def _only_state(content: Mapping[str, Any]) -> list[str]:
@@ -108,7 +124,7 @@ def _is_array(value: Any) -> bool:
 
 def _without_wrappers(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
   plain = {
-    n.replace("_orig_mod.", ""): _as_array(value)
+    _WITHIN.sub("", n): _as_array(value)
     for n, value in state.items()
     if _is_array(value)
   }
@@ -122,6 +138,11 @@ def _without_wrappers(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _as_array(value: Any) -> np.ndarray:
   if hasattr(value, "detach"):
+    if value.is_quantized:
+      raise ValueError(
+        "the state dict holds quantised weights; give the network's own, from "
+        "before it was quantised"
+      )
     value = value.detach().cpu()
     # NumPy has no bfloat16.
     value = (value.float() if value.is_floating_point() else value).numpy()

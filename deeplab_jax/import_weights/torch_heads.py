@@ -238,11 +238,13 @@ class Found:
     modules: by the names of torch's modules the paths of ours.
     arguments: of `DeepLab`.
     branches: how many atrous branches ASPP has.
+    reads: channels of the features that ASPP reads; 0 if it is not there.
   """
 
   modules: Modules
   arguments: dict[str, Any]
   branches: int
+  reads: int
 
 
 def read_head(head: Head, shapes: Shapes) -> Found:
@@ -269,7 +271,9 @@ def read_head(head: Head, shapes: Shapes) -> Found:
   if head.logits not in found:
     found[head.logits] = "logits"
   told = _told(head, shapes, separable)
-  return Found(found, told | _widths(found, shapes), branches)
+  first = next((m for m, path in found.items() if path == "aspp/aspp0"), "")
+  reads = tuple(shapes.get(f"{first}.weight", (0, 0)))[1]
+  return Found(found, told | _widths(found, shapes), branches, reads)
 
 
 def _aspp(
