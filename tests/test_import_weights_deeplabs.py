@@ -200,11 +200,11 @@ _OTHERS = {
   ),
   "a wider encoder": (
     lambda s: _wider(s, "backbone.layer1.0.conv2.weight", 0, 128),
-    r"encoder has \(2, 2, 2, 3\) units .* kernels \(128, 64, 3, 3\) in",
+    r"with \(2, 2, 2, 3\) units .* kernels \(128, 64, 3, 3\) in",
   ),
   "another depth": (
     lambda s: {n: a for n, a in s.items() if ".layer4.2." not in n},
-    r"encoder has \(2, 2, 2, 2\) units in its layers",
+    r"ResNet with \(2, 2, 2, 2\) units in its layers",
   ),
   "another encoder": (
     lambda s: {n.replace("layer", "stage"): a for n, a in s.items()},

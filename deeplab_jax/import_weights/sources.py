@@ -20,7 +20,8 @@ import numpy as np
 
 from deeplab_jax.import_weights.averages import raw_name
 from deeplab_jax.import_weights.names import VARIABLES
-from deeplab_jax.import_weights.pytorch import flatten, is_torch
+from deeplab_jax.import_weights.pytorch import is_torch
+from deeplab_jax.import_weights.states import flatten
 from deeplab_jax.import_weights.torch_deeplabs import to_official
 
 Path = pathlib.Path | str

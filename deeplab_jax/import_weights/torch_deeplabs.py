@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights import encoders, pytorch
+from deeplab_jax.import_weights import encoders, pytorch, states
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope, official_name
 from deeplab_jax.import_weights.torch_encoders import (
@@ -216,7 +216,7 @@ class TorchDeepLab:
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-  """As `pytorch.flatten`, and out of what else may be around a DeepLab.
+  """As `states.flatten`, and out of what else may be around a DeepLab.
 
   A module that holds the network as `model`, as with Lightning, has its name
   before all of the network's; what it holds beside is put below `BESIDE`. A
@@ -225,7 +225,7 @@ def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     ValueError: there are several networks.
   """
-  state = pytorch.flatten(content)
+  state = states.flatten(content)
   outers = _outers(state)
   averages = [outer for outer in outers if _AVERAGE.search(outer)]
   if averages == outers:  # nothing but those
