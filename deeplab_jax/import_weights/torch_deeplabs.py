@@ -124,12 +124,12 @@ class TorchDeepLab:
     Args:
       shapes: of the arrays that are wanted, by official name.
     """
-    wanted = shapes.get("aspp0/weights", (0, 0, self.found.reads))[2]
-    if self.found.reads != wanted:
+    reads, wanted = self.found.reads, shapes["aspp0/weights"][2]
+    if reads not in (0, wanted):
       raise ValueError(
-        f"the state dict is a {self} whose ASPP reads {self.found.reads} "
-        f"channels, where the last features of the encoder have {wanted}: "
-        "an encoder_depth below 5 is not built here"
+        f"the state dict is a {self} whose ASPP reads {reads} channels, where "
+        f"the last features of the encoder have {wanted}: an encoder_depth "
+        "below 5 is not built here"
       )
 
   def __str__(self) -> str:
