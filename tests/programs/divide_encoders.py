@@ -62,12 +62,16 @@ def run(encoder: str, folder: pathlib.Path) -> list[list[float]]:
     for devices in (jax.devices()[:1], jax.devices())
   )
 
-  def train(state, mesh, steps):
-    step = make_train_step(model, make_loss(config), rule, config, mesh)
+  steps = {
+    mesh: make_train_step(model, make_loss(config), rule, config, mesh)
+    for mesh in (one, every)
+  }
+
+  def train(state, mesh, numbers):
     losses = []
-    for number in steps:
+    for number in numbers:
       batch = sharding.global_batch(batch_of(number), mesh)
-      state, metrics = step(state, batch)
+      state, metrics = steps[mesh](state, batch)
       losses.append(float(metrics["loss"]))
     return state, losses
 
