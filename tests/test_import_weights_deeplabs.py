@@ -401,6 +401,11 @@ def test_moving_averages_beside_a_network_in_one_state_dict():
   }
   with pytest.raises(ValueError, match="several networks, as 'teacher' and 'n"):
     to_official(two)
+  parameters = {n: a for n, a in state.items() if "running_" not in n}
+  with pytest.raises(
+    ValueError, match=r"no running_mean of .* parameters alone"
+  ):
+    to_official(parameters)
   with pytest.raises(ValueError, match="got those below model and net; save"):
     to_official({"model": state, "net": averages})
 

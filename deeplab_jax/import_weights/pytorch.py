@@ -110,6 +110,11 @@ def convert(
     return f"{layer}/biases", array
   if array.ndim == 2:
     return f"{layer}/weights", array.T[None, None]
+  if array.ndim == 1:
+    raise ValueError(
+      f"the state dict has no running_mean of {layer}: it holds parameters "
+      "alone; give the network's whole state_dict()"
+    )
   if layer.endswith("depthwise"):
     return f"{layer}/depthwise_weights", array.transpose(2, 3, 0, 1)
   return f"{layer}/weights", array.transpose(2, 3, 1, 0)

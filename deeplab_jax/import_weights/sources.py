@@ -5,7 +5,6 @@ then. Frozen graphs, .npz and .safetensors files need neither.
 """
 
 import argparse
-import collections
 import importlib
 import pathlib
 import pickle
@@ -185,7 +184,7 @@ def _harmless() -> list[Any]:
   number = np.float64(0).__reduce__()[0]
   kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
   allowed = [number, (number, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
-  allowed += [argparse.Namespace, collections.defaultdict]
+  allowed.append(argparse.Namespace)
   for module in ("pathlib", "pathlib._local"):  # since Python 3.13
     allowed.append((pathlib.PurePosixPath, f"{module}.PosixPath"))
     allowed.append((pathlib.PureWindowsPath, f"{module}.WindowsPath"))
