@@ -40,11 +40,12 @@ _COMPILES = {
     export_onnx export_primitives export_serving export_stablehlo export_tflite
     export_web geo half_pixel hostile_names import_weights
     import_weights_averages import_weights_deeplabs import_weights_reference
-    import_weights_torch inference_fusion inference_network inference_onednn
-    inference_segmenter late_crops losses_defined losses_sigmoids models_atrous
-    models_deeplab models_depthwise models_golden models_layers models_loops
-    multilabel official_weights one_answer remote train_auxiliary
-    train_folded_norms train_step train_step_golden train_unreached_taps zoo
+    import_weights_sigmoids import_weights_torch inference_fusion
+    inference_network inference_onednn inference_segmenter late_crops
+    losses_defined losses_sigmoids models_atrous models_deeplab
+    models_depthwise models_golden models_layers models_loops multilabel
+    official_weights one_answer remote train_auxiliary train_folded_norms
+    train_step train_step_golden train_unreached_taps zoo
     """,
   "trace networks of full depth": "config docs_results plan summary tables",
   "start processes that train, predict or build": """

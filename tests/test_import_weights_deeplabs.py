@@ -1,7 +1,9 @@
 """torch's DeepLabs come along: against the networks written plainly."""
 
+import argparse
 import functools
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -192,17 +194,17 @@ _OTHERS = {
     },
     r"of another network .* is classifier\.0, classifier\.1, classifier\.4; th",
   ),
-  "another width": (
+  "two widths": (
     lambda s: _wider(s, "classifier.0.project.0.weight", 0, 512),
-    r"has 512 channels in ASPP \(classifier\.0\.project\.0\.weight \(512,",
+    r"channels: classifier.* 1, 1\), classifier\.0\.project\.0\.weight \(512, ",
   ),
   "a wider encoder": (
     lambda s: _wider(s, "backbone.layer1.0.conv2.weight", 0, 128),
-    r"encoder has \(2, 2, 2, 3\) units .* kernels \(128, 64, 3, 3\) in",
+    r"with \(2, 2, 2, 3\) units .* kernels \(128, 64, 3, 3\) in",
   ),
   "another depth": (
     lambda s: {n: a for n, a in s.items() if ".layer4.2." not in n},
-    r"encoder has \(2, 2, 2, 2\) units in its layers",
+    r"ResNet with \(2, 2, 2, 2\) units in its layers",
   ),
   "another encoder": (
     lambda s: {n.replace("layer", "stage"): a for n, a in s.items()},
@@ -235,6 +237,24 @@ def test_names_are_accounted_for():
   message = r"missing \(1\):\n  head_conv0/BatchNorm/beta"
   with pytest.raises(ValueError, match=message):
     import_weights.from_torch(state, model)
+  state["classifier.2.bias"] = np.full(256, np.nan, np.float32)
+  with pytest.raises(ValueError, match=r"1 of \d+ arrays .* head_conv0/Batch"):
+    import_weights.from_torch(state, model)
+
+
+def test_a_head_on_other_features_than_the_last_is_refused_in_a_line():
+  """As with an `encoder_depth` of 4, whose file may have all of the encoder."""
+  state, *_ = reference("torchvision deeplabv3")
+  half = {
+    name: array[:, :1024] if array.shape[1:2] == (2048,) else array
+    for name, array in state.items()
+    if name.startswith("classifier.0.")
+  }
+  model = import_weights.torch_deeplab(state | half)
+  message = r"ASPP reads 1024 channels, .* have 2048: an encoder_depth below 5"
+  with pytest.raises(ValueError, match=message) as raised:
+    import_weights.from_torch(state | half, model)
+  assert "\n" not in str(raised.value)
 
 
 def test_a_model_of_other_conventions_is_refused():
@@ -279,13 +299,15 @@ def test_what_is_around_a_network_is_named(name):
 
 
 def test_what_training_scripts_save_is_read(tmp_path):
-  """A score of NumPy's, numbers of 16 bits, the ending of jfzhang's files."""
+  """A score of NumPy's, the arguments of the script, numbers of 16 bits, the
+  ending of jfzhang's files."""
   torch = pytest.importorskip("torch")
   state, *_ = reference("jfzhang mobilenet")
   tensors = {name: torch.tensor(array) for name, array in state.items()}
   half = "decoder.conv1.weight"
   tensors[half] = tensors[half].bfloat16()
   content = {"state_dict": tensors, "best_pred": np.float64(0.7), "epoch": 1}
+  content["args"] = argparse.Namespace(lr=0.1, data=pathlib.Path("data"))
   torch.save(content, tmp_path / "model_best.pth.tar")
   found = import_weights.read(tmp_path / "model_best.pth.tar")
   wanted = to_official(state | {half: tensors[half].float().numpy()})
@@ -336,6 +358,9 @@ def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
   stored = json.loads((out / "model.json").read_text())["model"]
   assert (stored["output_stride"], stored["atrous_rates"]) == (8, [3, 6, 9])
   assert "output_stride" not in capsys.readouterr().out
+  older = {"decoder_atrous_rates": [6, 12, 18], "decoder_aspp_dropout": 0.2}
+  told = {"atrous_rates": (3, 6, 9), "dropout_rate": 0.2}
+  assert hub.told_arguments(older, 8) == told
   for content, refused in (
     ('{"architecture": "resnetblur50"}', "architecture .* 'resnetblur50', w"),
     ('{"encoder_name": "tu-resnetaa50"}', "encoder_name .* 'tu-resnetaa50', w"),
@@ -353,16 +378,55 @@ def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
     hub.refuse_another(twin, "mobilenetv4_conv_large")
 
 
+def test_moving_averages_beside_a_network_in_one_state_dict():
+  state, *_ = reference("jfzhang mobilenet")
+  averages = {name: array + 0.5 for name, array in state.items()}
+  wanted = to_official({"net": state, "ema": averages})
+  for places in (
+    ("model.", "ema_model."),
+    ("online.", "ema.module."),
+    ("", "model_ema."),
+    ("net._fsdp_wrapped_module.", "swa."),
+  ):
+    parts = [
+      {f"{place}{name}": array for name, array in part.items()}
+      for place, part in zip(places, (state, averages))
+    ]
+    for both in (parts[0] | parts[1], parts[1] | parts[0]):
+      found = to_official({"state_dict": both, "epoch": 3})
+      assert found.keys() == wanted.keys()
+      jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  two = {
+    f"{x}.{name}": a for x in ("teacher", "net_b") for name, a in state.items()
+  }
+  with pytest.raises(ValueError, match="several networks, as 'teacher' and 'n"):
+    to_official(two)
+  parameters = {n: a for n, a in state.items() if "running_" not in n}
+  with pytest.raises(
+    ValueError, match=r"no running_mean of .* parameters alone"
+  ):
+    to_official(parameters)
+  with pytest.raises(ValueError, match="got those below model and net; save"):
+    to_official({"model": state, "net": averages})
+
+
 _SOURCES = {
   "a network": (lambda torch: torch.nn.ReLU(), r"holds a torch\.nn.*ReLU; exp"),
   "two states": (
     lambda torch: {"a": {"x": torch.ones(2)}, "b": {"x": torch.ones(2)}},
     "got a, b, of which a and b hold arrays alone",
   ),
+  "a quantised one": (
+    lambda torch: {
+      "x.weight": torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8)
+    },
+    "holds quantised weights; give the network's own",
+  ),
   "no state": (lambda torch: {"epoch": 3}, "got epoch, of which none hold"),
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of old kinds of tensors
 @pytest.mark.parametrize("what", _SOURCES)
 def test_files_of_something_else_are_refused_in_a_line(what, tmp_path):
   torch = pytest.importorskip("torch")

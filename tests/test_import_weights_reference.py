@@ -56,6 +56,8 @@ SMP = (
     {"encoder_output_stride": 8, "decoder_aspp_separable": False},
     {"output_stride": 8},
   ),
+  ("DeepLabV3Plus", "mobilenet_v2", {"decoder_channels": 128}, {}),
+  ("DeepLabV3", "mobilenet_v2", {"decoder_channels": 64}, {}),
   ("DeepLabV3", "resnet50", {}, {}),
   ("DeepLabV3", "mobilenet_v2", {"decoder_aspp_separable": True}, {}),
   (

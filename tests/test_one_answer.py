@@ -68,6 +68,7 @@ _VARIANTS = {
   "as torch's": {
     "half_pixel": True,
     "pad_input": False,
+    "aspp_channels": 24,
     "head_convs": ((3, 32),),
     "separable_norm": False,
   },

@@ -180,6 +180,23 @@ def test_groups_within_devices_exchange_no_batch_statistics(divided):
   assert all(on_one["collectives"] == {} for on_one, _ in divided.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "encoder",
+  (
+    "convnext_atto",
+    "mobilenetv4_conv_small",
+    "tf_efficientnetv2_b0",
+    "vit_small_patch14_dinov2",
+  ),
+)
+def test_encoders_train_alike_on_any_devices_and_continue(encoder, tmp_path):
+  words = _PROGRAMS / "divide_encoders.py", tmp_path, encoder
+  printed = processes.finish(processes.start(*words, devices=8))
+  whole, divided = json.loads(printed.splitlines()[-1])[encoder]
+  np.testing.assert_allclose(divided, whole, rtol=1e-5)
+
+
 _LATE = """
 import time
 import jax

@@ -192,19 +192,20 @@ def dense(net, conv, norm, x, features, rate=1):
   return relu(conv_norm(net, conv, norm, x, features, 3, rate=rate))
 
 
-def aspp(net, name, x, rates, branch=dense, body=""):
+def aspp(net, name, x, rates, branch=dense, body="", width=256):
   """Joins 1x1, atrous and pooled features in this order."""
   convs = f"{name}.convs."
-  found = [relu(conv_norm(net, f"{convs}0.0", f"{convs}0.1", x, 256))]
+  found = [relu(conv_norm(net, f"{convs}0.0", f"{convs}0.1", x, width))]
   for i, rate in enumerate(rates, 1):
-    args = f"{convs}{i}.0{body}", f"{convs}{i}.1", x, 256, rate
+    args = f"{convs}{i}.0{body}", f"{convs}{i}.1", x, width, rate
     found.append(branch(net, *args))
   last = f"{convs}{len(rates) + 1}"
   pooled = x.mean((2, 3), keepdims=True)
-  pooled = relu(conv_norm(net, f"{last}.1", f"{last}.2", pooled, 256))
+  pooled = relu(conv_norm(net, f"{last}.1", f"{last}.2", pooled, width))
   found.append(jnp.broadcast_to(pooled, found[0].shape))
   x = jnp.concatenate(found, 1)
-  return relu(conv_norm(net, f"{name}.project.0", f"{name}.project.1", x, 256))
+  names = f"{name}.project.0", f"{name}.project.1"
+  return relu(conv_norm(net, *names, x, width))
 
 
 def _one_by_one(net, conv, norm, x, features):
@@ -241,14 +242,14 @@ def smp_deeplabv3plus(net: Network, x, classes=5):
   return smp_decoder(net, low, y, classes)
 
 
-def smp_decoder(net: Network, low, y, classes=5):
+def smp_decoder(net: Network, low, y, classes=5, width=256):
   """What is behind any encoder, whose stride is 16."""
-  y = aspp(net, "decoder.aspp.0", y, (12, 24, 36), separable)
-  y = separable(net, "decoder.aspp.1", "decoder.aspp.2", y, 256)
+  y = aspp(net, "decoder.aspp.0", y, (12, 24, 36), separable, width=width)
+  y = separable(net, "decoder.aspp.1", "decoder.aspp.2", y, width)
   y = resize(y, [4 * side for side in y.shape[2:]], True)
   low = _one_by_one(net, "decoder.block1.0", "decoder.block1.1", low, 48)
   y = jnp.concatenate([y, low], 1)
-  y = separable(net, "decoder.block2.0", "decoder.block2.1", y, 256)
+  y = separable(net, "decoder.block2.0", "decoder.block2.1", y, width)
   y = _biased(net, "segmentation_head.0", y, classes)
   return resize(y, [4 * side for side in y.shape[2:]], True)
 

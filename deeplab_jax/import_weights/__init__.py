@@ -91,7 +91,7 @@ def from_torch(
       the backbones whose names end in `_torch`, MobileNetV2 of transformers,
       for `mobilenet_v2`, or timm's Xception), or of an
       encoder with timm's or Hugging Face's names (docs/encoders.md); or what a
-      training script saved, with a state dict in it (see `pytorch.flatten`).
+      training script saved, with a state dict in it (see `states.flatten`).
     model: the network. That of a whole DeepLab computes what torch's does; of a
       classifier, a DeepLab takes `parts="backbone"`.
     **options: as for `from_tensorflow`.
@@ -119,6 +119,7 @@ def from_torch(
       f"the state dict is a {network}, the model another network: "
       f"{'; '.join(different)}; see import_weights.torch_deeplab"
     )
+  network.check_depth(official_shapes(model))
   return from_tensorflow(to_official(state), model, **options)
 
 

@@ -53,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     action="store_true",
     help="take moving averages of weights where both are there",
   )
+  add(
+    "--thresholds",
+    type=_values,
+    help="the network was trained with a sigmoid for each class: from which "
+    "probability on it is there, one for all or one for each; 0.5 is taken "
+    "where there is one class",
+  )
   add("--seed", type=int, help="of layers drawn anew")
   group = parser.add_argument_group(
     "arguments of DeepLab", "Lists with commas, such as --atrous_rates=6,12,18."

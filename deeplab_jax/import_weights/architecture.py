@@ -81,9 +81,10 @@ def _classes(shapes: Shapes, layer: str) -> dict[str, Any]:
 
 
 def _head(shapes: Shapes) -> dict[str, Any]:
+  arguments = _channels(shapes)
   if any(name.startswith("meta_architecture/") for name in shapes):
-    return {"head": "dpc"}
-  arguments = {"image_pooling": "image_pooling/weights" in shapes}
+    return arguments | {"head": "dpc"}
+  arguments["image_pooling"] = "image_pooling/weights" in shapes
   separable = "aspp1_depthwise/depthwise_weights" in shapes
   kind = "_depthwise/depthwise_weights" if separable else "/weights"
   branches = sum(f"aspp{i}{kind}" in shapes for i in range(1, len(shapes)))
@@ -92,6 +93,14 @@ def _head(shapes: Shapes) -> dict[str, Any]:
   if branches in (0, len(_PUBLISHED_RATES)):
     arguments["atrous_rates"] = _PUBLISHED_RATES[:branches]
   return arguments
+
+
+def _channels(shapes: Shapes) -> dict[str, Any]:
+  """Those of the result of ASPP, or of the dense prediction cell."""
+  for scope in ("", "meta_architecture/"):
+    if kernel := shapes.get(f"{scope}concat_projection/weights"):
+      return {"aspp_channels": kernel[-1]}
+  return {}
 
 
 def _decoder(shapes: Shapes, encoder: dict[str, Any]) -> dict[str, Any]:

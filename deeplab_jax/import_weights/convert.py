@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from deeplab_jax.import_weights.architecture import (
   is_classifier,
 )
 from deeplab_jax.import_weights.download import download
-from deeplab_jax.import_weights.fit import Report, fit
+from deeplab_jax.import_weights.fit import Report, fit, official_shapes
 from deeplab_jax.import_weights.pytorch import is_torch, usual_arguments
 from deeplab_jax.import_weights.releases import (
   LICENSE,
@@ -36,6 +36,7 @@ from deeplab_jax.models import model_from_dict
 
 # Of a head that is drawn anew for nobody knows which classes: PASCAL VOC's.
 _DEFAULT_CLASSES = 21
+_THRESHOLD = 0.5  # of a sigmoid, as torch's users have it
 
 
 def convert(
@@ -46,6 +47,7 @@ def convert(
   dataset: str | None = None,
   license: str = "",
   moving_averages: bool = False,
+  thresholds: Sequence[float] | None = None,
   seed: int = 0,
   **given: Any,
 ) -> Report:
@@ -64,6 +66,10 @@ def convert(
       release's own by default.
     license: of the weights; a release's own by default.
     moving_averages: as for `from_tensorflow`.
+    thresholds: the probability from which on a class is there, one for each or
+      one for all: the network was trained with a sigmoid for each, and its
+      classes may overlap. None takes 0.5 where there is one class, or where the
+      config.json of a folder says sigmoid; else classes exclude each other.
     seed: of what is drawn.
     **given: arguments of `DeepLab`.
 
@@ -80,8 +86,9 @@ def convert(
   dataset = dataset or (release.dataset if release else None)
   stored = read_stored(path)
   config = hub.read_config(path)
-  told = hub.told_arguments(config)
   network = recognise(flatten(stored)) if is_torch(stored) else None
+  usual_stride = network.head.output_stride if network else None
+  told = hub.told_arguments(config, usual_stride)
   arrays = to_official(stored) if is_torch(stored) else stored
   if network:
     inferred = network.arguments
@@ -98,6 +105,11 @@ def convert(
     "num_classes": _num_classes(dataset, given, inferred)
   }
   model = model_from_dict(arguments)
+  if thresholds is None and hub.says_sigmoid(config):
+    thresholds = (_THRESHOLD,)
+  thresholds = _thresholds(thresholds, model.num_classes)
+  if network:
+    network.check_depth(official_shapes(model))
   backbone_only = is_classifier(arrays) or (release and not release.dataset)
   variables, report = fit(
     arrays,
@@ -119,11 +131,16 @@ def convert(
     )
     note = f"as where the names of the weights are from: {told}"
     report = dataclasses.replace(report, notes=(note,) if told else ())
+  facts = {"dataset": _dataset(dataset, model.num_classes, bool(thresholds))}
+  if thresholds:
+    facts["thresholds"] = thresholds
+    notes = *report.notes, _of_sigmoids(facts)
+    report = dataclasses.replace(report, notes=notes)
   checkpoints.save_model(
     out,
     model,
     variables,
-    dataset=_dataset(dataset, model.num_classes),
+    **facts,
     source=_source(release.url if release else str(path), path)
     + (", moving averages" if report.averaged else ""),
     license=license or (LICENSE if release else "unknown"),
@@ -195,13 +212,47 @@ def _num_classes(dataset, given, inferred) -> int:
   return count
 
 
-def _dataset(name: str | None, num_classes: int) -> dict[str, Any]:
-  """The classes as model.json holds them."""
+def _thresholds(
+  given: Sequence[float] | None, num_classes: int
+) -> list[float] | None:
+  """Those of the classes; None where these exclude each other.
+
+  Raises:
+    ValueError: they are not numbers of 0..1, one for each class or one.
+  """
+  if given is None:
+    return [_THRESHOLD] if num_classes == 1 else None
+  are_fine = all(isinstance(t, int | float) and 0 < t <= 1 for t in given)
+  if not are_fine or len(given) not in (1, num_classes):
+    each = "" if num_classes == 1 else f" for all, or {num_classes}"
+    raise ValueError(
+      f"thresholds must be one number above 0, at most 1{each}; got "
+      f"{tuple(given)}"
+    )
+  every = list(map(float, given))
+  return every if len(every) == num_classes else every * num_classes
+
+
+def _of_sigmoids(facts: Mapping[str, Any]) -> str:
+  """A line on how labels are made."""
+  pairs = zip(facts["dataset"]["class_names"], facts["thresholds"])
+  shown = ", ".join(f"{name!r} from {least:g} on" for name, least in pairs)
+  return (
+    f"a sigmoid for each class, which is there by its probability, {shown} "
+    "(--thresholds): labels are a mask of each"
+  )
+
+
+def _dataset(
+  name: str | None, num_classes: int, overlap: bool
+) -> dict[str, Any]:
+  """The classes as model.json holds them; none black where they `overlap`."""
   if name is None:
+    names = [f"class {i}" for i in range(num_classes)]
     return {
       "name": "unknown",
-      "class_names": [f"class {i}" for i in range(num_classes)],
-      "colors": bit_colors(num_classes),
+      "class_names": ["foreground"] if num_classes == 1 else names,
+      "colors": bit_colors(num_classes + overlap)[overlap:],
       "ignore_label": IGNORE,
     }
   info = dataclasses.asdict(DATASETS[name])

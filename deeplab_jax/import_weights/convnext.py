@@ -42,12 +42,17 @@ def _patches(match: re.Match) -> str:
   return f"stage{stage}_{('norm', 'patches')[place]}"
 
 
-def _refuse_second(state: Arrays) -> Arrays:
-  """Raises ValueError for a ConvNeXt V2."""
+def _refuse_others(state: Arrays) -> Arrays:
+  """Raises ValueError for a ConvNeXt V2, and one of other norms."""
   if second := next((name for name in state if ".grn." in name), None):
     raise ValueError(
       "the state dict is of a ConvNeXt V2, with global response normalisation "
       f"({second}); known are those of the first, {', '.join(VARIANTS)}"
+    )
+  if "stem.1.weight" in state and "stem.1.bias" not in state:
+    raise ValueError(
+      "the state dict is of a ConvNeXt with RMS norms (stem.1 has no bias); "
+      f"known are those with layer norms, {', '.join(VARIANTS)}"
     )
   return state
 
@@ -89,5 +94,5 @@ FAMILY = Family(
     (r"norms\.\d|hidden_states_norms\.\w+", None),
   ),
   _find,
-  _refuse_second,
+  _refuse_others,
 )

@@ -15,7 +15,7 @@ import numpy as np
 from deeplab_jax.import_weights.averages import SUFFIX, choose
 from deeplab_jax.import_weights.folded import dequantize, unfold
 from deeplab_jax.import_weights.names import backbone_scope, official_name
-from deeplab_jax.import_weights.torch_heads import UNUSED
+from deeplab_jax.import_weights.torch_heads import BESIDE, UNUSED
 from deeplab_jax.models import Classifier, DeepLab
 from deeplab_jax.models.trace import shapes_of
 
@@ -58,9 +58,14 @@ class Report:
     return "\n".join(lines)
 
   def _unused(self) -> list[str]:
-    skipped = {name.split("/")[0] for name in self.skipped}
+    skipped = {}
+    for name in self.skipped:
+      part, below, *_ = [*name.split("/"), ""]
+      skipped.setdefault(part, set()).add(below)
+    beside = f" ({', '.join(sorted(skipped.get(BESIDE, ())))})"
     return [
-      f"{part}: passed over, as it serves training alone"
+      f"{part}{beside if part == BESIDE else ''}: passed over, as it serves "
+      "training alone"
       for part in UNUSED
       if part in skipped
     ]
@@ -129,6 +134,7 @@ def fit(
   }
   offered = {n: array for n, array in arrays.items() if n not in skipped}
   _check_names(expected, offered)
+  _check_finite(offered)
   averaged = averaged & set(offered)
   if moving_averages and not averaged:
     raise ValueError(
@@ -211,6 +217,15 @@ def _draw(model, paths, seed) -> dict[Path, jax.Array]:
     return {path: flat[path] for path in paths}
 
   return draw(jax.random.key(seed))
+
+
+def _check_finite(arrays):
+  wrong = [n for n, array in arrays.items() if not np.isfinite(array).all()]
+  if wrong:
+    raise ValueError(
+      f"{len(wrong)} of {len(arrays)} arrays hold numbers that are not finite, "
+      f"such as {min(wrong)}: the network that they are of gives none, either"
+    )
 
 
 def _check_names(expected, given):

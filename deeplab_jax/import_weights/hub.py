@@ -35,17 +35,27 @@ def read_config(source: pathlib.Path) -> Config:
   return config
 
 
-def told_arguments(config: Config) -> dict[str, Any]:
+def told_arguments(config: Config, usual_stride: int | None) -> dict[str, Any]:
   """Arguments of `DeepLab` among those of a network of torch.
+
+  Args:
+    config: what was read.
+    usual_stride: of the network's output, where the config does not tell it;
+      None if it is no DeepLab.
 
   Raises:
     ValueError: there are none of its rates at this stride.
   """
+  told = {}
   stride = config.get("encoder_output_stride", config.get("output_stride"))
-  if stride not in OUTPUT_STRIDES:
-    return {}
-  told = {"output_stride": stride}
-  if rates := config.get("decoder_atrous_rates"):
+  if stride in OUTPUT_STRIDES:
+    told["output_stride"] = stride
+  else:
+    stride = usual_stride
+  for name in ("decoder_aspp_dropout", "classifier_dropout_prob"):
+    if isinstance(config.get(name), int | float):
+      told["dropout_rate"] = config[name]
+  if stride and (rates := config.get("decoder_atrous_rates")):
     if any(rate * stride % 16 for rate in rates):
       raise ValueError(
         "decoder_atrous_rates in config.json must be multiples of "
@@ -54,6 +64,11 @@ def told_arguments(config: Config) -> dict[str, Any]:
       )
     told["atrous_rates"] = tuple(rate * stride // 16 for rate in rates)
   return told
+
+
+def says_sigmoid(config: Config) -> bool:
+  """Whether a network of segmentation_models_pytorch ends in sigmoids."""
+  return config.get("activation") == "sigmoid"
 
 
 def refuse_another(config: Config, backbone: str) -> None:

@@ -11,32 +11,29 @@ Encoders that have no official weights are in files of their own: `encoders.py`.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from deeplab_jax.import_weights import convnext, efficient, encoders, vit
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope
+from deeplab_jax.import_weights.states import flatten
+from deeplab_jax.models.resnet import UNITS
 from deeplab_jax.models.xception import BLOCKS
 
 Arrays = dict[str, np.ndarray]
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
+_TORCH_LEAVES = (".weight", ".running_mean")  # others have slashes
 _NORM_LEAVES = {
   "weight": "gamma",
   "bias": "beta",
   "running_mean": "moving_mean",
   "running_var": "moving_variance",
 }
-# Under which training scripts save a state dict, and its moving averages (timm,
-# torchvision's references).
-_STATES = ("state_dict", "model", "model_state", "model_state_dict")
-_AVERAGES = ("state_dict_ema", "model_ema")
-# Before all names, of what wraps a network.
-_WRAPPERS = ("module.", "model.", "net.", "network.")
 FAMILIES = (convnext.FAMILY, efficient.FAMILY, vit.FAMILY)
 """Encoders whose names have files of their own."""
 # Index of the first block of each stage of timm's MobileNetV2, and behind all.
@@ -45,93 +42,7 @@ _STAGES = (0, 1, 3, 6, 10, 13, 16, 17)
 
 def is_torch(arrays: Mapping[str, np.ndarray]) -> bool:
   """Whether the names are those of a torch state dict."""
-  return any(
-    raw_name(name).endswith(".running_mean") for name in arrays
-  ) or bool(encoders.recognise(flatten(arrays), FAMILIES))
-
-
-def flatten(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The state dict in what a training script saved, by the network's names.
-
-  Args:
-    content: tensors or arrays by name; or these among other things, below
-      `"state_dict"`, `"model"`, `"model_state"` or `"model_state_dict"`, or
-      below the one name of whatever else has nothing but arrays, moving
-      averages below `"state_dict_ema"` or `"model_ema"`.
-
-  Returns:
-    Its arrays by name, without what wrappers put before all of them, such as
-    the `module.` of DataParallel and AveragedModel, and the `_orig_mod.` of
-    torch.compile; moving averages under `<name>/ExponentialMovingAverage`.
-    Numbers of 16 bits are in float32.
-
-  Raises:
-    ValueError: there are several that might be meant; or none.
-  """
-  found = [
-    key
-    for key in (*_STATES, *_AVERAGES)
-    if isinstance(content.get(key), Mapping)
-  ]
-  found = found or _only_state(content)
-  if not found:
-    return _without_wrappers(content)
-  state = {}
-  for key in found:
-    part = flatten(content[key])
-    state |= _as_averages(part) if key in _AVERAGES else part
-  return state
-
-
-def _only_state(content: Mapping[str, Any]) -> list[str]:
-  """The one key of a state dict; none if the content is one itself."""
-  if any(map(_is_array, content.values())):
-    return []
-  found = [
-    key
-    for key, part in content.items()
-    if isinstance(part, Mapping) and part and all(map(_is_array, part.values()))
-  ]
-  if content and len(found) != 1:
-    raise ValueError(
-      f"expected a state dict, or one below {', '.join(_STATES)} or a name of "
-      f"its own; got {', '.join(map(str, content))}, of which "
-      f"{' and '.join(found) or 'none'} hold arrays alone"
-    )
-  return found
-
-
-def _is_array(value: Any) -> bool:
-  """Whether it is an array or tensor, not a number of NumPy's."""
-  return hasattr(value, "detach") or isinstance(value, np.ndarray | jax.Array)
-
-
-def _without_wrappers(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  plain = {
-    n.replace("_orig_mod.", ""): _as_array(value)
-    for n, value in state.items()
-    if _is_array(value)
-  }
-  # What torch.optim.swa_utils.AveragedModel holds beside its network.
-  averaged = plain.pop("n_averaged", None) is not None
-  for wrapper in _WRAPPERS * 2:
-    if plain and all(name.startswith(wrapper) for name in plain):
-      plain = {n.removeprefix(wrapper): value for n, value in plain.items()}
-  return _as_averages(plain) if averaged else plain
-
-
-def _as_array(value: Any) -> np.ndarray:
-  if hasattr(value, "detach"):
-    value = value.detach().cpu()
-    # NumPy has no bfloat16.
-    value = (value.float() if value.is_floating_point() else value).numpy()
-  array = np.asarray(value)
-  is_half = array.dtype.name in ("float16", "bfloat16")
-  return array.astype(np.float32) if is_half else array
-
-
-def _as_averages(state: Mapping[str, Any]) -> dict[str, Any]:
-  return {f"{raw_name(name)}{SUFFIX}": value for name, value in state.items()}
+  return any(raw_name(name).endswith(_TORCH_LEAVES) for name in arrays)
 
 
 def to_official(state: Mapping[str, Any]) -> Arrays:
@@ -152,7 +63,7 @@ def to_official(state: Mapping[str, Any]) -> Arrays:
   state = flatten(state)
   if family := encoders.recognise(state, FAMILIES):
     return encoders.translate(state, family)
-  names = dict.fromkeys(map(raw_name, state))
+  names = {raw_name(name): np.shape(array) for name, array in state.items()}
   backbone, rules = recognise(names)
   arrays, unknown = {}, []
   for name, array in state.items():
@@ -199,6 +110,11 @@ def convert(
     return f"{layer}/biases", array
   if array.ndim == 2:
     return f"{layer}/weights", array.T[None, None]
+  if array.ndim == 1:
+    raise ValueError(
+      f"the state dict has no running_mean of {layer}: it holds parameters "
+      "alone; give the network's whole state_dict()"
+    )
   if layer.endswith("depthwise"):
     return f"{layer}/depthwise_weights", array.transpose(2, 3, 0, 1)
   return f"{layer}/weights", array.transpose(2, 3, 1, 0)
@@ -214,11 +130,17 @@ def translate(module: str, rules: Rules) -> str | None:
   return None
 
 
-def recognise(state: Mapping[str, Any]) -> tuple[str, Rules]:
-  """The backbone of a state dict and how its modules are called officially."""
+def recognise(state: Mapping[str, tuple[int, ...]]) -> tuple[str, Rules]:
+  """The backbone of a state dict and how its modules are called officially.
+
+  Args:
+    state: by torch's names the shapes.
+
+  Raises:
+    ValueError: it is of no known network; one line.
+  """
   if "layer1.0.conv3.weight" in state:
-    deep = "layer3.6.conv1.weight" in state
-    return ("resnet_101_torch" if deep else "resnet_50_torch"), _RESNET
+    return _resnet(state), _RESNET
   if "features.0.0.weight" in state:
     return "mobilenet_v2_torch", _TORCHVISION_MOBILENET
   if "conv_stem.weight" in state and _is_timm_mobilenet(state):
@@ -235,6 +157,23 @@ def recognise(state: Mapping[str, Any]) -> tuple[str, Rules]:
     " torchvision or timm, MobileNetV2 of these or transformers, xception41,"
     f" xception65 or xception71 of timm, {families}; its first names are"
     f" {', '.join(list(state)[:5])}"
+  )
+
+
+def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> str:
+  """The backbone; raises ValueError for one of other depth or width."""
+  names = [name.split(".") for name in shapes if name.startswith("layer")]
+  units = Counter(layer for layer, _ in {(name[0], name[1]) for name in names})
+  counts = tuple(units[layer] for layer in sorted(units))
+  kernel = tuple(shapes.get("layer1.0.conv2.weight", ()))
+  for name, known in UNITS.items():
+    if known == counts and kernel == (64, 64, 3, 3):
+      return f"{name}_torch"
+  known = ", ".join(f"{name} {units}" for name, units in UNITS.items())
+  raise ValueError(
+    f"the state dict is of a ResNet with {counts} units in its layers and "
+    f"kernels {kernel} in the first; those that are built here have "
+    f"(64, 64, 3, 3) and {known}"
   )
 
 

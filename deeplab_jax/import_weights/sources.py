@@ -4,6 +4,7 @@ TensorFlow reads its checkpoints and torch its pickles; both are imported only
 then. Frozen graphs, .npz and .safetensors files need neither.
 """
 
+import argparse
 import importlib
 import pathlib
 import pickle
@@ -18,13 +19,15 @@ import numpy as np
 
 from deeplab_jax.import_weights.averages import raw_name
 from deeplab_jax.import_weights.names import VARIABLES
-from deeplab_jax.import_weights.pytorch import flatten, is_torch
+from deeplab_jax.import_weights.pytorch import is_torch
+from deeplab_jax.import_weights.states import flatten
 from deeplab_jax.import_weights.torch_deeplabs import to_official
 
 Path = pathlib.Path | str
 Arrays = dict[str, np.ndarray]
 
 _TORCH = "torch>=2.6"
+_WANTED = "expected a file of torch.save(network.state_dict(), file)"
 _ONLY = ("[!.]*.pb", "[!.]*.index", "model.safetensors", "pytorch_model.bin")
 _FORMATS = (
   "a TensorFlow checkpoint (its prefix such as model.ckpt, its .index file, or"
@@ -160,25 +163,39 @@ def _read_pickle(path: pathlib.Path) -> Arrays:
       f" (CVE-2025-32434); this is torch {torch.__version__}: pip install"
       f" '{_TORCH}'"
     )
-  # Scores that scripts keep beside the weights may be NumPy's.
-  number = np.float64(0).__reduce__()[0]
-  kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-  allowed = [number, (number, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
-  with torch.serialization.safe_globals(allowed):
+  with torch.serialization.safe_globals(_harmless()):
     try:
       content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
       raise ValueError(_without_a_page(error)) from error
+    except RuntimeError as error:
+      if "TorchScript" not in str(error):
+        raise
+      raise ValueError(
+        f"it holds a program of TorchScript; {_WANTED}"
+      ) from error
   if not isinstance(content, dict):
     raise ValueError(f"it holds no state dict, but a {type(content).__name__}")
   return flatten(content)
+
+
+def _harmless() -> list[Any]:
+  """What scripts keep beside weights: scores of NumPy's, their arguments."""
+  number = np.float64(0).__reduce__()[0]
+  kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
+  allowed = [number, (number, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+  allowed.append(argparse.Namespace)
+  for module in ("pathlib", "pathlib._local"):  # since Python 3.13
+    allowed.append((pathlib.PurePosixPath, f"{module}.PosixPath"))
+    allowed.append((pathlib.PureWindowsPath, f"{module}.WindowsPath"))
+  return allowed
 
 
 def _without_a_page(error: Exception) -> str:
   """What torch says of a file that holds more than tensors, in a line."""
   found = re.search(r"GLOBAL ([\w.]+)", str(error))
   what = f"it holds a {found[1]}" if found else "it is damaged"
-  return f"{what}; expected a file of torch.save(network.state_dict(), file)"
+  return f"{what}; {_WANTED}"
 
 
 _READERS = {

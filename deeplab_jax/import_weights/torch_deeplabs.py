@@ -7,12 +7,13 @@ of `DeepLab`.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from deeplab_jax.import_weights import encoders, pytorch
+from deeplab_jax.import_weights import encoders, pytorch, states
 from deeplab_jax.import_weights.averages import SUFFIX, raw_name
 from deeplab_jax.import_weights.names import backbone_scope, official_name
 from deeplab_jax.import_weights.torch_encoders import (
@@ -22,7 +23,6 @@ from deeplab_jax.import_weights.torch_encoders import (
 )
 from deeplab_jax.import_weights.torch_heads import (
   BESIDE,
-  FEATURES,
   HEADS,
   TRANSFORMERS,
   UNUSED,
@@ -43,6 +43,8 @@ _HEADS = (
   "cls_conv.",
 )
 _HALVES = ("depthwise", "pointwise")
+# Of the module of a network whose weights are averages of another's.
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?|avg)[._]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +116,21 @@ class TorchDeepLab:
         f"images of {channels} channels: each is normalised by the mean of the "
         "published figures of red, green and blue, as the weights tell none"
       )
-    if self.arguments["num_classes"] == 1:
-      lines.append(
-        "one class, which a sigmoid tells from the rest: labels here, the "
-        "largest of the classes, are all 0"
-      )
     return tuple(lines)
+
+  def check_depth(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError for an ASPP that reads other features than the last.
+
+    Args:
+      shapes: of the arrays that are wanted, by official name.
+    """
+    reads, wanted = self.found.reads, shapes["aspp0/weights"][2]
+    if reads not in (0, wanted):
+      raise ValueError(
+        f"the state dict is a {self} whose ASPP reads {reads} channels, where "
+        f"the last features of the encoder have {wanted}: an encoder_depth "
+        "below 5 is not built here"
+      )
 
   def __str__(self) -> str:
     """What it is, in a line."""
@@ -195,7 +206,7 @@ class TorchDeepLab:
     """Kernels of joined maps: pooled first, low-level features last."""
     layer = official.rpartition("/")[0]
     if layer == "concat_projection" and self.head.owner != TRANSFORMERS:
-      return np.roll(array, FEATURES, axis=2)
+      return np.roll(array, self.arguments["aspp_channels"], axis=2)
     reads = ("decoder/decoder_conv0/decoder_conv0_1",)
     reads += tuple(f"decoder/decoder_conv0_{x}" for x in _HALVES)
     if self.head.low_level_first and layer in reads and array.ndim == 4:
@@ -205,29 +216,56 @@ class TorchDeepLab:
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-  """As `pytorch.flatten`, and out of what else may be around a DeepLab.
+  """As `states.flatten`, and out of what else may be around a DeepLab.
 
   A module that holds the network as `model`, as with Lightning, has its name
-  before all of the network's; what it holds beside is put below `BESIDE`.
+  before all of the network's; what it holds beside is put below `BESIDE`. A
+  second network whose name says so is that of moving averages.
+
+  Raises:
+    ValueError: there are several networks.
   """
-  state = pytorch.flatten(content)
-  outer = "" if find_head(state) else _outer(state)
-  if not outer:
+  state = states.flatten(content)
+  outers = _outers(state)
+  averages = [outer for outer in outers if _AVERAGE.search(outer)]
+  if averages == outers:  # nothing but those
+    averages = []
+  networks = [outer for outer in outers if outer not in averages]
+  if max(len(networks), len(averages)) > 1:
+    several = " and ".join(repr(outer.rstrip(".")) for outer in outers)
+    raise ValueError(
+      f"the state dict holds several networks, as {several}: save the "
+      "state_dict() of one of them"
+    )
+  if not outers or outers == [""]:
     return state
-  return {
-    n.removeprefix(outer) if n.startswith(outer) else f"{BESIDE}.{n}": array
-    for n, array in state.items()
-  }
+  return dict(
+    _placed(name, array, networks[0], averages) for name, array in state.items()
+  )
 
 
-def _outer(state: Mapping[str, Any]) -> str:
-  """What stands before the names of a DeepLab, if there is one."""
+def _outers(state: Mapping[str, Any]) -> list[str]:
+  """What stands before the names of each DeepLab."""
+  found = [""] if find_head(state) else []
   for head in HEADS:
     for name in state:
-      outer, found, _ = name.partition(f"{head.telltale}.")
-      if found and any(n.startswith(f"{outer}{head.prefix}") for n in state):
-        return outer
-  return ""
+      outer, is_there, _ = name.partition(f"{head.telltale}.")
+      is_new = is_there and outer.endswith(".") and outer not in found
+      if is_new and any(n.startswith(f"{outer}{head.prefix}") for n in state):
+        found.append(outer)
+  return found
+
+
+def _placed(
+  name: str, array: Any, network: str, averages: list[str]
+) -> tuple[str, Any]:
+  """A name without what stands before it, and its array."""
+  for outer in averages:
+    if name.startswith(outer):
+      return f"{raw_name(name.removeprefix(outer))}{SUFFIX}", array
+  if name.startswith(network):
+    return name.removeprefix(network), array
+  return f"{BESIDE}.{name}", array
 
 
 def recognise(state: Mapping[str, Any]) -> TorchDeepLab | None:

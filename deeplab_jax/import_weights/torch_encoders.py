@@ -13,7 +13,6 @@ from deeplab_jax.import_weights.torch_heads import (
   Head,
   Shapes,
 )
-from deeplab_jax.models.resnet import UNITS
 
 _TIMM = "model."  # before timm's modules in segmentation_models_pytorch
 _LAYERS = ("expand", "depthwise", "project")  # of an inverted residual
@@ -123,35 +122,13 @@ def _unknown(head: Head, shapes: Shapes) -> ValueError:
 
 
 def _resnet(head: Head, shapes: Shapes, is_timm: bool) -> Encoder:
-  backbone = _check_resnet(head, shapes)
-  _, rules = pytorch.recognise(shapes)
+  backbone, rules = pytorch.recognise(shapes)
   arguments = {}
   if head.owner == SMP and not is_timm:
     arguments = {"rates_from": "same_unit"}
   elif head.owner == JFZHANG:
     arguments = {"rates_from": "same_unit", "multi_grid": (1, 2, 4)}
   return Encoder(backbone, rules, arguments)
-
-
-def _check_resnet(head: Head, shapes: Shapes) -> str:
-  """Its backbone; raises ValueError for one of other depth or width."""
-  counts = [
-    len(
-      {name.split(".")[1] for name in shapes if name.startswith(f"layer{i}.")}
-    )
-    for i in range(1, 9)
-  ]
-  counts = tuple(count for count in counts if count)
-  kernel = tuple(shapes.get("layer1.0.conv2.weight", ()))
-  for name, units in UNITS.items():
-    if units == counts and kernel == (64, 64, 3, 3):
-      return f"{name}_torch"
-  known = ", ".join(f"{name} {units}" for name, units in UNITS.items())
-  raise ValueError(
-    f"the state dict is a {head.title} whose encoder has {counts} units in its "
-    f"layers and kernels {kernel} in the first; those that are built here have "
-    f"(64, 64, 3, 3) and {known}"
-  )
 
 
 def _mobilenet_v2(head: Head, shapes: Shapes) -> Encoder:

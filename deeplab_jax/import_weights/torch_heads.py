@@ -21,8 +21,6 @@ TRANSFORMERS = "transformers"
 BESIDE = "beside_the_network"
 UNUSED = ("aux_classifier", "classification_head", BESIDE)
 """Parts of a state dict that serve its training alone."""
-FEATURES = 256
-"""Channels of ASPP here."""
 _COMMON = {
   "head": "aspp",
   "half_pixel": False,
@@ -30,8 +28,8 @@ _COMMON = {
   "aspp_separable": False,
   "head_convs": (),
 }
-_NO_DECODER = {"decoder": (), "head_convs": ((3, FEATURES),)}
-_DECODER = {"decoder": ("stage2",), "decoder_convs": ((3, FEATURES),)}
+_NO_DECODER = {"decoder": ()}
+_DECODER = {"decoder": ("stage2",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +119,7 @@ HEADS = (
       ("decoder.block2.0", "decoder.block2.1"): "decoder/decoder_conv0",
     },
     aspp="decoder.aspp.0",
-    arguments=_COMMON
-    | _DECODER
-    | {"head_convs": ((3, FEATURES),), "decoder_separable": True},
+    arguments=_COMMON | _DECODER | {"decoder_separable": True},
     rates=(12, 24, 36),
     rates_stay=True,
   ),
@@ -200,9 +196,7 @@ HEADS = (
       ("decoder.last_conv.0", "decoder.last_conv.1"): "decoder/decoder_conv0",
       ("decoder.last_conv.4", "decoder.last_conv.5"): "decoder/decoder_conv1",
     },
-    arguments=_COMMON
-    | _DECODER
-    | {"decoder_convs": ((3, FEATURES),) * 2, "decoder_separable": False},
+    arguments=_COMMON | _DECODER | {"decoder_separable": False},
   ),
   Head(
     "MobileNetV2ForSemanticSegmentation",
@@ -244,18 +238,20 @@ class Found:
     modules: by the names of torch's modules the paths of ours.
     arguments: of `DeepLab`.
     branches: how many atrous branches ASPP has.
+    reads: channels of the features that ASPP reads; 0 if it is not there.
   """
 
   modules: Modules
   arguments: dict[str, Any]
   branches: int
+  reads: int
 
 
 def read_head(head: Head, shapes: Shapes) -> Found:
   """Reads the names and `shapes` of a network's arrays.
 
   Raises:
-    ValueError: its ASPP has other channels.
+    ValueError: the parts of its ASPP have several numbers of channels.
   """
   modules, branches = dict(head.modules), len(head.rates)
   if head.aspp:
@@ -274,8 +270,10 @@ def read_head(head: Head, shapes: Shapes) -> Found:
       found[norm] = path
   if head.logits not in found:
     found[head.logits] = "logits"
-  _check_features(found, shapes)
-  return Found(found, _told(head, shapes, separable), branches)
+  told = _told(head, shapes, separable)
+  first = next((m for m, path in found.items() if path == "aspp/aspp0"), "")
+  reads = tuple(shapes.get(f"{first}.weight", (0, 0)))[1]
+  return Found(found, told | _widths(found, shapes), branches, reads)
 
 
 def _aspp(
@@ -304,15 +302,37 @@ def _halves(conv: str, shapes: Shapes) -> tuple[str, ...]:
   return (conv,)
 
 
-def _check_features(found: Modules, shapes: Shapes) -> None:
-  """Raises ValueError for an ASPP of other channels."""
+def _widths(found: Modules, shapes: Shapes) -> dict[str, Any]:
+  """Channels of ASPP; kernel sizes and channels of what is behind it.
+
+  Raises:
+    ValueError: ASPP has several numbers of channels.
+  """
+  kernels, names = {}, {}
   for module, path in found.items():
-    shape = shapes.get(f"{module}.weight", ())
-    if path == "aspp/concat_projection" and shape[0] != FEATURES:
-      raise ValueError(
-        f"the state dict has {shape[0]} channels in ASPP ({module}.weight "
-        f"{tuple(shape)}), where DeepLab has {FEATURES}"
-      )
+    shape = tuple(shapes.get(f"{module}.weight", ()))
+    if len(shape) == 4:  # of a separable one the depthwise half comes first
+      path = path.removesuffix("/depthwise").removesuffix("/pointwise")
+      size = max(shape[-1], kernels.get(path, (0,))[0])
+      kernels[path] = size, shape[0]
+      names[path] = f"{module}.weight {shape}"
+  told = {
+    argument: tuple(pair for path, pair in kernels.items() if part in path)
+    for argument, part in (
+      ("head_convs", "head_conv"),
+      ("decoder_convs", "decoder/decoder_conv"),
+    )
+  }
+  told = {argument: pairs for argument, pairs in told.items() if pairs}
+  aspp = {p: n for p, (_, n) in kernels.items() if p.startswith("aspp/")}
+  if len(set(aspp.values())) > 1:
+    first, *others = aspp
+    other = next(path for path in others if aspp[path] != aspp[first])
+    raise ValueError(
+      "the state dict has several numbers of channels in ASPP, where DeepLab "
+      f"has one, aspp_channels: {names[first]}, {names[other]}"
+    )
+  return told | ({"aspp_channels": max(aspp.values())} if aspp else {})
 
 
 def _told(head, shapes, separable) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def _check_head(model):
     f" 16 / {stride}",
     lambda v: all(_positive(rate) and rate * 16 % stride == 0 for rate in v),
   )
+  _require(model, "aspp_channels", "a positive integer", _positive)
   _require(
     model, "auxiliary", f"one of {AUXILIARIES}", lambda v: v in AUXILIARIES
   )
@@ -142,6 +143,8 @@ def _check_head(model):
   if model.head in LITE_HEADS:
     rule = f"() for head {model.head!r}, behind which there is nothing"
     _require(model, "head_convs", rule, lambda v: not v)
+    rule = f"256 for head {model.head!r}, whose channels are its own"
+    _require(model, "aspp_channels", rule, lambda v: v == 256)
 
 
 def _check_decoder(model):

@@ -50,6 +50,8 @@ class DeepLab(nn.Module):
     atrous_rates: of the ASPP branches, at output stride 16; scaled by
       16 / output_stride inside. `()` leaves these branches out.
     image_pooling: whether ASPP has the image-level branch.
+    aspp_channels: of every branch of ASPP, or of the dense prediction cell, and
+      of its result.
     head_convs: `(kernel size, channels)` of convolutions between that head and
       decoder or logits, separable as the decoder's; `()` for none.
     aspp_separable: whether ASPP's 3x3 convolutions are depthwise separable.
@@ -98,6 +100,7 @@ class DeepLab(nn.Module):
   head: str = "aspp"
   atrous_rates: tuple[int, ...] = (6, 12, 18)
   image_pooling: bool = True
+  aspp_channels: int = 256
   head_convs: tuple[tuple[int, int], ...] = ()
   aspp_separable: bool = True
   decoder_separable: bool = True
@@ -229,6 +232,7 @@ class DeepLab(nn.Module):
     if self.head == "dpc":
       return DPC(
         self.output_stride,
+        self.aspp_channels,
         dropout_rate=self.dropout_rate,
         norm=norm,
         dtype=self.dtype,
@@ -242,6 +246,7 @@ class DeepLab(nn.Module):
       norm=norm,
       dtype=self.dtype,
       separable_norm=self.separable_norm,
+      features=self.aspp_channels,
       name="aspp",
     )
 
