@@ -4,8 +4,8 @@ import dataclasses
 import glob
 import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from deeplab_jax.import_weights.releases import (
 )
 from deeplab_jax.import_weights.sources import read_stored
 from deeplab_jax.import_weights.torch_deeplabs import (
+  TorchDeepLab,
   flatten,
   recognise,
   to_official,
@@ -84,58 +85,33 @@ def convert(
   checkpoints.refuse_to_replace(out)
   release, path = _locate(source, archive)
   dataset = dataset or (release.dataset if release else None)
-  stored = read_stored(path)
   config = hub.read_config(path)
-  network = recognise(flatten(stored)) if is_torch(stored) else None
-  usual_stride = network.head.output_stride if network else None
-  told = hub.told_arguments(config, usual_stride)
-  arrays = to_official(stored) if is_torch(stored) else stored
-  if network:
-    inferred = network.arguments
-    usual = network.usual(told | given) | told
-  else:
-    shapes = {name: np.shape(array) for name, array in arrays.items()}
-    inferred = infer_arguments(shapes)
-    usual = usual_arguments(stored) if is_torch(stored) else {}
-  hub.refuse_another(config, inferred["backbone"])
-  _check("the arguments given", given, inferred)
+  read = _read(path, config, given)
+  hub.refuse_another(config, read.inferred["backbone"])
+  _check("the arguments given", given, read.inferred)
   if release:
-    _check(f"the release {source}", release.arguments, inferred)
-  arguments = (_release_arguments(release) | usual | inferred | given) | {
-    "num_classes": _num_classes(dataset, given, inferred)
-  }
-  model = model_from_dict(arguments)
+    _check(f"the release {source}", release.arguments, read.inferred)
+  count = _num_classes(dataset, given, read.inferred)
+  arguments = _release_arguments(release) | read.usual | read.inferred | given
+  model = model_from_dict(arguments | {"num_classes": count})
   if thresholds is None and hub.says_sigmoid(config):
     thresholds = (_THRESHOLD,)
-  thresholds = _thresholds(thresholds, model.num_classes)
-  if network:
-    network.check_depth(official_shapes(model))
-  backbone_only = is_classifier(arrays) or (release and not release.dataset)
+  facts = _facts(dataset, count, _thresholds(thresholds, count))
+  if read.network:
+    read.network.check_depth(official_shapes(model))
+  backbone_only = is_classifier(read.arrays) or (
+    release and not release.dataset
+  )
   variables, report = fit(
-    arrays,
+    read.arrays,
     model,
     parts="backbone" if backbone_only else "all",
-    reinitialize_logits=inferred.get("num_classes")
-    not in (
-      None,
-      model.num_classes,
-    ),
+    reinitialize_logits=read.inferred.get("num_classes") not in (None, count),
     moving_averages=moving_averages,
     seed=seed,
   )
-  if network:
-    report = dataclasses.replace(report, notes=network.notes(told | given))
-  elif usual:
-    told = ", ".join(
-      f"{name} {arguments[name]!r}" for name in sorted(usual.keys() - given)
-    )
-    note = f"as where the names of the weights are from: {told}"
-    report = dataclasses.replace(report, notes=(note,) if told else ())
-  facts = {"dataset": _dataset(dataset, model.num_classes, bool(thresholds))}
-  if thresholds:
-    facts["thresholds"] = thresholds
-    notes = *report.notes, _of_sigmoids(facts)
-    report = dataclasses.replace(report, notes=notes)
+  notes = tuple(_notes(read, config, given, facts))
+  report = dataclasses.replace(report, notes=notes)
   checkpoints.save_model(
     out,
     model,
@@ -147,6 +123,57 @@ def convert(
     evaluation={} if report.reinitialized else _evaluation(release),
   )
   return report
+
+
+class _Read(NamedTuple):
+  """What a file holds, and what it says of its network.
+
+  Attributes:
+    arrays: by official name.
+    inferred: arguments of `DeepLab` that names and shapes tell.
+    usual: those that leave no trace there, as they mostly are.
+    network: the DeepLab of torch that it is, if it is one.
+  """
+
+  arrays: Mapping[str, Any]
+  inferred: dict[str, Any]
+  usual: dict[str, Any]
+  network: TorchDeepLab | None
+
+
+def _read(
+  path: pathlib.Path, config: hub.Config, given: Mapping[str, Any]
+) -> _Read:
+  """Reads `path`, beside which `config` lies."""
+  stored = read_stored(path)
+  if not is_torch(stored):
+    shapes = {name: np.shape(array) for name, array in stored.items()}
+    return _Read(stored, infer_arguments(shapes), {}, None)
+  network, arrays = recognise(flatten(stored)), to_official(stored)
+  if network is None:
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    return _Read(arrays, infer_arguments(shapes), usual_arguments(stored), None)
+  told = hub.told_arguments(config, network.head.output_stride)
+  usual = network.usual(told | given) | told
+  return _Read(arrays, network.arguments, usual, network)
+
+
+def _notes(
+  read: _Read,
+  config: hub.Config,
+  given: Mapping[str, Any],
+  facts: Mapping[str, Any],
+) -> Iterator[str]:
+  """What the user should know of choices that the weights did not make."""
+  if read.network:
+    stride = read.network.head.output_stride
+    yield from read.network.notes(hub.told_arguments(config, stride) | given)
+  elif usual := {n: v for n, v in read.usual.items() if n not in given}:
+    arguments = usual | read.inferred
+    told = ", ".join(f"{name} {arguments[name]!r}" for name in sorted(usual))
+    yield f"as where the names of the weights are from: {told}"
+  if "thresholds" in facts:
+    yield _of_sigmoids(facts)
 
 
 def _locate(
@@ -241,6 +268,14 @@ def _of_sigmoids(facts: Mapping[str, Any]) -> str:
     f"a sigmoid for each class, which is there by its probability, {shown} "
     "(--thresholds): labels are a mask of each"
   )
+
+
+def _facts(
+  dataset: str | None, num_classes: int, thresholds: list[float] | None
+) -> dict[str, Any]:
+  """What model.json says of the classes."""
+  facts = {"dataset": _dataset(dataset, num_classes, bool(thresholds))}
+  return facts | ({"thresholds": thresholds} if thresholds else {})
 
 
 def _dataset(

@@ -35,13 +35,12 @@ def read_config(source: pathlib.Path) -> Config:
   return config
 
 
-def told_arguments(config: Config, usual_stride: int | None) -> dict[str, Any]:
+def told_arguments(config: Config, usual_stride: int) -> dict[str, Any]:
   """Arguments of `DeepLab` among those of a network of torch.
 
   Args:
     config: what was read.
-    usual_stride: of the network's output, where the config does not tell it;
-      None if it is no DeepLab.
+    usual_stride: of the network's output, where the config does not tell it.
 
   Raises:
     ValueError: there are none of its rates at this stride.
@@ -55,7 +54,7 @@ def told_arguments(config: Config, usual_stride: int | None) -> dict[str, Any]:
   for name in ("decoder_aspp_dropout", "classifier_dropout_prob"):
     if isinstance(config.get(name), int | float):
       told["dropout_rate"] = config[name]
-  if stride and (rates := config.get("decoder_atrous_rates")):
+  if rates := config.get("decoder_atrous_rates"):
     if any(rate * stride % 16 for rate in rates):
       raise ValueError(
         "decoder_atrous_rates in config.json must be multiples of "
