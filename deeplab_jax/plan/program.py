@@ -92,8 +92,7 @@ def compile_step(
     config: see `config.base_config`; checked.
     model: the network that `config` describes, for the classes of its data set.
     machine: with devices that need not exist.
-    effort: XLA's `exec_time_optimization_effort`, from `QUICK` to 1; 0 is what
-      training compiles with.
+    effort: the compiler's, from `QUICK` to 1; 0 is what training has.
     say: is told what begins, as it may take many minutes.
 
   Returns:
@@ -118,7 +117,7 @@ def compile_step(
   step = step.lower(*arguments)
   begin = time.monotonic()
   try:
-    compiled = step.compile({"exec_time_optimization_effort": effort})
+    compiled = _compile(step, effort)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" in str(error):
       return None
@@ -128,6 +127,22 @@ def compile_step(
   if machine.memory is not None and memory.total > machine.memory:
     return None
   return _program(compiled, memory, len(machine.devices), seconds)
+
+
+def _compile(step: jax.stages.Lowered, effort: float) -> jax.stages.Compiled:
+  """Compiles with XLA's `exec_time_optimization_effort`, a number.
+
+  From jaxlib 0.11 on there is `optimization_level` in its place, of which the
+  lowest stands for efforts below that of training, the highest for those above.
+  """
+  if not effort:
+    return step.compile()
+  try:
+    return step.compile({"exec_time_optimization_effort": effort})
+  except jax.errors.JaxRuntimeError as error:
+    if "No such compile option" not in str(error):
+      raise
+  return step.compile({"optimization_level": "O0" if effort < 0 else "O3"})
 
 
 def _program(
