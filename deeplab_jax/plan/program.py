@@ -20,9 +20,11 @@ from deeplab_jax.train.state import create_state
 from deeplab_jax.train.step import make_train_step
 
 QUICK = -1.0
-"""XLA's least effort. For Xception-65 on a v5e, 16 images a chip, it compiles
-in 64 s rather than 341 s, to 1 % less memory and 25 % more memory traffic; for
-4 images a chip, to 7 % less memory and more than twice the traffic."""
+"""XLA's least effort. For Xception-65 on a v5e, 16 images a chip, jaxlib 0.10
+compiles in 64 s rather than 341 s, to 1 % less memory and 25 % more memory
+traffic; for 4 images a chip, to 7 % less memory and more than twice the
+traffic. With newer ones, which have levels (see `_compile`), it was not
+compared."""
 
 
 @dataclasses.dataclass(frozen=True)
