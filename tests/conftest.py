@@ -127,9 +127,10 @@ def pytest_configure(config: pytest.Config) -> None:
   slow = "slow" in config.option.markexpr.replace("not slow", "")
   if not slow and not config.option.exactness:
     os.environ.setdefault(_QUICKLY, "1")
-    if "not compiles" not in config.option.markexpr:
+    # Workers have what was found.
+    if "not compiles" not in config.option.markexpr and _is_first():
       _write_old_loops()
-  if _SESSION not in os.environ:  # workers find it there
+  if _is_first():
     folder = tempfile.mkdtemp(prefix="deeplab_jax_tests_")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.add_cleanup(lambda: os.environ.pop(_SESSION))
@@ -139,6 +140,11 @@ def pytest_configure(config: pytest.Config) -> None:
     programs = os.path.join(folder, "programs")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+
+def _is_first() -> bool:
+  """Whether this is no worker, which finds the folder of another process."""
+  return _SESSION not in os.environ
 
 
 def _write_old_loops() -> None:

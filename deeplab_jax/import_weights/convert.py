@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import hashlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,8 +110,8 @@ def convert(
     moving_averages=moving_averages,
     seed=seed,
   )
-  notes = tuple(_notes(read, config, given, facts))
-  report = dataclasses.replace(report, notes=notes)
+  said = [_of_sigmoids(facts)] if "thresholds" in facts else []
+  report = dataclasses.replace(report, notes=(*read.notes, *said))
   checkpoints.save_model(
     out,
     model,
@@ -133,12 +133,14 @@ class _Read(NamedTuple):
     inferred: arguments of `DeepLab` that names and shapes tell.
     usual: those that leave no trace there, as they mostly are.
     network: the DeepLab of torch that it is, if it is one.
+    notes: lines on choices that the weights did not make.
   """
 
   arrays: Mapping[str, Any]
   inferred: dict[str, Any]
   usual: dict[str, Any]
-  network: TorchDeepLab | None
+  network: TorchDeepLab | None = None
+  notes: tuple[str, ...] = ()
 
 
 def _read(
@@ -148,32 +150,19 @@ def _read(
   stored = read_stored(path)
   if not is_torch(stored):
     shapes = {name: np.shape(array) for name, array in stored.items()}
-    return _Read(stored, infer_arguments(shapes), {}, None)
+    return _Read(stored, infer_arguments(shapes), {})
   network, arrays = recognise(flatten(stored)), to_official(stored)
-  if network is None:
-    shapes = {name: np.shape(array) for name, array in arrays.items()}
-    return _Read(arrays, infer_arguments(shapes), usual_arguments(stored), None)
-  told = hub.told_arguments(config, network.head.output_stride)
-  usual = network.usual(told | given) | told
-  return _Read(arrays, network.arguments, usual, network)
-
-
-def _notes(
-  read: _Read,
-  config: hub.Config,
-  given: Mapping[str, Any],
-  facts: Mapping[str, Any],
-) -> Iterator[str]:
-  """What the user should know of choices that the weights did not make."""
-  if read.network:
-    stride = read.network.head.output_stride
-    yield from read.network.notes(hub.told_arguments(config, stride) | given)
-  elif usual := {n: v for n, v in read.usual.items() if n not in given}:
-    arguments = usual | read.inferred
-    told = ", ".join(f"{name} {arguments[name]!r}" for name in sorted(usual))
-    yield f"as where the names of the weights are from: {told}"
-  if "thresholds" in facts:
-    yield _of_sigmoids(facts)
+  if network:
+    told = hub.told_arguments(config, network.head.output_stride)
+    usual = network.usual(told | given) | told
+    notes = network.notes(told | given)
+    return _Read(arrays, network.arguments, usual, network, notes)
+  shapes = {name: np.shape(array) for name, array in arrays.items()}
+  inferred, usual = infer_arguments(shapes), usual_arguments(stored)
+  shown = usual | inferred
+  said = ", ".join(f"{n} {shown[n]!r}" for n in sorted(usual.keys() - given))
+  note = f"as where the names of the weights are from: {said}"
+  return _Read(arrays, inferred, usual, None, (note,) if said else ())
 
 
 def _locate(
