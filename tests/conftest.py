@@ -38,7 +38,7 @@ _COMPILES = {
     channels checkpoints checkpoints_damage cuda encoders encoders_reference
     encoders_vit encoders_vit_reference evaluate export_command export_networks
     export_onnx export_primitives export_serving export_stablehlo export_tflite
-    export_web geo half_pixel hostile_names import_weights
+    export_web geo geo_training half_pixel hostile_names import_weights
     import_weights_averages import_weights_deeplabs import_weights_reference
     import_weights_sigmoids import_weights_torch inference_fusion
     inference_network inference_onednn inference_segmenter late_crops
