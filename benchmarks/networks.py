@@ -103,7 +103,7 @@ def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
   variables = jax.device_put(fold(model, variables))
   images = jax.device_put(images)
   sizes = jnp.full((case.batch, 2), case.size, jnp.int32)
-  in_onednn = onednn.is_available()
+  in_onednn = onednn.is_available(case.dtype)
 
   def run(variables, images):
     with layers_in_onednn() if in_onednn else contextlib.nullcontext():

@@ -14,3 +14,7 @@ needs_onednn = pytest.mark.skipif(
   not _AVAILABLE,
   reason="SKIPPED FOR LACK OF ONEDNN: its trial failed, or this is no such CPU",
 )
+needs_onednn_bfloat16 = pytest.mark.skipif(
+  not onednn.is_available("bfloat16"),
+  reason="SKIPPED FOR LACK OF ONEDNN IN BFLOAT16: this CPU has no AVX512_BF16",
+)

@@ -14,7 +14,15 @@ import pytest
 import rich.console
 from PIL import Image
 
-from deeplab_jax import checkpoints, evaluate, import_weights, peers, sharding
+from deeplab_jax import (
+  checkpoints,
+  evaluate,
+  import_weights,
+  inference,
+  metrics,
+  peers,
+  sharding,
+)
 from deeplab_jax import config as config_lib
 from deeplab_jax.data import build
 from deeplab_jax.data import source as source_lib
@@ -356,6 +364,40 @@ def test_released_model_in_bfloat16_on_the_voc_sample(shared, tmp_path):
   found = evaluate.evaluate(model, variables, config)
   assert found.settings["dtype"] == "bfloat16"
   assert 100 * found.miou == pytest.approx(70.25, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize(
+  "dtype, least, allowed", [("float32", 0, 0.02), ("bfloat16", 1e-4, 0.2)]
+)
+def test_pictures_of_the_released_model_score_as_its_evaluation(
+  shared, tmp_path, dtype, least, allowed
+):
+  """Labelled one by one, on most CPUs by oneDNN."""
+  _, model, variables = _released(shared, tmp_path)
+  root = shared / "data/voc2012-sample/VOCdevkit/VOC2012"
+  names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
+  exact, found = (
+    inference.Segmenter(
+      model.clone(dtype=jnp.dtype(chosen)),
+      variables,
+      class_names=list(map(str, range(21))),
+      colors=[(0, 0, 0)] * 21,
+      evaluation_size=(513, 513),
+    )
+    for chosen in ("float32", dtype)
+  )
+  counts, changed = 0, []
+  for name in names:
+    image = np.asarray(Image.open(root / f"JPEGImages/{name}.jpg"))
+    truth = np.asarray(Image.open(root / f"SegmentationClass/{name}.png"))
+    labels = found(image)
+    counts += metrics.confusion_matrix_numpy(truth, labels, 21)
+    changed.append((labels != exact(image)).mean())
+  miou = 100 * metrics.mean_iou_labelled(counts)
+  assert miou == pytest.approx(70.25, abs=allowed)
+  assert least <= np.mean(changed) <= 100 * least
 
 
 @pytest.mark.usefixtures("optimized")

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from deeplab_jax import inference
 from deeplab_jax.inference import crops, folding, onednn, tiles
-from tests.needs import needs_onednn
+from tests.needs import needs_onednn, needs_onednn_bfloat16
 from tests.tiny_segmenter import (
   make_variables,
   random_image,
@@ -100,6 +101,31 @@ def test_folded_network_equals_the_original(
   assert ("__onednn$convolution" in lowered.as_text()) == in_onednn
   tolerance = 1e-4 * np.abs(expected).max()
   np.testing.assert_allclose(logits, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+  "in_onednn", [False, pytest.param(True, marks=needs_onednn_bfloat16)]
+)
+@pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2"])
+def test_folded_network_in_bfloat16_is_near_float32(
+  tiny_backbone, backbone, in_onednn
+):
+  model = tiny_model(backbone=backbone)
+  variables = make_variables(model)
+  images = np.random.default_rng(0).normal(size=(1, 65, 65, 3))
+  images = images.astype(np.float32)
+  expected = jax.jit(model.apply)(variables, images)
+  model = model.clone(dtype=jnp.dtype("bfloat16"))
+  variables = folding.fold(model, variables)
+  kernels = flax.traverse_util.flatten_dict(variables["folded"])
+  for path, value in kernels.items():
+    assert value.dtype == ("bfloat16" if path[-1] == "kernel" else "float32")
+  calls = folding.layers_in_onednn if in_onednn else contextlib.nullcontext
+  with calls():
+    lowered = jax.jit(lambda v, x: model.apply(v, x)).lower(variables, images)
+  logits = onednn.compiled(lowered)(variables, images)
+  assert ("__onednn$convolution" in lowered.as_text()) == in_onednn
+  assert np.abs(logits - expected).mean() < 0.05 * np.abs(expected).max()
 
 
 def test_what_is_folded_is_not_kept_twice(tiny_backbone):

@@ -17,7 +17,7 @@ from jax import lax
 
 from deeplab_jax.inference import onednn, verdict
 from deeplab_jax.models.ops.convolution import same_padding
-from tests.needs import needs_onednn
+from tests.needs import needs_onednn, needs_onednn_bfloat16
 
 _ROOT = pathlib.Path(__file__).parent.parent
 # kernel size, channels, features (0: depthwise), stride, rate, padding rule.
@@ -34,6 +34,10 @@ _GEOMETRIES = (
   (3, 16, 0, 1, 4, "explicit"),
   (3, 16, 0, 1, (2, 4), "explicit"),
   (5, 24, 0, 2, 1, "tensorflow"),
+)
+_DTYPES = (
+  "float32",
+  pytest.param("bfloat16", marks=needs_onednn_bfloat16),
 )
 
 
@@ -55,15 +59,17 @@ def _pads(x, kernel, stride, rates, rule):
 @needs_onednn
 @pytest.mark.parametrize("sides, batch", [((33, 20), 1), ((18, 25), 3)])
 @pytest.mark.parametrize("geometry", _GEOMETRIES)
-def test_convolution_equals_its_definition(geometry, sides, batch):
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_convolution_equals_its_definition(dtype, geometry, sides, batch):
   kernel_size, channels, features, stride, rate, rule = geometry
   x, kernel = _arrays(kernel_size, channels, features, sides, batch)
+  x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
   rates = rate if isinstance(rate, tuple) else (rate, rate)
   pads = _pads(x, kernel, stride, rates, rule)
-  assert onednn.takes(jnp.asarray(x), jnp.asarray(kernel), pads)
+  assert onednn.takes(x, kernel, pads)
   expected = lax.conv_general_dilated(
-    x,
-    kernel,
+    x.astype(jnp.float32),
+    kernel.astype(jnp.float32),
     (stride, stride),
     pads,
     rhs_dilation=rates,
@@ -73,6 +79,7 @@ def test_convolution_equals_its_definition(geometry, sides, batch):
   random = np.random.default_rng(1)
   bias = random.standard_normal(expected.shape[-1:], np.float32)
   shortcut = random.standard_normal(expected.shape, np.float32)
+  shortcut = jnp.asarray(shortcut, dtype)
   cases = [
     (None, None),
     (nn.relu, None),
@@ -94,7 +101,14 @@ def test_convolution_equals_its_definition(geometry, sides, batch):
         activation=activation,
       )
     )(x, kernel, bias, added)
-    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(expected).max())
+    assert got.dtype == dtype
+    error = np.abs(np.asarray(got, np.float32) - want)
+    if dtype == "float32":
+      assert error.max() < 1e-4 * np.abs(expected).max()
+    else:  # The sum is rounded once, to eight bits.
+      assert (
+        error <= 2**-8 * np.abs(want) + 1e-4 * np.abs(expected).max()
+      ).all()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +118,8 @@ def test_convolution_equals_its_definition(geometry, sides, batch):
     ((9, 40), 3, 16, 0, 4, "float32"),
     ((33, 33), 5, 16, 0, 4, "float32"),
     ((1, 1), 1, 16, 8, 1, "float32"),
-    ((33, 33), 3, 16, 0, 1, "bfloat16"),
+    ((33, 33), 3, 16, 0, 6, "bfloat16"),
+    ((33, 33), 3, 16, 8, 1, "float16"),
     ((33, 33), 3, 16, 8, 1, "float64"),
   ],
 )
@@ -124,7 +139,7 @@ from deeplab_jax.models import DeepLab
 from deeplab_jax.models.trace import shapes_of
 for stride in (8, 16, 32):
   for backbone in {backbones}:
-    model = DeepLab(5, backbone, output_stride=stride)
+    model = DeepLab(5, backbone, output_stride=stride, dtype="{dtype}")
     images = jax.ShapeDtypeStruct((1, {side}, {side}, 3), jnp.float32)
     shapes = shapes_of(model.init, jax.random.key(0), images)
     variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
@@ -136,15 +151,18 @@ for stride in (8, 16, 32):
 """
 
 
-def _forms(isa: str, side: int, backbones: tuple[str, ...]) -> set[str]:
+def _forms(
+  isa: str, side: int, backbones: tuple[str, ...], dtype: str = "float32"
+) -> set[str]:
   """The names of the forms in which oneDNN convolves."""
   settings = {
     "ONEDNN_VERBOSE": "1",
     "ONEDNN_MAX_CPU_ISA": isa,
     "JAX_PLATFORMS": "cpu",
   }
+  program = _NETWORKS.format(side=side, backbones=backbones, dtype=dtype)
   result = subprocess.run(
-    [sys.executable, "-c", _NETWORKS.format(side=side, backbones=backbones)],
+    [sys.executable, "-c", program],
     env=os.environ | settings,
     cwd=_ROOT,
     capture_output=True,
@@ -167,13 +185,26 @@ def test_no_layer_is_computed_in_the_form_that_hangs(isa):
   assert not any("gemm" in name for name in found), found
 
 
+@needs_onednn_bfloat16
+def test_layers_are_computed_by_the_instructions_for_bfloat16():
+  found = _forms("DEFAULT", 65, ("mobilenet_v2",), "bfloat16")
+  assert all(name.endswith(("bf16", "amx")) for name in found), found
+
+
 @needs_onednn
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [65, 321, 513])
-@pytest.mark.parametrize("isa", ["DEFAULT", "AVX2"])
-def test_no_network_is_computed_in_the_form_that_hangs(isa, side):
+@pytest.mark.parametrize(
+  "isa, dtype",
+  [
+    ("DEFAULT", "float32"),
+    ("AVX2", "float32"),
+    pytest.param("DEFAULT", "bfloat16", marks=needs_onednn_bfloat16),
+  ],
+)
+def test_no_network_is_computed_in_the_form_that_hangs(isa, dtype, side):
   backbones = ("mobilenet_v2", "resnet_50", "resnet_101_beta", "xception_65")
-  found = _forms(isa, side, backbones)
+  found = _forms(isa, side, backbones, dtype)
   assert not any("gemm" in name for name in found), found
 
 
@@ -212,19 +243,41 @@ def test_it_can_be_switched_off_and_on(monkeypatch):
   def answer():
     return onednn.is_available.__wrapped__()
 
-  monkeypatch.setattr(verdict, "passes", lambda: False)
+  monkeypatch.setattr(verdict, "passes", lambda dtype: False)
   monkeypatch.setenv("DEEPLAB_ONEDNN", "yes")
   with pytest.raises(ValueError, match="DEEPLAB_ONEDNN must be 0 or 1"):
     answer()
   monkeypatch.delenv("DEEPLAB_ONEDNN")
   assert not answer()
-  monkeypatch.setattr(verdict, "passes", lambda: True)
+  monkeypatch.setattr(verdict, "passes", lambda dtype: True)
   is_possible = answer()
   monkeypatch.setenv("DEEPLAB_ONEDNN", "0")
   assert not answer()
-  monkeypatch.setattr(verdict, "passes", lambda: False)
+  monkeypatch.setattr(verdict, "passes", lambda dtype: False)
   monkeypatch.setenv("DEEPLAB_ONEDNN", "1")
   assert answer() == is_possible
+
+
+@pytest.mark.parametrize(
+  "flags, passing, expected",
+  [
+    ("avx2 avx512_bf16", {"float32", "bfloat16"}, (True, True, False)),
+    ("avx2 avx512_bf16", {"float32"}, (True, False, False)),
+    ("avx2 avx512_bf16", {"bfloat16"}, (False, False, False)),
+    ("avx2 avx512f", {"float32", "bfloat16"}, (True, False, False)),
+    ("sse4_2", {"float32", "bfloat16"}, (False, False, False)),
+  ],
+)
+def test_each_type_needs_its_instructions_and_its_trial(
+  monkeypatch, flags, passing, expected
+):
+  monkeypatch.delenv("DEEPLAB_ONEDNN", raising=False)
+  monkeypatch.setattr(verdict, "passes", passing.__contains__)
+  monkeypatch.setattr(pathlib.Path, "exists", lambda path: True)
+  monkeypatch.setattr(pathlib.Path, "read_text", lambda path: flags)
+  monkeypatch.setattr(onednn, "is_available", onednn.is_available.__wrapped__)
+  types = (jnp.float32, jnp.bfloat16, jnp.float16)
+  assert tuple(map(onednn.is_available, types)) == expected
 
 
 @needs_onednn
@@ -246,15 +299,16 @@ def test_it_can_be_switched_off_and_on(monkeypatch):
     ("gemm", "take a form that may hang: gemm"),
   ],
 )
+@pytest.mark.parametrize("dtype", _DTYPES)
 def test_a_trial_says_no_to_what_is_wrong(
-  tmp_path, monkeypatch, caplog, fault, reason
+  tmp_path, monkeypatch, caplog, dtype, fault, reason
 ):
   monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
   monkeypatch.setenv("FAULT", fault)
   monkeypatch.setattr(verdict, "TRIAL", "tests.programs.faulty_onednn")
   if fault == "hangs":
     monkeypatch.setattr(verdict, "_SECONDS", 2)
-  assert verdict.passes.__wrapped__() == (reason is None)
+  assert verdict.passes.__wrapped__(dtype) == (reason is None)
   (kept,) = tmp_path.rglob("*.json")
   if reason is None:
     assert not caplog.records
@@ -264,15 +318,15 @@ def test_a_trial_says_no_to_what_is_wrong(
   assert "\n" not in record.getMessage()
   # It is not tried again, but after a day or with another jaxlib.
   monkeypatch.setattr(verdict, "TRIAL", "tests.programs.no_such_module")
-  assert not verdict.passes.__wrapped__()
+  assert not verdict.passes.__wrapped__(dtype)
   assert caplog.records[-1].getMessage() == record.getMessage()
   content = json.loads(kept.read_text())
   content["time"] -= 25 * 3600
   kept.write_text(json.dumps(content))
-  assert not verdict.passes.__wrapped__()
+  assert not verdict.passes.__wrapped__(dtype)
   assert "no_such_module" in caplog.records[-1].getMessage()
   monkeypatch.setattr(jaxlib, "__version__", "99.0.0")
-  assert not verdict.passes.__wrapped__()
+  assert not verdict.passes.__wrapped__(dtype)
   assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
@@ -281,13 +335,13 @@ def test_a_good_verdict_is_kept_and_a_damaged_one_is_made_again(
   tmp_path, monkeypatch
 ):
   monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path))
-  monkeypatch.setattr(verdict, "_fault", lambda: None)
-  assert verdict.passes.__wrapped__()
-  monkeypatch.setattr(verdict, "_fault", lambda: "are wrong")
-  assert verdict.passes.__wrapped__()
+  monkeypatch.setattr(verdict, "_fault", lambda dtype: None)
+  assert verdict.passes.__wrapped__("float32")
+  monkeypatch.setattr(verdict, "_fault", lambda dtype: "are wrong")
+  assert verdict.passes.__wrapped__("float32")
   (kept,) = tmp_path.rglob("*.json")
   kept.write_text("{")
-  assert not verdict.passes.__wrapped__()
+  assert not verdict.passes.__wrapped__("float32")
   # Where nothing can be kept, every process tries.
   monkeypatch.setenv("DEEPLAB_CACHE", str(kept))
-  assert not verdict.passes.__wrapped__()
+  assert not verdict.passes.__wrapped__("float32")

@@ -33,18 +33,19 @@ def fold(model: nn.Module, variables: Any) -> Any:
 
   Returns:
     `{"params", "batch_stats", "folded"}`, NumPy arrays: the first two without
-    what is folded.
+    what is folded, kernels in `folded` in the type that their layer computes
+    in.
   """
   # In NumPy: jax would compile a program for every new shape.
   host = jax.device_get(variables)
   params = flax.traverse_util.flatten_dict(host["params"])
   stats = flax.traverse_util.flatten_dict(host.get("batch_stats", {}))
   folded = {}
-  for path, epsilon in _convolutions(model, variables).items():
+  for path, (epsilon, dtype) in _convolutions(model, variables).items():
     names = (*path, "kernel"), (*path, "depthwise_kernel")
     kernel = next(params[name] for name in names if name in params)
     if epsilon is None:  # nothing to fold: for one call of oneDNN all the same
-      folded[*path, "kernel"] = kernel
+      folded[*path, "kernel"] = kernel.astype(dtype)
       folded[*path, "bias"] = np.zeros(kernel.shape[-1:], kernel.dtype)
       continue
     scale = params[*path, "norm", "scale"]
@@ -53,7 +54,7 @@ def fold(model: nn.Module, variables: Any) -> Any:
     var, mean = (stats[*path, "norm", name] for name in ("var", "mean"))
     factor = scale / np.sqrt(var + np.float32(epsilon))
     # The output channel is the last axis of both kinds.
-    folded[*path, "kernel"] = kernel * factor
+    folded[*path, "kernel"] = (kernel * factor).astype(dtype)
     folded[*path, "bias"] = params[*path, "norm", "bias"] - mean * factor
   paths = {path[:-1] for path in folded}
   return {
@@ -86,14 +87,15 @@ def _without(flat: dict[tuple, np.ndarray], layers: set[tuple]) -> dict:
 
 def _convolutions(
   model: nn.Module, variables: Any
-) -> dict[tuple, float | None]:
-  """Paths of all `ConvNorm`s, and epsilons where they have a normalisation."""
+) -> dict[tuple, tuple[float | None, jnp.dtype]]:
+  """Of all `ConvNorm`s, by path: epsilon, where normalised, and the type."""
   found = {}
 
   def note(next_method, args, kwargs, context):
     module = context.module
     if _is_layer(context):
-      found[module.path] = module.norm and module.norm.epsilon
+      epsilon = module.norm and module.norm.epsilon
+      found[module.path] = epsilon, jnp.dtype(module.dtype)
       return _blank_result(module, *args, **kwargs)  # tracing takes seconds
     return next_method(*args, **kwargs)
 
@@ -142,10 +144,8 @@ def _one_call(module, x, use_batch_stats, shortcut=None):
   """What `module` computes, in one call, or None."""
   del use_batch_stats
   x = x.astype(module.dtype)
-  kernel, bias = (
-    module.get_variable(FOLDED, name).astype(x.dtype)
-    for name in ("kernel", "bias")
-  )
+  kernel = module.get_variable(FOLDED, "kernel").astype(x.dtype)
+  bias = module.get_variable(FOLDED, "bias").astype(jnp.float32)
   pads = paddings(x, kernel, module.stride, module.rate, module.padding)
   shape = _blank_result(module, x, False).shape
   is_added = shortcut is None or (shortcut.shape, shortcut.dtype) == (

@@ -37,24 +37,36 @@ ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
 _DEPTHWISE_PADDING = 4
 
 
-@functools.cache
-def is_available() -> bool:
-  """Whether programs compiled now can hold these calls.
+# What a CPU must have, by the type that is convolved. In bfloat16 oneDNN would
+# do without, many times slower than in float32.
+_INSTRUCTIONS = {"float32": "avx2", "bfloat16": "avx512_bf16"}
 
-  On CPUs with AVX2 under Linux where they passed a trial, which takes some
-  seconds, once. `DEEPLAB_ONEDNN=0` says no, `=1` yes without a trial.
+
+@functools.cache
+def is_available(dtype: jax.typing.DTypeLike = "float32") -> bool:
+  """Whether programs compiled now can hold these calls for networks of `dtype`.
+
+  Under Linux where they passed a trial, which takes some seconds, once: float32
+  on CPUs with AVX2, bfloat16, whose networks may have layers in float32, on
+  those with AVX512_BF16, as all with AMX have it. `DEEPLAB_ONEDNN=0` says no,
+  `=1` yes without a trial.
   """
   wanted = os.environ.get(_SWITCH)
   if wanted not in ("0", "1", None):
     raise ValueError(f"{_SWITCH} must be 0 or 1, got {wanted!r}")
-  if wanted == "0" or jax.default_backend() != "cpu" or not _has_avx2():
+  name = jnp.dtype(dtype).name
+  if wanted == "0" or jax.default_backend() != "cpu" or not _has_unit(name):
     return False
-  return wanted == "1" or verdict.passes()
+  if name != "float32" and not is_available():
+    return False
+  return wanted == "1" or verdict.passes(name)
 
 
-def _has_avx2() -> bool:
+def _has_unit(dtype: str) -> bool:
   facts = pathlib.Path("/proc/cpuinfo")
-  return facts.exists() and "avx2" in facts.read_text().split()
+  return (
+    facts.exists() and _INSTRUCTIONS.get(dtype) in facts.read_text().split()
+  )
 
 
 def takes(x: jax.Array, kernel: jax.Array, padding: Padding) -> bool:
@@ -64,8 +76,8 @@ def takes(x: jax.Array, kernel: jax.Array, padding: Padding) -> bool:
     is_safe = reach <= _DEPTHWISE_PADDING and 4 * reach <= min(sides)
   else:
     is_safe = min(sides) > 1
-  is_float32 = x.dtype == kernel.dtype == jnp.float32
-  return is_safe and is_float32 and x.shape[0] > 0
+  is_known = x.dtype == kernel.dtype and x.dtype.name in _INSTRUCTIONS
+  return is_safe and is_known and x.shape[0] > 0
 
 
 def convolution(
@@ -82,17 +94,18 @@ def convolution(
   """Convolves, adds bias and shortcut, activates.
 
   Args:
-    x: `(b, h, w, c)`, float32.
-    kernel: `(kh, kw, c, d)`, or `(kh, kw, 1, c)` for a depthwise convolution.
-    bias: `(d,)`.
+    x: `(b, h, w, c)`, float32 or bfloat16.
+    kernel: `(kh, kw, c, d)`, or `(kh, kw, 1, c)` for a depthwise convolution;
+      of the dtype of `x`.
+    bias: float32 `(d,)`.
     padding: zeros before and after, of rows and of columns.
     stride: of the output positions.
     rate: atrous rate; of rows and of columns where they differ.
-    shortcut: of the result's shape.
+    shortcut: of the result's shape and dtype.
     activation: a key of `ACTIVATIONS`.
 
   Returns:
-    float32 `(b, h', w', d)`.
+    `(b, h', w', d)` of the dtype of `x`; sums are in float32.
   """
   rates = rate if isinstance(rate, tuple) else (rate, rate)
   sides = [

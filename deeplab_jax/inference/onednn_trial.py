@@ -1,22 +1,26 @@
 """Convolutions of each form that the networks have, by oneDNN and by XLA.
 
-  python -m deeplab_jax.inference.onednn_trial
+  python -m deeplab_jax.inference.onednn_trial float32
 
-prints "equal", or which of them is off. It is run by `verdict`, as it may die.
+prints "equal", or which of them is off; the other type is "bfloat16". It is run
+by `verdict`, as it may die.
 """
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from deeplab_jax.inference import onednn, verdict
 from deeplab_jax.models.ops.convolution import same_padding
 
-_TOLERANCE = 1e-4  # of the largest value
+# Of the largest value; in bfloat16 the result is rounded by up to 2e-3 of it.
+_TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3}
 _BATCH, _SIDES = 2, (33, 41)
 
 
@@ -54,9 +58,9 @@ _FORMS = (
 )
 
 
-def run() -> str:
-  """`EQUAL`, or which form is off by how much."""
-  arrays = [_arrays(form) for form in _FORMS]
+def run(dtype: str) -> str:
+  """`EQUAL`, or which form is off by how much, in "float32" or "bfloat16"."""
+  arrays = [_arrays(form, dtype) for form in _FORMS]
 
   def both(arrays):
     return [_both_ways(form, *given) for form, given in zip(_FORMS, arrays)]
@@ -64,13 +68,13 @@ def run() -> str:
   program = onednn.compiled(jax.jit(both).lower(arrays))
   for form, (found, expected) in zip(_FORMS, program(arrays)):
     error = np.abs(found - expected).max() / np.abs(expected).max()
-    if not error < _TOLERANCE:  # nor is NaN
+    if not error < _TOLERANCES[dtype]:  # nor is NaN
       return f"{form} are off by {error:.1e} of the largest value"
   return verdict.EQUAL
 
 
-def _arrays(form: _Form) -> tuple[np.ndarray, ...]:
-  """Picture, kernel, bias and shortcut."""
+def _arrays(form: _Form, dtype: str) -> tuple[np.ndarray, ...]:
+  """Picture, kernel, bias, always in float32, and shortcut."""
   random = np.random.default_rng(0)
   inputs, outputs = (form.channels, form.features)
   if not outputs:
@@ -82,7 +86,13 @@ def _arrays(form: _Form) -> tuple[np.ndarray, ...]:
     (outputs,),
     (_BATCH, *sides, outputs),
   )
-  return tuple(random.standard_normal(s, np.float32) for s in shapes)
+  x, kernel, bias, shortcut = (
+    random.standard_normal(shape, np.float32) for shape in shapes
+  )
+  x, kernel, shortcut = (
+    a.astype(jnp.dtype(dtype)) for a in (x, kernel, shortcut)
+  )
+  return x, kernel, bias, shortcut
 
 
 def _both_ways(form: _Form, x, kernel, bias, shortcut):
@@ -104,6 +114,7 @@ def _both_ways(form: _Form, x, kernel, bias, shortcut):
     shortcut=shortcut,
     activation=form.activation,
   )
+  x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
   expected = lax.conv_general_dilated(
     x,
     kernel,
@@ -116,8 +127,8 @@ def _both_ways(form: _Form, x, kernel, bias, shortcut):
   expected += bias if shortcut is None else bias + shortcut
   if form.activation is not None:
     expected = form.activation(expected)
-  return found, expected
+  return found.astype(jnp.float32), expected
 
 
 if __name__ == "__main__":
-  print(run(), flush=True)
+  print(run(*sys.argv[1:]), flush=True)

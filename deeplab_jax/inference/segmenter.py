@@ -81,8 +81,8 @@ class Segmenter:
       scales: multiples of 1/4 whose probabilities are averaged.
       flip: whether to average over the mirror images, too.
       fold_batch_norm: whether to fold batch norms into kernels, see `folding`;
-        None folds where layers then are calls of `onednn`, on most CPUs in
-        float32, and in bfloat16, whose digits it keeps.
+        None folds where layers then are calls of `onednn`, on most CPUs, and
+        in bfloat16, whose digits it keeps.
       max_pixels: larger crops are cut into windows.
       tile: side of a window, see `Protocol`.
       thresholds: see above.
@@ -107,7 +107,7 @@ class Segmenter:
     )
     mesh = _sharing_mesh(mesh_height)
     alone = mesh_height == 1  # whose layers may be calls of onednn
-    is_in_reach = alone and model.dtype == jnp.float32 and onednn.is_available()
+    is_in_reach = alone and onednn.is_available(model.dtype)
     if fold_batch_norm is None:
       fold_batch_norm = is_in_reach or keeps_digits(model)
     if fold_batch_norm:

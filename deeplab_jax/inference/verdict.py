@@ -38,22 +38,26 @@ _HERE = pathlib.Path(__file__).resolve().parent
 
 
 @functools.cache
-def passes() -> bool:
+def passes(dtype: str) -> bool:
   """Whether the calls were seen to be right here; tries them if need be.
 
   A trial takes some seconds, once; a bad one says why in a line of log, and is
   repeated after a day.
+
+  Args:
+    dtype: "float32" or "bfloat16", what is convolved.
   """
-  path = runtime.cache_folder() / "onednn" / f"{_fingerprint()}.json"
+  path = runtime.cache_folder() / "onednn" / f"{_fingerprint(dtype)}.json"
   verdict = _read(path)
   if verdict is None:
-    verdict = {"fault": _fault(), "time": time.time()}
+    verdict = {"fault": _fault(dtype), "time": time.time()}
     with contextlib.suppress(OSError):  # the next process tries again
       atomic.write_json(path, verdict)
   if verdict["fault"]:
     logging.getLogger(__name__).warning(
-      "convolutions are computed by XLA, up to 4 times slower: oneDNN's of "
-      "jaxlib %s %s (%s)",
+      "convolutions in %s are computed by XLA, up to 4 times slower: oneDNN's "
+      "of jaxlib %s %s (%s)",
+      dtype,
       jaxlib.__version__,
       verdict["fault"],
       path,
@@ -61,7 +65,7 @@ def passes() -> bool:
   return not verdict["fault"]
 
 
-def _fingerprint() -> str:
+def _fingerprint(dtype: str) -> str:
   """Of all that the verdict may depend on."""
   facts = pathlib.Path("/proc/cpuinfo").read_text()
   wanted = ("model name", "flags", "stepping", "microcode")
@@ -75,7 +79,7 @@ def _fingerprint() -> str:
     (_HERE / name).read_text() for name in ("onednn.py", "onednn_trial.py")
   ]
   cores = len(os.sched_getaffinity(0))
-  content = [jaxlib.__version__, cores, sorted(lines), settings, sources]
+  content = [dtype, jaxlib.__version__, cores, sorted(lines), settings, sources]
   return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
@@ -89,9 +93,9 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
-def _fault() -> str | None:
+def _fault(dtype: str) -> str | None:
   """What is wrong with the calls, by a child process; None if nothing is."""
-  command = [sys.executable or "python3", "-m", TRIAL]
+  command = [sys.executable or "python3", "-m", TRIAL, dtype]
   root = _HERE.parents[1]
   paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
   settings = {

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import Conv, ConvNorm, Norm, truncated_normal
+from deeplab_jax.models.ops.precision import wide_dtype
 
 NAME = "auxiliary"
 """Of the module."""
@@ -45,7 +46,7 @@ class AuxiliaryHead(nn.Module):
       name="conv",
     )(x, use_batch_stats)
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-    wide = jnp.promote_types(self.dtype, jnp.float32)
+    wide = wide_dtype(self.dtype)
     logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")
     return logits(x)
 

@@ -25,6 +25,7 @@ from deeplab_jax.models.ops.attention import attention
 from deeplab_jax.models.ops.convolution import PaddingRule, conv, paddings
 from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.models.ops.loops import all_threads
+from deeplab_jax.models.ops.precision import wide
 from deeplab_jax.models.positions import turned
 
 KERNEL_INIT = truncated_normal(0.02)
@@ -159,8 +160,8 @@ class LayerNorm(nn.Module):
     shape = x.shape[-1:]
     scale = parameter(self, "scale", nn.initializers.ones, shape)
     bias = parameter(self, "bias", nn.initializers.zeros, shape)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = wide - wide.mean(-1, keepdims=True)
+    values = wide(x)
+    centred = values - values.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     y = centred * lax.rsqrt(variance + self.epsilon) * scale + bias
     return all_threads(y.astype(x.dtype))

@@ -13,6 +13,7 @@ from deeplab_jax.models.layers import (
   truncated_normal,
 )
 from deeplab_jax.models.mobilenet import KERNEL_INIT
+from deeplab_jax.models.ops.precision import wide_dtype
 from deeplab_jax.models.positions import PositionsOf
 
 
@@ -91,7 +92,7 @@ class Classifier(nn.Module):
         dtype=self.dtype,
         name="conv_1",
       )(x, use_batch_stats)
-    wide = jnp.promote_types(self.dtype, jnp.float32)
+    wide = wide_dtype(self.dtype)
     x = SpatialMean(name="pooled")(x)
     if entry.classifier_norm:
       x = LayerNorm(name="pooled_norm")(x)

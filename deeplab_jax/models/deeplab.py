@@ -20,6 +20,7 @@ from deeplab_jax.models.decoder import Decoder
 from deeplab_jax.models.dpc import DPC
 from deeplab_jax.models.layers import Conv, truncated_normal
 from deeplab_jax.models.lraspp import LiteRASPP
+from deeplab_jax.models.ops.precision import wide_dtype
 from deeplab_jax.models.positions import PositionsOf
 
 INFERENCE_DTYPES = ("float32", "bfloat16")
@@ -224,7 +225,7 @@ class DeepLab(nn.Module):
         half_pixel=self.half_pixel,
         name="decoder" if i == 0 else f"decoder_{i}",
       )(x, low_levels[name], use_batch_stats)
-    wide = jnp.promote_types(self.dtype, jnp.float32)
+    wide = wide_dtype(self.dtype)
     logits = Conv(self.num_classes, truncated_normal(0.01), wide, name="logits")
     return logits(x)
 

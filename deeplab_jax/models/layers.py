@@ -25,6 +25,7 @@ from deeplab_jax.models.ops.convolution import (
 )
 from deeplab_jax.models.ops.depthwise import depthwise_conv
 from deeplab_jax.models.ops.loops import all_threads
+from deeplab_jax.models.ops.precision import wide
 
 Initializer = Callable[..., jax.Array]
 
@@ -133,7 +134,7 @@ class BatchNorm(nn.Module):
 def _normalized(epsilon, x, scale, bias, mean, var):
   """`x` with these moments made 0 and 1, then scaled and moved."""
   factor = scale * lax.rsqrt(var + epsilon)
-  y = _wide(x) * factor + (bias - mean * factor)
+  y = wide(x) * factor + (bias - mean * factor)
   return y.astype(x.dtype)
 
 
@@ -148,11 +149,6 @@ def _moved(momentum, count, stored, batch):
   )
 
 
-def _wide(x):
-  """`x` in float32 or wider."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 @functools.partial(jax.jit, inline=True)
 def _moments(x, pivot):
   """Mean and biased variance of `x` over `(b, h, w)` in one pass.
@@ -161,7 +157,7 @@ def _moments(x, pivot):
   lost where a channel's mean is large against its spread.
   """
   pivot = lax.stop_gradient(pivot)
-  centred = _wide(x) - pivot
+  centred = wide(x) - pivot
   offset = centred.mean((0, 1, 2))
   variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(offset)
   return offset + pivot, jnp.maximum(variance, 0)
@@ -311,7 +307,7 @@ class SpatialMean(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """`(b, h, w, c)` to `(b, 1, 1, c)`, float32 or wider."""
-    return canvas.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return canvas.mean(wide(x))
 
 
 class MaxPool(nn.Module):

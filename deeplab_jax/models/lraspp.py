@@ -15,6 +15,7 @@ from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import Conv, ConvNorm, Norm, SpatialMean
 from deeplab_jax.models.mobilenet_v3 import hard_sigmoid
 from deeplab_jax.models.ops.convolution import mean_of_windows
+from deeplab_jax.models.ops.precision import wide_dtype
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 
@@ -50,7 +51,7 @@ class LiteRASPP(nn.Module):
     gate = self._gate(x)
     branch = ConvNorm(self.features, self.norm, dtype=self.dtype, name="aspp0")
     x = branch(x, use_batch_stats) * gate
-    wide = jnp.promote_types(self.dtype, jnp.float32)
+    wide = wide_dtype(self.dtype)
     x = Conv(self.num_classes, dtype=wide, name="decoder_conv0")(x)
     skip = Conv(self.num_classes, dtype=wide, name="feature_projection0")
     x = resize_bilinear(x, low_level.shape[1:3], self.half_pixel)

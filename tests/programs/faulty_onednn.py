@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 from flax import linen as nn
@@ -25,7 +26,7 @@ def main() -> None:
       raise RuntimeError("no such call")
     case "gemm":
       print("onednn_verbose,v1,primitive,exec,cpu,convolution,gemm:jit,forward")
-  print(onednn_trial.run(), flush=True)
+  print(onednn_trial.run(*sys.argv[1:]), flush=True)
 
 
 if __name__ == "__main__":

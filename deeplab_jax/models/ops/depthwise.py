@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deeplab_jax.models.ops.convolution import definition
+from deeplab_jax.models.ops.precision import wide, wide_dtype
 from deeplab_jax.models.ops.whole import whole
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -110,15 +111,9 @@ def _shift(geometry, x, kernel):
     return _shift_clipped(geometry, x, kernel)
   padded = _pad(x, geometry[0])
   taps = _taps(geometry, padded, kernel)
-  wide = _accumulator(x)
-  weights = kernel.astype(wide)
-  products = (tap.astype(wide) * weights[i, j, 0] for (i, j), tap in taps)
+  weights = wide(kernel)
+  products = (wide(tap) * weights[i, j, 0] for (i, j), tap in taps)
   return functools.reduce(jnp.add, products).astype(x.dtype)
-
-
-def _accumulator(x):
-  """The dtype that products are summed in: float32 or wider."""
-  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _pad(x, padding):
@@ -185,15 +180,14 @@ def _shift_clipped(geometry, x, kernel):
     )
   )
   x = _stored(x)
-  wide = _accumulator(x)
-  weights = kernel.astype(wide)
+  weights = wide(kernel)
 
   def region(row, column):
     (top, bottom, row_taps), (left, right, column_taps) = row, column
-    y = jnp.zeros((), wide)
+    y = jnp.zeros((), wide_dtype(x.dtype))
     for (i, down), (j, ahead) in itertools.product(row_taps, column_taps):
       tap = x[:, top + down : bottom + down, left + ahead : right + ahead]
-      y += tap.astype(wide) * weights[i, j, 0]
+      y += wide(tap) * weights[i, j, 0]
     shape = (x.shape[0], bottom - top, right - left, x.shape[-1])
     return jnp.broadcast_to(y.astype(x.dtype), shape)
 
@@ -259,14 +253,11 @@ def _kernel_gradient(geometry, x, kernel, dy):
   at a time where the sums of all taps would leave the cache, or lines are
   short; tap by tap where most of each lies outside.
   """
-  wide = _accumulator(x)
-  dy = dy.astype(wide)
+  dy = wide(dy)
   if _mostly_outside(geometry, x, kernel, share=2 / 3):
-    return _kernel_gradient_clipped(geometry, x.astype(wide), kernel, dy)
+    return _kernel_gradient_clipped(geometry, wide(x), kernel, dy)
   padded = _pad(x, geometry[0])
-  products = [
-    tap.astype(wide) * dy for _, tap in _taps(geometry, padded, kernel)
-  ]
+  products = [wide(tap) * dy for _, tap in _taps(geometry, padded, kernel)]
   apart = x.shape[-1] > 1024 or x.shape[2] < 20 or len(products) > 25
   at_once = kernel.shape[1] if apart else len(products)
   rows = [

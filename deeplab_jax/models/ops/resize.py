@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.models.ops import canvas
+from deeplab_jax.models.ops.precision import wide
 from deeplab_jax.models.ops.whole import whole
 
 # Unrolled, more channels would take long to compile.
@@ -35,7 +36,7 @@ def resize_bilinear(
     half_pixel: whether edges are aligned, not corners.
 
   Returns:
-    `(b, *size, c)` in the dtype of `x`.
+    `(b, *size, c)` in the dtype of `x`, interpolated in float32 or wider.
 
   Raises:
     ValueError: if `x` has not four axes or a size is below 1.
@@ -95,7 +96,11 @@ def _argmax_by_planes(size, half_pixel, x):
     return (largest, jnp.where(larger, channel, label), channel + 1), None
 
   shape = (x.shape[0], *size)
-  start = jnp.full(shape, -jnp.inf, x.dtype), jnp.zeros(shape, jnp.int32), 0
+  start = (
+    jnp.full(shape, -jnp.inf, planes.dtype),
+    jnp.zeros(shape, jnp.int32),
+    0,
+  )
   (_, label, _), _ = jax.lax.scan(compare, start, planes, unroll=True)
   return label
 
@@ -103,7 +108,8 @@ def _argmax_by_planes(size, half_pixel, x):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _resize(size, _, half_pixel, x):
   """By gathering: forward it is the fastest form on CPU."""
-  return _lerp(_lerp(x, size[1], 2, half_pixel), size[0], 1, half_pixel)
+  y = _lerp(_lerp(x, size[1], 2, half_pixel), size[0], 1, half_pixel)
+  return y.astype(x.dtype)
 
 
 def _resize_forward(size, old_size, half_pixel, x):
@@ -113,8 +119,9 @@ def _resize_forward(size, old_size, half_pixel, x):
 def _resize_backward(size, old_size, half_pixel, _, dy):
   """By gathering, too: the transposed gather would be a slow scatter."""
   del size
-  dy = _lerp_transposed(dy, old_size[0], 1, half_pixel)
-  return (_lerp_transposed(dy, old_size[1], 2, half_pixel),)
+  dx = _lerp_transposed(dy, old_size[0], 1, half_pixel)
+  dx = _lerp_transposed(dx, old_size[1], 2, half_pixel)
+  return (dx.astype(dy.dtype),)
 
 
 _resize.defvjp(_resize_forward, _resize_backward)
@@ -138,10 +145,11 @@ def _lerp(x, size, axis, half_pixel):
   if x.shape[axis] == size:
     return x
   lower, upper, weight = _positions(x.shape[axis], size, half_pixel)
-  weight = jnp.asarray(weight, x.dtype)
   weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-  low = jnp.take(x, lower, axis=axis, mode="clip", indices_are_sorted=True)
-  high = jnp.take(x, upper, axis=axis, mode="clip", indices_are_sorted=True)
+  low, high = (
+    wide(jnp.take(x, lines, axis=axis, mode="clip", indices_are_sorted=True))
+    for lines in (lower, upper)
+  )
   return low + (high - low) * weight
 
 
@@ -156,8 +164,7 @@ def _lerp_transposed(dy, size, axis, half_pixel):
   weights = np.take_along_axis(matrix, lines, axis=0)
   shape = [-1 if i == axis else 1 for i in range(4)]
   return sum(
-    jnp.take(dy, line, axis=axis, mode="clip")
-    * jnp.asarray(weight.reshape(shape), dy.dtype)
+    wide(jnp.take(dy, line, axis=axis, mode="clip")) * weight.reshape(shape)
     for line, weight in zip(lines, weights)
   )
 
