@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab_jax.models.ops.loops import all_threads, joined
+from deeplab_jax.models.ops.loops import all_threads, concatenated, joined
 
 _SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1.5, 65504.0)
 
@@ -41,3 +41,21 @@ def test_joined_is_concatenation(users_jit, dtype):
   )
   expected = jnp.concatenate(maps, axis=-1)
   np.testing.assert_array_equal(users_jit(joined)(maps), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_concatenated_changes_no_bit_and_has_its_gradient(users_jit, dtype):
+  maps = tuple(
+    jnp.asarray(_SPECIAL * count, dtype).reshape(2, 2, 2, count)
+    for count in (1, 3, 2)
+  )
+  expected = np.concatenate([np.asarray(x) for x in maps], axis=-1)
+  found = users_jit(concatenated)(maps)
+  assert found.dtype == expected.dtype
+  assert np.asarray(found).tobytes() == expected.tobytes()
+  weights = jnp.arange(2.0 * 2 * 2 * 6, dtype=dtype).reshape(2, 2, 2, 6)
+  zeros = tuple(map(jnp.zeros_like, maps))
+  parts = users_jit(jax.grad(lambda x: (concatenated(x) * weights).sum()))(
+    zeros
+  )
+  np.testing.assert_array_equal(np.concatenate(parts, axis=-1), weights)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv, SpatialMean
+from deeplab_jax.models.ops.loops import concatenated
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 HEAD_NORM = Norm(momentum=0.9997, epsilon=1e-5)
@@ -92,6 +93,6 @@ class ASPP(nn.Module):
         name=f"aspp{i + 1}",
       )
       branches.append(branch(x, use_batch_stats))
-    x = jnp.concatenate(branches, axis=-1)
+    x = concatenated(tuple(branches))
     x = conv(name="concat_projection")(x, use_batch_stats)
     return nn.Dropout(self.dropout_rate, deterministic=not train)(x)

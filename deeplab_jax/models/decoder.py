@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM, refining_conv
 from deeplab_jax.models.layers import ConvNorm, Norm
+from deeplab_jax.models.ops.loops import concatenated
 from deeplab_jax.models.ops.resize import resize_bilinear
 
 
@@ -45,7 +46,7 @@ class Decoder(nn.Module):
       name="feature_projection0",
     )(low_level, use_batch_stats)
     x = resize_bilinear(x, low_level.shape[1:3], self.half_pixel)
-    x = jnp.concatenate([x, projection], axis=-1)
+    x = concatenated((x, projection))
     for i, conv in enumerate(self.convs):
       x = refining_conv(
         conv,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from deeplab_jax.models.aspp import HEAD_NORM
 from deeplab_jax.models.layers import ConvNorm, Norm, SeparableConv
+from deeplab_jax.models.ops.loops import concatenated
 
 # (rates of rows and columns at output stride 16, branch that feeds it); -1 is
 # the backbone's feature.
@@ -55,7 +56,7 @@ class DPC(nn.Module):
       )
       inputs = x if source < 0 else outputs[source]
       outputs.append(branch(inputs, use_batch_stats))
-    x = jnp.concatenate(outputs, axis=-1)
+    x = concatenated(tuple(outputs))
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     projection = ConvNorm(
       self.features, self.norm, dtype=self.dtype, name="concat_projection"
