@@ -269,7 +269,7 @@ def test_it_can_be_switched_off_and_on(monkeypatch):
   ],
 )
 def test_each_type_needs_its_instructions_and_its_trial(
-  monkeypatch, flags, passing, expected
+  monkeypatch, caplog, flags, passing, expected
 ):
   monkeypatch.delenv("DEEPLAB_ONEDNN", raising=False)
   monkeypatch.setattr(verdict, "passes", passing.__contains__)
@@ -278,6 +278,8 @@ def test_each_type_needs_its_instructions_and_its_trial(
   monkeypatch.setattr(onednn, "is_available", onednn.is_available.__wrapped__)
   types = (jnp.float32, jnp.bfloat16, jnp.float16)
   assert tuple(map(onednn.is_available, types)) == expected
+  is_said = "no instructions for bfloat16" in caplog.text
+  assert is_said == ("avx512_bf16" not in flags)
 
 
 @needs_onednn

@@ -14,6 +14,7 @@ stored: see `compiled`.
 import contextlib
 import functools
 import json
+import logging
 import os
 import pathlib
 import threading
@@ -49,13 +50,21 @@ def is_available(dtype: jax.typing.DTypeLike = "float32") -> bool:
   Under Linux where they passed a trial, which takes some seconds, once: float32
   on CPUs with AVX2, bfloat16, whose networks may have layers in float32, on
   those with AVX512_BF16, as all with AMX have it. `DEEPLAB_ONEDNN=0` says no,
-  `=1` yes without a trial.
+  `=1` yes without a trial. That a CPU is slow in bfloat16 is said in a line of
+  log.
   """
   wanted = os.environ.get(_SWITCH)
   if wanted not in ("0", "1", None):
     raise ValueError(f"{_SWITCH} must be 0 or 1, got {wanted!r}")
   name = jnp.dtype(dtype).name
-  if wanted == "0" or jax.default_backend() != "cpu" or not _has_unit(name):
+  if wanted == "0" or jax.default_backend() != "cpu":
+    return False
+  if not _has_unit(name):
+    if name == "bfloat16":
+      logging.getLogger(__name__).warning(
+        "this CPU has no instructions for bfloat16 (AVX512_BF16), in which the "
+        "network takes about three times as long as with dtype float32"
+      )
     return False
   if name != "float32" and not is_available():
     return False
