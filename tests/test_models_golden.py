@@ -4,10 +4,11 @@ import pytest
 
 from deeplab_jax.models.ops import depthwise
 from tests.golden import network
-from tests.needs import needs_onednn
+from tests.needs import needs_onednn, needs_onednn_bfloat16
 
 # Section 14 of official-deeplab.md; float32 noise reaches 3e-6.
 TOLERANCE = 1e-4
+_IN_BFLOAT16 = 4e-2  # seen: up to 2.5e-2
 
 # Of each family and stem these are in `make test`, with even sizes; released
 # weights of half the width are in tests/test_official_weights.py.
@@ -18,6 +19,7 @@ _QUICK = {
 }
 # Folded as these are: with a decoder, and of separable and dense convolutions.
 _QUICK_FOLDED = {"mobilenet_v2_os16_decoder", "resnet_v1_50_os16_even"}
+_QUICK_BFLOAT16 = {"mobilenet_v2_os16_decoder"}
 
 
 def _cases(names, quick=_QUICK):
@@ -43,6 +45,17 @@ def test_logits_features_and_labels_equal_the_official(shared, exactness, name):
 def test_folded_into_onednn_gives_the_same(shared, exactness, name):
   error = network.folded_error(shared, name)
   exactness.check(f"{name}.npz", "logits, oneDNN", error, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", _cases(network.CASES, _QUICK_BFLOAT16))
+@pytest.mark.parametrize(
+  "way", ["XLA", pytest.param("oneDNN", marks=needs_onednn_bfloat16)]
+)
+def test_bfloat16_keeps_two_digits(shared, exactness, way, name):
+  error = network.folded_error(shared, name, "bfloat16", way == "oneDNN")
+  exactness.check(
+    f"{name}.npz", f"logits, bfloat16, {way}", error, _IN_BFLOAT16
+  )
 
 
 @pytest.mark.slow  # XLA's CPU backend takes long for grouped convolutions

@@ -1,5 +1,6 @@
 """Forward passes: logits, features in between, every end point, labels."""
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.import_weights import from_tensorflow, official_shapes
@@ -175,15 +177,21 @@ def network_errors(shared: pathlib.Path, name: str) -> dict[str, float]:
   }
 
 
-def folded_error(shared: pathlib.Path, name: str) -> float:
-  """Relative error of the logits with batch norms folded, by `onednn`."""
+def folded_error(
+  shared: pathlib.Path,
+  name: str,
+  dtype: str = "float32",
+  in_onednn: bool = True,
+) -> float:
+  """Relative error of the logits with batch norms folded, in `dtype`."""
   case = load_case(shared, name)
-  variables = fold(case.model, case.variables)
-  images = preprocess(_batch(case.golden["image"]), case.model.backbone)
+  model = case.model.clone(dtype=jnp.dtype(dtype))
+  variables = fold(model, case.variables)
+  images = preprocess(_batch(case.golden["image"]), model.backbone)
 
   def forward(variables, images):
-    with layers_in_onednn():
-      return case.model.apply(variables, images)
+    with layers_in_onednn() if in_onednn else contextlib.nullcontext():
+      return model.apply(variables, images)
 
   program = onednn.compiled(jax.jit(forward).lower(variables, images))
   return relative_error(
