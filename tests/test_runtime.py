@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import jax.export
 import pytest
 from jax._src import distributed
 
@@ -187,3 +188,10 @@ def test_several_that_cannot_tell_each_other_leave_signals_to_jax(monkeypatch):
 def test_a_client_of_another_kind_is_none(monkeypatch):
   monkeypatch.setattr(distributed.global_state, "client", object())
   assert runtime.coordination(["key_value_set"]) is None
+
+
+def test_programs_are_stored_by_what_the_requirements_install():
+  """Without extras: `export --format stablehlo` needs none."""
+  program = jax.export.export(jax.jit(lambda x: x + 1))(1.0)
+  again = jax.export.deserialize(program.serialize())
+  assert again.call(1.0) == 2

@@ -1,5 +1,7 @@
 """Files of the format stablehlo: their content, and how jax alone runs them.
 
+To read a program jax needs the package flatbuffers, which it does not install.
+
 A file is a zip archive, uncompressed, of `export.json` (what the network is,
 the sizes it takes), `weights/N.npy`, and a program of `jax.export` for every
 size, or one for all. The weights are arguments of the programs.
