@@ -45,14 +45,16 @@ test: lint  ## all but the slowest tests
 
 # The newest Python that uv finds or can fetch and that all packages install for,
 # with the newest packages that the requirements allow.
-$(NEWEST)/.dev: requirements.txt requirements-dev.txt
+$(NEWEST)/.dev: requirements.txt requirements-dev.txt requirements-import.txt \
+  requirements-export.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "uv>=0.9,<1"
 	export PATH="$$PATH:$$(echo $$HOME/.pyenv/versions/*/bin | tr ' ' :)"; \
 	for python in 3.14 3.13 3.12; do \
 	  $(BIN)/uv venv --quiet --clear --python $$python $(NEWEST) && \
 	  $(BIN)/uv pip install --quiet --python $(NEWEST) \
-	    -r requirements.txt -r requirements-dev.txt && \
+	    -r requirements.txt -r requirements-dev.txt \
+	    -r requirements-import.txt -r requirements-export.txt && \
 	  touch $@ && break; \
 	done
 	test -e $@

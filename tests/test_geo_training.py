@@ -1,6 +1,7 @@
 """Training on rasters: tiles, masks, and what is ignored."""
 
 import contextlib
+import re
 
 import numpy as np
 import PIL.Image
@@ -197,6 +198,7 @@ _MOVED = {
   "moved": {"transform": rasterio.Affine(10, 0, 4e5 + 20, 0, -10, 5e6)},
   "finer": {"transform": rasterio.Affine(5, 0, 4e5, 0, -5, 5e6)},
   "turned": {"transform": rasterio.Affine(9.9, 1, 4e5, 1, -9.9, 5e6)},
+  "in another system": {"crs": rasterio.crs.CRS.from_epsg(32634)},
   "alike": {"transform": rasterio.Affine(10, 0, 4e5 + 5, 0, -10, 5e6 + 5)},
   "nowhere": {},
 }
@@ -236,13 +238,14 @@ def test_masks_at_another_place_are_refused_at_every_door(
       continue
     assert "mask-place" in codes
     wanted = (
-      r"masks/\d\.tif: a mask must be at the place of its image.*gdalwarp"
+      r"masks/\d\.tif: a mask must be (at the place|in the coordinate system) "
+      r"of its image.*gdalwarp"
     )
     with pytest.raises(ValueError, match=wanted):
       open_dataset(config.data, multilabel=overlap)
     capsys.readouterr()
     assert prepare.main(["folder", *arguments]) == 1
-    assert "must be at the place of its image" in capsys.readouterr().err
+    assert re.search(wanted, capsys.readouterr().err, re.DOTALL)
 
 
 def test_what_a_raster_hides_is_ignored_in_training_as_in_predict(tmp_path):
@@ -294,6 +297,77 @@ def test_what_rgb_pictures_and_masks_hide_is_said(tmp_path, capfd):
   assert all(f"warning: {code}" in said for code in codes)
   found = doctor.examine(_config(root), overfit_steps=0).warnings
   assert codes <= {finding.code for finding in found}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_files_beside_pictures_hide_is_said(tmp_path, capfd, overlap):
+  root = tmp_path / "mine"
+  for i in range(3):
+    pixels = rasters.pixels(40, 48, "uint8") + np.uint8(i)
+    image = rasters.write(root / f"images/{i}.tif", pixels)
+    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
+    rasters.write(root / f"masks/{i}.tif", labels.astype(np.uint8))
+    if i == 0:
+      outside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False)
+      with outside, rasterio.open(image, "r+") as raster:
+        raster.write_mask(labels[..., 0] == 0)
+      assert (root / "images/0.tif.msk").exists()
+    elif i == 1:
+      beside = (
+        "<PAMDataset><PAMRasterBand band='1'><NoDataValue>0</NoDataValue>"
+      )
+      (root / "images/1.tif.aux.xml").write_text(
+        beside + "</PAMRasterBand></PAMDataset>"
+      )
+    else:
+      (root / "images/2.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+  config = _config(root, channels=4)
+  open_dataset(config.data, multilabel=overlap)
+  said = capfd.readouterr().err
+  assert "warning: nodata-beside" in said
+  assert "0.tif.msk" in said and "1.tif.aux.xml" in said
+  assert "2.tif.aux" not in said
+  if overlap:
+    return
+  # Where rasters are cut into tiles, such files are read.
+  config = _config(root, channels=4, tile=32)
+  open_dataset(config.data)
+  said = capfd.readouterr().err
+  assert "nodata-beside" not in said
+
+
+def test_a_transparency_that_is_not_last_is_no_channel_by_mistake(tmp_path):
+  colours = rasterio.enums.ColorInterp
+  first = (colours.red, colours.green, colours.blue)
+  pixels = rasters.pixels(40, 48, "uint8", 5)
+  amid, last = (
+    rasters.write(tmp_path / name, pixels, photometric="rgb")
+    for name in ("amid.tif", "last.tif")
+  )
+  for path, rest in (
+    (amid, (colours.alpha, colours.undefined)),
+    (last, (colours.undefined, colours.alpha)),
+  ):
+    with rasterio.open(path, "r+") as raster:
+      raster.colorinterp = (*first, *rest)
+
+  def by_raster(path, channels):
+    with rasterio.open(path) as raster:
+      return bands.of_raster(raster, channels)
+
+  for path in (amid, last):
+    for read in (by_raster, lambda p, c: bands.decode(p.read_bytes(), c)):
+      np.testing.assert_array_equal(read(path, 5).pixels, pixels)
+      if path == last:
+        np.testing.assert_array_equal(read(path, 4).pixels, pixels[..., :4])
+        continue
+      with pytest.raises(ValueError, match="transparency as the last band"):
+        read(path, 4)
+  out = tmp_path / "out"
+  jobs = predict.find_jobs([amid, last], out)
+  (failure,) = predict.predict_files(rasters.segmenter("uint8"), jobs, out)
+  assert failure.source == amid
+  assert "transparency as the last band" in failure.reason
 
 
 def test_numbers_of_a_palette_are_no_channel(tmp_path):

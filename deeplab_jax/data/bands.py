@@ -107,8 +107,17 @@ def _hidden(
     with rasterio.MemoryFile(encoded) as file, file.open() as raster:
       return raster.dataset_mask() == 0
   if header.alpha and channels < header.bands:
+    if not header.alpha_is_last:
+      raise ValueError(_not_last(header.bands))
     return pixels[..., -1] == 0
   return None
+
+
+def _not_last(count: int) -> str:
+  return (
+    "must have its transparency as the last band to leave it out, got another "
+    f"of {count}; write it last, or have all {count} read as channels"
+  )
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -156,6 +165,18 @@ def stored(encoded: bytes) -> np.ndarray:
     ) from error
 
 
+def alphas(raster: Any, channels: int) -> int:
+  """How many bands of an open raster are a transparency.
+
+  Raises:
+    ValueError: `channels` are all others, and it is not the last band.
+  """
+  found = [kind.name == "alpha" for kind in raster.colorinterp]
+  if sum(found) == raster.count - channels and any(found[:channels]):
+    raise ValueError(_not_last(raster.count))
+  return sum(found)
+
+
 def of_raster(
   raster: Any,
   channels: int,
@@ -175,10 +196,10 @@ def of_raster(
   Raises:
     ValueError: it has other channels, or numbers of another kind.
   """
-  alphas = sum(kind.name == "alpha" for kind in raster.colorinterp)
+  transparent = alphas(raster, channels)
   dtypes = sorted(set(raster.dtypes))
   found = f"{raster.count} bands of {', '.join(dtypes)}"
-  if channels not in (raster.count, raster.count - alphas):
+  if channels not in (raster.count, raster.count - transparent):
     raise ValueError(f"must have {channels} channels, got {found}")
   if len(dtypes) > 1:
     raise ValueError(f"must have bands of one kind of numbers, got {found}")
@@ -193,7 +214,7 @@ def of_raster(
   pixels = _as_trained(np.moveaxis(pixels, 0, 2))
   hidden = None
   masks = {flag.name for flags in raster.mask_flag_enums for flag in flags}
-  if "per_dataset" in masks and not (alphas and channels == raster.count):
+  if "per_dataset" in masks and not (transparent and channels == raster.count):
     hidden = raster.dataset_mask(window=window, out_shape=size) == 0
   unknown = _unknown(pixels, raster.nodata, hidden)
   return Picture(pixels, unknown, hidden=_count_of(hidden))

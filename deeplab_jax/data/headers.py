@@ -35,6 +35,8 @@ _ORIENTATION, _PLANES = 274, 284
 _WHITE_IS_0 = 0
 _AS_STORED = {_WHITE_IS_0, 1, 2, 3}
 _SCALE, _TIE, _TRANSFORM = 33550, 33922, 34264  # of a place on earth
+_KEYS, _GEODETIC, _PROJECTED, _OWN = 34735, 2048, 3072, 32767  # GeoTIFF's
+_ALPHAS = (1, 2)  # extra bands that are transparencies
 _SMALLER, _MASK = 0b001, 0b100  # kinds of subfiles: an overview, a mask
 # What keeps every number as it is; any other format or compression may not.
 # Of WebP it depends on the file.
@@ -59,6 +61,7 @@ class Header:
     colours: bands of grey (1), red, green, blue (3) or inks (4); palette
       indices are 1.
     alpha: bands of transparency, 0 or 1.
+    alpha_is_last: whether that band comes after all others, as mostly.
     extra: bands beyond, such as near infrared.
     pictures: in the file, smaller copies not counted.
     lossy: whether its compression alters numbers, or may.
@@ -67,6 +70,8 @@ class Header:
     is_placed: whether it has a place on earth, as GeoTIFF says it.
     transform: of a place on earth, (a, b, c, d, e, f): column x and row y are
       at (a x + b y + c, d x + e y + f); () without one.
+    epsg: the number of the coordinate system that this is in; None if the file
+      gives none.
     nodata: the number that means "nothing known", where the file declares one.
     as_stored: whether the numbers of a TIFF are read as they are stored: it is
       not turned, and they are greys, indices or colours.
@@ -83,6 +88,7 @@ class Header:
   bits: int
   colours: int
   alpha: int = 0
+  alpha_is_last: bool = True
   extra: int = 0
   pictures: int = 1
   lossy: bool = False
@@ -90,6 +96,7 @@ class Header:
   is_called_grey: bool = False
   is_placed: bool = False
   transform: tuple[float, ...] = ()
+  epsg: int | None = None
   as_stored: bool = False
   is_white_0: bool = False
   has_mask: bool = False
@@ -192,7 +199,7 @@ def _of_tiff(file: IO[bytes]) -> Header:
   is_called_grey = colours == 1 and bands >= 3
   if is_called_grey:
     colours = 3
-  alpha = int(any(kind in (1, 2) for kind in extra) and bands > colours)
+  alpha = int(any(kind in _ALPHAS for kind in extra) and bands > colours)
   kinds = [_number(page.get(_NEW_SUBFILE, 0)) for page in pages]
   return Header(
     format="TIFF",
@@ -201,6 +208,7 @@ def _of_tiff(file: IO[bytes]) -> Header:
     bits=_number(first.get(_BITS, 1)),
     colours=colours,
     alpha=alpha,
+    alpha_is_last=not alpha or extra[-1] in _ALPHAS,
     extra=bands - colours - alpha,
     pictures=sum(not kind & (_SMALLER | _MASK) for kind in kinds),
     lossy=_number(first.get(_COMPRESSION, 1)) not in _LOSSLESS_IN_TIFF,
@@ -208,6 +216,7 @@ def _of_tiff(file: IO[bytes]) -> Header:
     is_called_grey=is_called_grey,
     is_placed=not first.keys().isdisjoint({_SCALE, _TIE, _TRANSFORM}),
     transform=_transform(first),
+    epsg=_epsg(first),
     as_stored=_number(first.get(_ORIENTATION, 1)) == 1
     and _number(first.get(_PHOTOMETRIC, 1)) in _AS_STORED,
     is_white_0=first.get(_PHOTOMETRIC) == _WHITE_IS_0,
@@ -227,6 +236,15 @@ def _transform(tags: dict[int, Any]) -> tuple[float, ...]:
     return ()
   (width, height), (column, row, _, x, y, _) = scale[:2], tie
   return width, 0.0, x - column * width, 0.0, -height, y + row * height
+
+
+def _epsg(tags: dict[int, Any]) -> int | None:
+  """See `Header`."""
+  numbers = np.ravel(tags.get(_KEYS, ())).tolist()
+  keys = zip(*(numbers[4 + i :: 4] for i in range(4)))
+  found = {key: value for key, where, _, value in keys if where == 0}
+  code = found.get(_PROJECTED, found.get(_GEODETIC))
+  return None if code == _OWN else code
 
 
 def _tiff_pages(file: IO[bytes]) -> list[Any]:

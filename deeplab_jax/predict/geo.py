@@ -166,7 +166,7 @@ def _check(raster: Any, model: DeepLab) -> None:
   known = {model.image_dtype}
   if model.image_dtype == "float32":
     known |= {"float64", "float16"}
-  opaque = raster.count - _alphas(raster)
+  opaque = raster.count - bands.alphas(raster, model.channels)
   if model.channels not in (raster.count, opaque) or not dtypes <= known:
     raise ValueError(
       f"must have {model.channels} bands of {model.image_dtype}, as what the "
@@ -182,10 +182,6 @@ def _place_of(raster: Any) -> dict[str, Any]:
   return {"crs": raster.crs, "transform": raster.transform}
 
 
-def _alphas(raster: Any) -> int:
-  return sum(kind.name == "alpha" for kind in raster.colorinterp)
-
-
 def _window(place: Place) -> tuple[tuple[int, int], tuple[int, int]]:
   rows, columns = place
   return (rows.start, rows.stop), (columns.start, columns.stop)
@@ -194,7 +190,7 @@ def _window(place: Place) -> tuple[tuple[int, int], tuple[int, int]]:
 def _unknown(raster: Any, model: DeepLab, place: Place) -> np.ndarray:
   """Bool (h, w), where no band has anything."""
   window = _window(place)
-  if _alphas(raster) and model.channels == raster.count:
+  if model.channels == raster.count and bands.alphas(raster, raster.count):
     # What is called transparency is a channel, as GDAL calls the fourth of any
     # four bands of 8 bits.
     if raster.nodata is None:

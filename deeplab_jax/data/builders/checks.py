@@ -203,6 +203,13 @@ def check_mask_place(
   """
   if not (mask and image and mask.transform and image.transform):
     return
+  if mask.epsg and image.epsg and mask.epsg != image.epsg:
+    raise BadExample(
+      file,
+      "mask-place",
+      "a mask must be in the coordinate system of its image, "
+      f"EPSG:{image.epsg}, got EPSG:{mask.epsg}",
+    )
   there, here = (np.reshape(h.transform, (2, 3)) for h in (mask, image))
   if np.linalg.det(here[:, :2]) == 0:
     return

@@ -268,8 +268,9 @@ FAULTS = {
   ),
   "mask-place": Kind(
     "masks are at another place on earth than their images",
-    "warp the masks onto the grids of the images (gdalwarp -r near -te ... -tr "
-    "...), or save them without a place if their pixels do belong together",
+    "warp the masks onto the grids of the images (gdalwarp -r near -t_srs ... "
+    "-te ... -tr ...), or save them without a place if their pixels do belong "
+    "together",
   ),
   "wrong-channels": Kind(
     "masks of overlapping classes have a wrong number of channels",
@@ -311,6 +312,11 @@ REMARKS = {
     "images declare where nothing is known, which training takes as it is",
     "have it ignored with --config.data.channels=N (prepare: --channels=N), N "
     "being their bands; nothing if masks ignore it",
+  ),
+  "nodata-beside": Kind(
+    "files beside pictures say where nothing is known, and are not read",
+    "write it into the pictures (gdal_translate -a_nodata ..., or --config "
+    "GDAL_TIFF_INTERNAL_MASK YES); nothing if masks ignore it",
   ),
   "hidden-pixels": Kind(
     "pictures hide pixels by a mask or a transparency, which are ignored",

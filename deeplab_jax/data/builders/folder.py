@@ -91,6 +91,8 @@ class Folder(SegmentationBuilder, skip_registration=True):
         raise together(faults)
       self.skipped += map(str, faults)
       faults.clear()
+    else:
+      self.remarks.extend(folder_checks.beside(self._tree, self._layout))
     self._find_bands()
     return self._tiles.splits if self._tiles else self._layout.splits
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from deeplab_jax.data import headers
 from deeplab_jax.data.builders.faults import BadExample, Remark
 from deeplab_jax.data.builders.folder_classes import FILES, FolderClasses
 from deeplab_jax.data.builders.folder_layout import Layout
@@ -154,6 +155,23 @@ def remarks(
   for name, file in layout.matched.items():
     other = tree.where(layout.images[name])
     yield Remark("matched-names", tree.where(file), f"with {other}")
+
+
+def beside(tree: Tree, layout: Layout) -> Iterator[Remark]:
+  """Files beside TIFFs that say where nothing is known, as GDAL writes them.
+
+  They are read where rasters are cut into tiles, and not otherwise.
+  """
+  for path in layout.images.values():
+    if not path.lower().endswith((".tif", ".tiff")):
+      continue
+    mask, facts = f"{path}.msk", f"{path}.aux.xml"
+    if mask in tree:
+      yield Remark("nodata-beside", tree.where(mask), "")
+    if facts in tree and b"<NoDataValue" in tree.read(facts):
+      header = headers.read_place(tree.read(path))
+      if header and header.nodata is None:
+        yield Remark("nodata-beside", tree.where(facts), "")
 
 
 def _ignored(

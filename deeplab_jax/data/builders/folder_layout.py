@@ -35,6 +35,8 @@ _LAYOUTS = (
   ("img", "mask"),
 )
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Of x.tif: x.tif.msk, x.tif.aux.xml, x.tif.ovr, x.tfw, x.prj.
+_OF_MAPS = (".msk", ".aux.xml", ".ovr", ".tfw", ".wld", ".prj")
 _SPLITS = ("train", "val")
 _DRAWN = (
   "there are not both train and val: val is a tenth of the pictures, drawn by "
@@ -257,12 +259,15 @@ def _beside(tree: Tree) -> tuple[dict[str, str], dict[str, str], str] | None:
 
 
 def _unread(tree: Tree, used: set[str]) -> list[str]:
-  """Files in the folders of those used; hidden ones are not meant."""
+  """Files in the folders of those used; hidden ones are not meant, nor what
+  programs for maps write beside a picture."""
   return [
     path
     for folder in sorted({path.split("/")[0] for path in used})
     for path in (f"{folder}/{p}" for p in tree.stems(folder, ""))
-    if path not in used and not path.rsplit("/", 1)[-1].startswith(".")
+    if path not in used
+    and not path.rsplit("/", 1)[-1].startswith(".")
+    and not path.lower().endswith(_OF_MAPS)
   ]
 
 

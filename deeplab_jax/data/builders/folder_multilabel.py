@@ -16,6 +16,7 @@ from deeplab_jax.data.builders import (
   channel_masks,
   checks,
   folder,
+  folder_checks,
   folder_layout,
 )
 from deeplab_jax.data.builders.channel_classes import ChannelClasses
@@ -123,6 +124,7 @@ def remarks(tree: Tree, classes: ChannelClasses) -> Iterator[Remark]:
   """What may be meant, and is to be said."""
   yield from classes.remarks()
   layout, pixels = classes.layout.layout, by_split(classes)
+  yield from folder_checks.beside(tree, layout)
   absent = sum(p[:, 1] for p in pixels.values()) == 0
   if absent.any():
     yield Remark("class-absent", "", _names(classes, absent))
