@@ -9,6 +9,7 @@ is whole and has the published checksum. What is there of it before that has
 another name, which one process at a time adds to.
 """
 
+import atexit
 import contextlib
 import fcntl
 import hashlib
@@ -234,6 +235,7 @@ def _keep(root: pathlib.Path) -> None:
   """Keeps `root` while this process lives; drops what is long out of use."""
   if root not in _in_use:
     _in_use[root] = (root / _USED).open("a")
+    atexit.register(_in_use[root].close)
     with contextlib.suppress(OSError):
       fcntl.flock(_in_use[root], fcntl.LOCK_SH)
   os.utime(root / _USED)
