@@ -10,7 +10,13 @@ import pytest
 from PIL import Image
 
 from deeplab_jax import checkpoints
-from deeplab_jax.export import agreement, as_tflite, calibration, certificate
+from deeplab_jax.export import (
+  agreement,
+  as_tflite,
+  calibration,
+  certificate,
+  machine,
+)
 from deeplab_jax.export.__main__ import main
 from deeplab_jax.models import BACKBONES, DeepLab
 from deeplab_jax.models.arguments import HEADS, LITE_HEADS
@@ -59,6 +65,12 @@ def test_several_views_in_one_file():
   job = make_job(model, sizes=(_SIZE,), output="probabilities", **views)
   facts = certificate.measure(job, _open(job))
   assert facts["passed"] and facts["worst_probability_difference"] < 2e-5
+
+
+def test_packages_by_another_name_have_their_version():
+  found = machine.versions("tensorflow", "ai-edge-litert", "no-such")
+  assert found.pop("no-such") == "unknown"
+  assert all(version[0].isdigit() for version in found.values()), found
 
 
 def test_a_file_describes_itself():

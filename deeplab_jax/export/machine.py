@@ -27,6 +27,7 @@ def versions(*packages: str) -> dict[str, str]:
   for name in packages:
     try:
       found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      found[name] = "unknown"
+    except metadata.PackageNotFoundError:  # may be in another's, tensorflow-cpu
+      others = metadata.packages_distributions().get(name)
+      found[name] = metadata.version(others[0]) if others else "unknown"
   return found
