@@ -38,9 +38,10 @@ _COMPILES = {
     channels checkpoints checkpoints_damage cuda encoders encoders_reference
     encoders_vit encoders_vit_reference evaluate export_command export_networks
     export_onnx export_primitives export_serving export_stablehlo export_tflite
-    export_web geo geo_training half_pixel hostile_names import_weights
-    import_weights_averages import_weights_deeplabs import_weights_reference
-    import_weights_sigmoids import_weights_torch inference_fusion
+    export_web geo geo_hidden geo_training half_pixel hostile_names
+    import_weights import_weights_averages import_weights_deeplabs
+    import_weights_reference import_weights_sigmoids import_weights_torch
+    inference_fusion
     inference_network inference_onednn inference_segmenter late_crops
     losses_defined losses_sigmoids models_atrous models_deeplab
     models_depthwise models_golden models_layers models_loops multilabel

@@ -20,6 +20,7 @@ from deeplab_jax.export import as_onnx, as_stablehlo, job
 from deeplab_jax.export.loading import Exported
 from deeplab_jax.models import BACKBONES, normalisation, padding_value
 from deeplab_jax.train import stem
+from tests import folders
 from tests.random_variables import random_variables
 from tests.test_data_headers import tiff
 from tests.tiny_segmenter import COLORS, NAMES, tiny_model
@@ -64,15 +65,6 @@ def _arrays(channels=4, dtype="uint16", **limits):
     f"s{i}.npy": bands.encode(_pixels(i, channels, dtype, **limits))
     for i in range(6)
   }
-
-
-def _config(root, **fields):
-  config = config_lib.base_config()
-  config.update(batch_size=2, steps=3)
-  config.model.update(backbone="tiny", atrous_rates=(), decoder=())
-  config.data.update(name="folder", path=str(root), crop_size=(33, 33))
-  config.data.update(data_dir=str(root.parent / "built"), **fields)
-  return config
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
@@ -133,7 +125,7 @@ def test_other_channels_and_numbers_are_refused(content, channels, message):
 
 def test_a_folder_is_built_as_its_files_are(tmp_path, capsys):
   root = _folder(tmp_path / "mine", _arrays())
-  config = _config(root, channels=4)
+  config = folders.make_config(root, channels=4)
   dataset = open_dataset(config.data)
   info = dataset.info
   assert (info.channels, info.image_dtype) == (4, "uint16")
@@ -161,7 +153,7 @@ def test_a_folder_says_which_pictures_differ(tmp_path):
     "t1.png": _png(np.zeros((*_SIZE, 3), np.uint8)),
   }
   root = _folder(tmp_path / "mine", pictures)
-  config = _config(root, channels=4)
+  config = folders.make_config(root, channels=4)
   with pytest.raises(ValueError) as refused:
     open_dataset(config.data)
   assert "t0.npy: pictures must all hold uint16, as most do, got float32" in (
@@ -182,13 +174,13 @@ def test_rasters_without_rasterio_are_refused_once(tmp_path, monkeypatch):
   encoded = tiff(_pixels(0, 4, "uint16"), (0,))
   root = _folder(tmp_path / "mine", {f"s{i}.tif": encoded for i in range(3)})
   with pytest.raises(ValueError) as refused:
-    open_dataset(_config(root, channels=4).data)
+    open_dataset(folders.make_config(root, channels=4).data)
   said = str(refused.value)
   assert "\n" not in said
   assert "a TIFF of 4 bands of uint16 needs the package rasterio" in said
   assert "the same of 2 more" in said
   with pytest.raises(ValueError, match="is cut into tiles needs the package"):
-    open_dataset(_config(root, channels=4, tile=32).data)
+    open_dataset(folders.make_config(root, channels=4, tile=32).data)
 
 
 def test_8_bits_of_rgb_stay_what_they_were(tmp_path):
@@ -199,8 +191,10 @@ def test_8_bits_of_rgb_stay_what_they_were(tmp_path):
   found = [
     next(
       segmentation.train_batches(
-        open_dataset(_config(root, channels=channels).data),
-        _config(root, channels=channels, color_jitter=(0.3, 0.3, 0.3)).data,
+        open_dataset(folders.make_config(root, channels=channels).data),
+        folders.make_config(
+          root, channels=channels, color_jitter=(0.3, 0.3, 0.3)
+        ).data,
         batch_size=4,
         seed=3,
         padding_value=BACKBONES["tiny"].mean,
@@ -223,7 +217,7 @@ def test_8_bits_of_rgb_stay_what_they_were(tmp_path):
 
 def test_rgb_of_8_bits_may_be_arrays(tmp_path):
   pictures = _arrays(3, "uint8", high=255)
-  config = _config(_folder(tmp_path / "mine", pictures), channels=3)
+  config = folders.make_config(_folder(tmp_path / "mine", pictures), channels=3)
   dataset = open_dataset(config.data)
   assert dataset.info.is_plain
   example = dataset.train[0]
@@ -244,7 +238,7 @@ def test_every_change_of_a_crop_takes_any_channels(tmp_path):
       pixels = _pixels(0, 1, dtype, **limits)
       pixels[:9, :9] = np.nan
       pictures["s0.npy"] = bands.encode(pixels)
-    config = _config(
+    config = folders.make_config(
       _folder(root, pictures),
       channels=channels,
       color_jitter=(0.1, 0.1, 0.5),
@@ -308,7 +302,7 @@ def test_one_range_holds_on_every_path(tmp_path, dtype):
   """Batches, training's scaling, evaluation, prediction, files that are
   exported: all make the same of a picture as the definition."""
   root = _folder(tmp_path / "mine", _arrays(dtype=dtype))
-  config = _config(root, channels=4)
+  config = folders.make_config(root, channels=4)
   ranges = ((0, 3000), (100, 2000), (0, 65535), (0, 3000))
   config.data.value_range = ranges
   dataset = open_dataset(config.data)
@@ -395,7 +389,7 @@ def test_an_onnx_file_takes_pictures_as_they_are(tmp_path, dtype):
 
 def test_the_doctor_looks_at_any_channels(tmp_path):
   root = _folder(tmp_path / "mine", _arrays(7, "int16", low=-500))
-  config = _config(root, channels=7)
+  config = folders.make_config(root, channels=7)
   checkup = doctor.examine(config, overfit_steps=0)
   assert not checkup.errors
   assert {f.image.mean.shape for f in checkup.survey.facts} == {(7,)}

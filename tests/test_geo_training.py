@@ -1,4 +1,4 @@
-"""Training on rasters: tiles, masks, and what is ignored."""
+"""Training on rasters: tiles, masks and their places, bands."""
 
 import contextlib
 import re
@@ -7,7 +7,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from deeplab_jax import config as config_lib
 from deeplab_jax import doctor, predict, prepare, train
 from deeplab_jax.data import bands
 from deeplab_jax.data.builders import (
@@ -17,19 +16,10 @@ from deeplab_jax.data.builders import (
 )
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
-from tests import rasters
+from tests import folders, rasters
 
 rasterio = rasters.rasterio
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
-
-
-def _config(root, **fields):
-  config = config_lib.base_config()
-  config.update(batch_size=2, steps=3)
-  config.model.update(backbone="tiny", atrous_rates=(), decoder=())
-  config.data.update(name="folder", path=str(root), crop_size=(33, 33))
-  config.data.update(data_dir=str(root.parent / "built"), **fields)
-  return config
 
 
 def _scene(seed, height, width):
@@ -60,7 +50,9 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(
   root = _scenes(tmp_path / "mine", 3, 150, 100)
   # Neither training nor the doctor reads a whole mask.
   monkeypatch.setattr(masks, "decode", None)
-  config = _config(root, channels=4, tile=64, tile_overlap=16, tile_nodata=0.25)
+  config = folders.make_config(
+    root, channels=4, tile=64, tile_overlap=16, tile_nodata=0.25
+  )
   dataset = open_dataset(config.data)
   assert dataset.info.image_dtype == "uint16"
   (low, high) = dataset.info.value_range[3]
@@ -84,9 +76,9 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(
   checkup = doctor.examine(config, overfit_steps=0)
   assert not checkup.errors and checkup.survey.size_of("val") == 6
   with pytest.raises(ValueError, match=r"set data\.channels"):
-    open_dataset(_config(root, tile=64).data)
+    open_dataset(folders.make_config(root, tile=64).data)
   with pytest.raises(ValueError, match="must have 3 channels, got 4 bands of"):
-    open_dataset(_config(root, channels=3, tile=64).data)
+    open_dataset(folders.make_config(root, channels=3, tile=64).data)
   arguments = ["folder", "--manual_dir", str(root), "--channels=4"]
   arguments += ["--tile=70", "--data_dir", str(tmp_path / "other")]
   assert prepare.main(arguments) == 0
@@ -168,7 +160,7 @@ def test_what_the_fourth_band_alone_tells_is_learnt(tmp_path):
     pixels, labels = _scene(i, 96, 96)
     rasters.write(root / f"images/s{i}.tif", pixels)
     rasters.write(root / f"masks/s{i}.tif", labels[..., None])
-  config = _config(root, channels=4, min_scale=1.0, max_scale=1.0)
+  config = folders.make_config(root, channels=4, min_scale=1.0, max_scale=1.0)
   config.update(batch_size=4, steps=200, lr=0.05, slow_start_steps=0)
   config.update(checkpoint_every=200, weight_decay=0.0)
   config.model.update(decoder=("conv2",), batch_norm_momentum=0.9)
@@ -225,7 +217,7 @@ def test_masks_at_another_place_are_refused_at_every_door(
     *((f, False) for f in readings),
     (readings[-1], True),
   ]:
-    config = _config(root, **fields)
+    config = folders.make_config(root, **fields)
     config.task = "multilabel" if overlap else "segmentation"
     checkup = doctor.examine(config, overfit_steps=0)
     codes = [finding.code for finding in checkup.errors]
@@ -248,128 +240,6 @@ def test_masks_at_another_place_are_refused_at_every_door(
     assert re.search(wanted, capsys.readouterr().err, re.DOTALL)
 
 
-def test_what_a_raster_hides_is_ignored_in_training_as_in_predict(tmp_path):
-  pixels = rasters.pixels(40, 48, "uint8", 4)
-  pixels[..., 3] = 255
-  pixels[:9] = 0
-  rgba = rasters.write(
-    tmp_path / "rgba.tif", pixels, photometric="rgb", alpha="yes"
-  )
-  deep = rasters.pixels(40, 48)
-  with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-    masked = rasters.write(tmp_path / "masked.tif", deep)
-    with rasterio.open(masked, "r+") as raster:
-      raster.write_mask(np.arange(40)[:, None].repeat(48, 1) >= 9)
-  least = float(np.finfo(np.float32).min)
-  floats = deep.astype(np.float32)
-  floats[:9] = least
-  decimals = rasters.write(tmp_path / "decimals.tif", floats, nodata=least)
-  text = b"-3.40282346638529e+38".ljust(len(repr(least)), b"\0")
-  encoded = decimals.read_bytes()  # as older programs write it
-  assert repr(least).encode() in encoded
-  decimals.write_bytes(encoded.replace(repr(least).encode(), text))
-  unknown = np.arange(40)[:, None].repeat(48, 1) < 9
-  for file, channels in ((rgba, 3), (masked, 4), (decimals, 4)):
-    found = bands.decode(file.read_bytes(), channels)
-    np.testing.assert_array_equal(found.unknown, unknown)
-    assert found.hidden == (9 * 48 if file != decimals else 0)
-    with rasterio.open(file) as raster:
-      part = slice(5, 20), slice(0, 48)
-      found = bands.of_raster(raster, channels, *part)
-    np.testing.assert_array_equal(found.unknown, unknown[5:20])
-  assert bands.decode(rgba.read_bytes(), 4).unknown is None  # a channel
-
-
-def test_what_rgb_pictures_and_masks_hide_is_said(tmp_path, capfd):
-  root = tmp_path / "mine"
-  for i in range(2):
-    pixels = rasters.pixels(40, 48, "uint8", 3) + np.uint8(i)
-    options = {"photometric": "rgb", "nodata": 0}
-    rasters.write(root / f"images/{i}.tif", pixels, **options)
-    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
-    mask = rasters.write(root / f"masks/{i}.tif", labels.astype(np.uint8))
-    inside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
-    with inside, rasterio.open(mask, "r+") as raster:
-      raster.write_mask(labels[..., 0] == 0)
-  codes = {"unread-nodata", "transparent-mask"}
-  open_dataset(_config(root).data)
-  said = capfd.readouterr().err
-  assert all(f"warning: {code}" in said for code in codes)
-  found = doctor.examine(_config(root), overfit_steps=0).warnings
-  assert codes <= {finding.code for finding in found}
-
-
-@pytest.mark.parametrize("overlap", [False, True])
-def test_what_files_beside_pictures_hide_is_said(tmp_path, capfd, overlap):
-  root = tmp_path / "mine"
-  for i in range(3):
-    pixels = rasters.pixels(40, 48, "uint8") + np.uint8(i)
-    image = rasters.write(root / f"images/{i}.tif", pixels)
-    labels = np.arange(40)[:, None, None].repeat(48, 1) // 24
-    rasters.write(root / f"masks/{i}.tif", labels.astype(np.uint8))
-    if i == 0:
-      outside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False)
-      with outside, rasterio.open(image, "r+") as raster:
-        raster.write_mask(labels[..., 0] == 0)
-      assert (root / "images/0.tif.msk").exists()
-    elif i == 1:
-      beside = (
-        "<PAMDataset><PAMRasterBand band='1'><NoDataValue>0</NoDataValue>"
-      )
-      (root / "images/1.tif.aux.xml").write_text(
-        beside + "</PAMRasterBand></PAMDataset>"
-      )
-    else:
-      (root / "images/2.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
-  config = _config(root, channels=4)
-  open_dataset(config.data, multilabel=overlap)
-  said = capfd.readouterr().err
-  assert "warning: nodata-beside" in said
-  assert "0.tif.msk" in said and "1.tif.aux.xml" in said
-  assert "2.tif.aux" not in said
-  if overlap:
-    return
-  # Where rasters are cut into tiles, such files are read.
-  config = _config(root, channels=4, tile=32)
-  open_dataset(config.data)
-  said = capfd.readouterr().err
-  assert "nodata-beside" not in said
-
-
-def test_a_transparency_that_is_not_last_is_no_channel_by_mistake(tmp_path):
-  colours = rasterio.enums.ColorInterp
-  first = (colours.red, colours.green, colours.blue)
-  pixels = rasters.pixels(40, 48, "uint8", 5)
-  amid, last = (
-    rasters.write(tmp_path / name, pixels, photometric="rgb")
-    for name in ("amid.tif", "last.tif")
-  )
-  for path, rest in (
-    (amid, (colours.alpha, colours.undefined)),
-    (last, (colours.undefined, colours.alpha)),
-  ):
-    with rasterio.open(path, "r+") as raster:
-      raster.colorinterp = (*first, *rest)
-
-  def by_raster(path, channels):
-    with rasterio.open(path) as raster:
-      return bands.of_raster(raster, channels)
-
-  for path in (amid, last):
-    for read in (by_raster, lambda p, c: bands.decode(p.read_bytes(), c)):
-      np.testing.assert_array_equal(read(path, 5).pixels, pixels)
-      if path == last:
-        np.testing.assert_array_equal(read(path, 4).pixels, pixels[..., :4])
-        continue
-      with pytest.raises(ValueError, match="transparency as the last band"):
-        read(path, 4)
-  out = tmp_path / "out"
-  jobs = predict.find_jobs([amid, last], out)
-  (failure,) = predict.predict_files(rasters.segmenter("uint8"), jobs, out)
-  assert failure.source == amid
-  assert "transparency as the last band" in failure.reason
-
-
 def test_numbers_of_a_palette_are_no_channel(tmp_path):
   numbers = rasters.pixels(40, 48, "uint8", 1) % 4
   file = rasters.write(tmp_path / "a.tif", numbers, photometric="palette")
@@ -388,7 +258,7 @@ def test_numbers_of_a_palette_are_no_channel(tmp_path):
 
 def test_one_raster_and_tiles_left_out_are_said(tmp_path, capfd):
   root = _scenes(tmp_path / "mine", 1, 150, 100)
-  config = _config(root, channels=4, tile=64, tile_nodata=0.25)
+  config = folders.make_config(root, channels=4, tile=64, tile_nodata=0.25)
   dataset = open_dataset(config.data)
   said = capfd.readouterr().err
   assert "val-inside-train" in said and "tiles-left-out" in said
@@ -420,7 +290,7 @@ def test_exports_have_pictures_of_any_channels(tmp_path):
     (root / "labels").mkdir(exist_ok=True)
     (root / f"labels/{name}.txt").write_text(line if name != "c" else "")
   (root / "data.yaml").write_text("names: [road]\n")
-  config = _config(root, channels=4)
+  config = folders.make_config(root, channels=4)
   codes = {f.code for f in doctor.examine(config, overfit_steps=0).errors}
   assert not codes & {"undecodable", "other-channels", "unsupported-image"}
   dataset = open_dataset(config.data)
@@ -442,8 +312,8 @@ def test_three_bands_called_grey_are_read_where_asked_for(tmp_path, dtype):
     rasters.write(root / f"images/s{i}.tif", pixels, photometric="minisblack")
     rasters.write(root / f"masks/s{i}.tif", labels[..., None])
   with pytest.raises(ValueError, match="3 bands that the file calls grey"):
-    open_dataset(_config(root).data)
-  example = open_dataset(_config(root, channels=3).data).train[0]
+    open_dataset(folders.make_config(root).data)
+  example = open_dataset(folders.make_config(root, channels=3).data).train[0]
   pixels, _ = _scene(int(example["name"][1:]), 40, 50)
   wanted = (pixels[..., 1:] >> 4).astype(dtype)
   np.testing.assert_array_equal(example["image"], wanted)
