@@ -11,7 +11,9 @@ PARTS = {
   "input": "input_pipeline",
   "first_call": "first_call",
   "roofline": "roofline",
+  "encoders": "encoders",
 }
+_USUAL = tuple(part for part in PARTS if part != "encoders")  # needs timm
 MODELS = ("mobilenet_v2", "resnet_101", "xception_65")
 AGAINST = ("torch", "smp", "onnxruntime", "openvino")
 
@@ -34,7 +36,12 @@ def parse(
     "torch), onnxruntime, openvino; these two from images to labels",
   )
   add("--device", choices=["cpu", "gpu"], default="cpu")
-  add("--parts", type=_some(PARTS), default=tuple(PARTS), help="default: all")
+  add(
+    "--parts",
+    type=_some(PARTS),
+    default=_USUAL,
+    help="default: all but encoders",
+  )
   add("--models", type=_some(MODELS), default=MODELS, help="default: all")
   add("--size", type=_side, default=513, help="side of images")
   add("--training_size", type=_side, help="default: 257 on a CPU, else --size")
@@ -54,11 +61,14 @@ def parse(
   add("--rounds", type=int, default=20, help="samples of every program")
   add("--calls", type=int, default=1, help="passes in flight in a sample")
   add("--warm", type=int, default=1, help="passes before one that do not count")
+  add("--encoders", type=_names, help="for that part; default: timm's, all")
+  add("--output_strides", type=_integers, default=(16,), help="for that part")
   add("--source", type=pathlib.Path, help="VOC folder for the part input")
   add("--seconds", type=float, default=10, help="of CPU, for the part input")
   add("--out", type=pathlib.Path, default="runs/benchmark", help="folder")
   options = parser.parse_args(arguments)
-  if "smp" in options.against:  # is made of torch
+  # Both are made of torch.
+  if "smp" in options.against or "encoders" in options.parts:
     options.against = tuple(dict.fromkeys((*options.against, "torch")))
   if options.threads is None and options.device == "cpu":
     options.threads = 3

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,22 +101,36 @@ def random_batch(case: Case) -> dict[str, np.ndarray]:
 def start_inference(case: Case, variables: Any, images: np.ndarray) -> Program:
   """Compiles images to logits at stride 4, or to labels at full size."""
   model = make_model(make_config(case), NUM_CLASSES)
-  variables = jax.device_put(fold(model, variables))
-  images = jax.device_put(images)
   sizes = jnp.full((case.batch, 2), case.size, jnp.int32)
-  in_onednn = onednn.is_available(case.dtype)
 
   def run(variables, images):
-    with layers_in_onednn() if in_onednn else contextlib.nullcontext():
-      if case.what == "logits":
-        return logits_fn(model)(variables, images)
-      return predict_fn(model)(variables, images, sizes)[0]
+    if case.what == "logits":
+      return logits_fn(model)(variables, images)
+    return predict_fn(model)(variables, images, sizes)[0]
 
-  program = onednn.compiled(jax.jit(run).lower(variables, images))
+  return start_folded(model, run, variables, images)
+
+
+def start_folded(
+  model: nn.Module,
+  run: Callable[[Any, jax.Array], jax.Array],
+  variables: Any,
+  images: np.ndarray,
+) -> Program:
+  """Compiles `run` for the folded `variables` of `model`, as a user does."""
+  variables = jax.device_put(fold(model, variables))
+  images = jax.device_put(images)
+  in_onednn = onednn.is_available(model.dtype)
+
+  def run_in_form(variables, images):
+    with layers_in_onednn() if in_onednn else contextlib.nullcontext():
+      return run(variables, images)
+
+  program = onednn.compiled(jax.jit(run_in_form).lower(variables, images))
   return Program(
     call=lambda: program(variables, images),
     wait=jax.block_until_ready,
-    output=np.asarray(program(variables, images)),
+    output=_comparable(program(variables, images)),
     **_memory(program),
   )
 
@@ -147,6 +162,13 @@ def start_training(
   losses = [float(call()[1]["cross_entropy"]) for _ in range(2)]
   return Program(
     call, jax.block_until_ready, np.array(losses), **_memory(program)
+  )
+
+
+def _comparable(output: jax.Array) -> np.ndarray:
+  """In a type that NumPy has."""
+  return np.asarray(
+    output, None if output.dtype != jnp.bfloat16 else np.float32
   )
 
 

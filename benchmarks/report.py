@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from benchmarks import roofline
 from benchmarks.timing import Case, Comparison, Result
 
@@ -52,7 +54,7 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
     return [name, result.contender, result.error, *[""] * 8]
   reference = results[0]
   ratios = ["", ""]
-  if result is not reference and not reference.error:
+  if result is not reference and not reference.error and result.seconds:
     ratios = [
       f"{reference.percentile(q) / result.percentile(q):.2f}" for q in (50, 10)
     ]
@@ -70,7 +72,9 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
 
 
 def _digits(value: float) -> str:
-  """Three digits, or all before the point."""
+  """Three digits, or all before the point; nothing of what was not timed."""
+  if np.isnan(value):
+    return ""
   return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from deeplab_jax import inference
 from deeplab_jax.inference import crops, folding, onednn, tiles
+from deeplab_jax.models.blocks import BiasConv, gelu
 from tests.needs import needs_onednn, needs_onednn_bfloat16
 from tests.tiny_segmenter import (
   make_variables,
@@ -76,9 +77,15 @@ def test_canvas_does_not_change_fused_views(tiny_backbone):
   "arguments",
   [
     {"atrous_rates": (6,), "decoder": ("conv2",)},
-    pytest.param({"backbone": "mobilenet_v2"}, marks=pytest.mark.slow),
-    pytest.param(
-      {"backbone": "mobilenet_v3_small_seg"}, marks=pytest.mark.slow
+    {"backbone": "convnext_atto"},
+    {"backbone": "convnext_atto", "output_stride": 8, "whole_patches": True},
+    {"backbone": "vit_small_patch16_dinov3"},
+    *(
+      pytest.param({"backbone": name}, marks=pytest.mark.slow)
+      for name in (
+        *("mobilenet_v2", "mobilenet_v3_small_seg", "tf_efficientnetv2_b0"),
+        *("mobilenetv4_conv_small", "vit_small_patch14_dinov2"),
+      )
     ),
   ],
 )
@@ -86,7 +93,7 @@ def test_canvas_does_not_change_fused_views(tiny_backbone):
   "in_onednn", [False, pytest.param(True, marks=needs_onednn)]
 )
 def test_folded_network_equals_the_original(
-  tiny_backbone, arguments, in_onednn
+  tiny_backbone, shallow_backbones, arguments, in_onednn
 ):
   model = tiny_model(**arguments)
   variables = make_variables(model)
@@ -106,9 +113,9 @@ def test_folded_network_equals_the_original(
 @pytest.mark.parametrize(
   "in_onednn", [False, pytest.param(True, marks=needs_onednn_bfloat16)]
 )
-@pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2", "convnext_atto"])
 def test_folded_network_in_bfloat16_is_near_float32(
-  tiny_backbone, backbone, in_onednn
+  tiny_backbone, shallow_backbones, backbone, in_onednn
 ):
   model = tiny_model(backbone=backbone)
   variables = make_variables(model)
@@ -120,12 +127,30 @@ def test_folded_network_in_bfloat16_is_near_float32(
   kernels = flax.traverse_util.flatten_dict(variables["folded"])
   for path, value in kernels.items():
     assert value.dtype == ("bfloat16" if path[-1] == "kernel" else "float32")
+  params = flax.traverse_util.flatten_dict(variables["params"])
+  for path, value in params.items():
+    is_cast = "kernel" in path[-1] and path[0] != "logits"
+    assert value.dtype == ("bfloat16" if is_cast else "float32"), path
   calls = folding.layers_in_onednn if in_onednn else contextlib.nullcontext
   with calls():
     lowered = jax.jit(lambda v, x: model.apply(v, x)).lower(variables, images)
   logits = onednn.compiled(lowered)(variables, images)
   assert ("__onednn$convolution" in lowered.as_text()) == in_onednn
   assert np.abs(logits - expected).mean() < 0.05 * np.abs(expected).max()
+
+
+@needs_onednn
+def test_a_layer_with_bias_is_one_call():
+  layer = BiasConv(
+    8, kernel_size=2, stride=2, padding="patches", activation=gelu
+  )
+  x = jnp.ones((1, 17, 20, 4))
+  variables = layer.init(jax.random.key(0), x)
+  with folding.layers_in_onednn():
+    text = jax.jit(layer.apply).lower(variables, x).as_text()
+  assert text.count("@__onednn$convolution") == 1
+  assert "BIAS" in text and "GELU_ERF" in text
+  assert "stablehlo.convolution" not in text and "dot_general" not in text
 
 
 def test_what_is_folded_is_not_kept_twice(tiny_backbone):

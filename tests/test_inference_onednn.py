@@ -16,6 +16,7 @@ import pytest
 from jax import lax
 
 from deeplab_jax.inference import onednn, verdict
+from deeplab_jax.models.blocks import gelu
 from deeplab_jax.models.ops.convolution import same_padding
 from tests.needs import needs_onednn, needs_onednn_bfloat16
 
@@ -34,6 +35,9 @@ _GEOMETRIES = (
   (3, 16, 0, 1, 4, "explicit"),
   (3, 16, 0, 1, (2, 4), "explicit"),
   (5, 24, 0, 2, 1, "tensorflow"),
+  (7, 24, 0, 1, 1, "explicit"),
+  (4, 3, 24, 4, 1, "patches"),
+  (2, 16, 24, 2, 1, "whole patches"),
 )
 _DTYPES = (
   "float32",
@@ -57,8 +61,14 @@ def _pads(x, kernel, stride, rates, rule):
 
 
 @needs_onednn
-@pytest.mark.parametrize("sides, batch", [((33, 20), 1), ((18, 25), 3)])
-@pytest.mark.parametrize("geometry", _GEOMETRIES)
+@pytest.mark.parametrize(
+  "geometry, sides, batch",
+  [
+    *((geometry, (33, 20), 1) for geometry in _GEOMETRIES),
+    *((geometry, (18, 25), 3) for geometry in _GEOMETRIES),
+    (_GEOMETRIES[0], (1, 57), 2),  # tokens
+  ],
+)
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_convolution_equals_its_definition(dtype, geometry, sides, batch):
   kernel_size, channels, features, stride, rate, rule = geometry
@@ -85,6 +95,8 @@ def test_convolution_equals_its_definition(dtype, geometry, sides, batch):
     (nn.relu, None),
     (nn.relu6, shortcut),
     (None, shortcut),
+    (nn.silu, None),
+    (gelu, None),
   ]
   for activation, added in cases:
     want = expected + bias + (0 if added is None else added)
@@ -118,6 +130,9 @@ def test_convolution_equals_its_definition(dtype, geometry, sides, batch):
     ((9, 40), 3, 16, 0, 4, "float32"),
     ((33, 33), 5, 16, 0, 4, "float32"),
     ((1, 1), 1, 16, 8, 1, "float32"),
+    ((1, 40), 3, 16, 8, 1, "float32"),
+    ((11, 40), 7, 16, 0, 1, "float32"),
+    ((33, 33), 7, 16, 0, 2, "float32"),
     ((33, 33), 3, 16, 0, 6, "bfloat16"),
     ((33, 33), 3, 16, 8, 1, "float16"),
     ((33, 33), 3, 16, 8, 1, "float64"),
@@ -203,7 +218,11 @@ def test_layers_are_computed_by_the_instructions_for_bfloat16():
   ],
 )
 def test_no_network_is_computed_in_the_form_that_hangs(isa, dtype, side):
-  backbones = ("mobilenet_v2", "resnet_50", "resnet_101_beta", "xception_65")
+  backbones = (
+    *("mobilenet_v2", "resnet_50", "resnet_101_beta", "xception_65"),
+    *("convnext_atto", "vit_small_patch14_dinov2", "tf_efficientnetv2_b0"),
+    *("mobilenetv4_conv_small", "mobilenet_v3_large_seg"),
+  )
   found = _forms(isa, side, backbones, dtype)
   assert not any("gemm" in name for name in found), found
 

@@ -4,9 +4,10 @@ With stored statistics, batch norm is a factor and an offset per channel. The
 factor goes into the convolution's kernel; what is left to do is one addition,
 which is part of the convolution where `onednn` computes it. Kernel and offset
 are variables of their own, the collection `folded`, which a `ConvNorm` takes in
-place of its parameters. Every other layer finds its parameters as they were: a
-normalisation without a convolution before it, and a layer that only resembles
-a `ConvNorm`, stay what they are.
+place of its parameters. A `BiasConv`, which has nothing to fold, finds its
+kernel among its parameters, in the type that it computes in. Every other layer
+finds its parameters as they were: a normalisation without a convolution before
+it, and a layer that only resembles these two, stay what they are.
 """
 
 from contextlib import AbstractContextManager
@@ -19,9 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab_jax.inference import onednn
+from deeplab_jax.models.blocks import BiasConv
 from deeplab_jax.models.layers import FOLDED, ConvNorm
 from deeplab_jax.models.ops import canvas
 from deeplab_jax.models.ops.convolution import paddings
+
+_LAYERS = (ConvNorm, BiasConv)
 
 
 def fold(model: nn.Module, variables: Any) -> Any:
@@ -41,9 +45,13 @@ def fold(model: nn.Module, variables: Any) -> Any:
   params = flax.traverse_util.flatten_dict(host["params"])
   stats = flax.traverse_util.flatten_dict(host.get("batch_stats", {}))
   folded = {}
-  for path, (epsilon, dtype) in _convolutions(model, variables).items():
+  for path, (layer, epsilon, dtype) in _convolutions(model, variables).items():
     names = (*path, "kernel"), (*path, "depthwise_kernel")
-    kernel = next(params[name] for name in names if name in params)
+    name = next(name for name in names if name in params)
+    kernel = params[name]
+    if layer is BiasConv:
+      params[name] = kernel.astype(dtype)
+      continue
     if epsilon is None:  # nothing to fold: for one call of oneDNN all the same
       folded[*path, "kernel"] = kernel.astype(dtype)
       folded[*path, "bias"] = np.zeros(kernel.shape[-1:], kernel.dtype)
@@ -87,16 +95,18 @@ def _without(flat: dict[tuple, np.ndarray], layers: set[tuple]) -> dict:
 
 def _convolutions(
   model: nn.Module, variables: Any
-) -> dict[tuple, tuple[float | None, jnp.dtype]]:
-  """Of all `ConvNorm`s, by path: epsilon, where normalised, and the type."""
+) -> dict[tuple, tuple[type, float | None, jnp.dtype]]:
+  """Of all layers of `_LAYERS`, by path: kind, epsilon of a norm, and type."""
   found = {}
 
   def note(next_method, args, kwargs, context):
     module = context.module
     if _is_layer(context):
-      epsilon = module.norm and module.norm.epsilon
-      found[module.path] = epsilon, jnp.dtype(module.dtype)
-      return _blank_result(module, *args, **kwargs)  # tracing takes seconds
+      norm = getattr(module, "norm", None)
+      epsilon = norm and norm.epsilon
+      found[module.path] = type(module), epsilon, jnp.dtype(module.dtype)
+      # Tracing takes seconds.
+      return jnp.zeros(_result_shape(module, args[0]), module.dtype)
     return next_method(*args, **kwargs)
 
   shape = (1, 65, 65, getattr(model, "channels", 3))
@@ -107,19 +117,19 @@ def _convolutions(
 
 
 def _is_layer(context: nn.module.InterceptorContext) -> bool:
-  """Whether a `ConvNorm` is called, not something derived from it."""
-  return type(context.module) is ConvNorm and context.method_name == "__call__"
+  """Whether one of `_LAYERS` is called, not something derived from it."""
+  return type(context.module) in _LAYERS and context.method_name == "__call__"
 
 
-def _blank_result(module, x, use_batch_stats, shortcut=None):
-  del use_batch_stats, shortcut
+def _result_shape(module: ConvNorm | BiasConv, x: jax.Array) -> tuple[int, ...]:
+  reach, up = 0, module.stride - 1
   if module.padding == "valid":
     reach = (module.kernel_size - 1) * module.rate
-    sides = [(side - reach - 1) // module.stride + 1 for side in x.shape[1:3]]
-  else:
-    sides = [-(-side // module.stride) for side in x.shape[1:3]]
+  elif module.padding == "whole patches":
+    up = 0
+  sides = [(side - reach + up) // module.stride for side in x.shape[1:3]]
   channels = x.shape[3] if module.depthwise else module.features
-  return jnp.zeros((x.shape[0], *sides, channels), module.dtype)
+  return (x.shape[0], *sides, channels)
 
 
 def layers_in_onednn() -> AbstractContextManager:
@@ -132,31 +142,48 @@ def layers_in_onednn() -> AbstractContextManager:
 
 
 def _in_onednn(next_method, args, kwargs, context):
-  module = context.module
-  if _is_layer(context) and module.has_variable(FOLDED, "kernel"):
-    y = _one_call(module, *args, **kwargs)
-    if y is not None:
-      return y
-  return next_method(*args, **kwargs)
+  module, y = context.module, None
+  if _is_layer(context):
+    if type(module) is BiasConv:
+      y = _biased(module, *args, **kwargs)
+    elif module.has_variable(FOLDED, "kernel"):
+      y = _folded(module, *args, **kwargs)
+  return next_method(*args, **kwargs) if y is None else y
 
 
-def _one_call(module, x, use_batch_stats, shortcut=None):
-  """What `module` computes, in one call, or None."""
+def _folded(module, x, use_batch_stats, shortcut=None):
+  """What `module`, a `ConvNorm`, computes, in one call, or None."""
   del use_batch_stats
-  x = x.astype(module.dtype)
-  kernel = module.get_variable(FOLDED, "kernel").astype(x.dtype)
-  bias = module.get_variable(FOLDED, "bias").astype(jnp.float32)
-  pads = paddings(x, kernel, module.stride, module.rate, module.padding)
-  shape = _blank_result(module, x, False).shape
-  is_added = shortcut is None or (shortcut.shape, shortcut.dtype) == (
-    shape,
-    x.dtype,
-  )
-  if not (is_added and onednn.takes(x, kernel, pads)):
+  kernel, bias = (module.get_variable(FOLDED, n) for n in ("kernel", "bias"))
+  if shortcut is not None and (shortcut.shape, shortcut.dtype) != (
+    _result_shape(module, x),
+    module.dtype,
+  ):
     return None
+  return _one_call(module, x, kernel, bias, shortcut)
+
+
+def _biased(module, x):
+  """The same of a `BiasConv`."""
+  name = "depthwise_kernel" if module.depthwise else "kernel"
+  kernel = module.get_variable("params", name)
+  bias = jnp.zeros(kernel.shape[-1:])
+  if module.use_bias:
+    bias = module.get_variable("params", "bias")
+  return _one_call(module, x, kernel, bias)
+
+
+def _one_call(module, x, kernel, bias, shortcut=None):
+  x = x.astype(module.dtype)
+  kernel, bias = kernel.astype(x.dtype), bias.astype(jnp.float32)
+  settings = (module.stride, module.rate, module.padding)
+  pads = paddings(x, kernel, *settings)
+  if not onednn.takes(x, kernel, pads):
+    return None
+  looks_around = module.kernel_size > 1
   is_known = module.activation in onednn.ACTIVATIONS
   y = onednn.convolution(
-    canvas.enter(x, 0 if module.kernel_size > 1 else None),
+    canvas.enter(x, 0 if looks_around else None, module.kernel_size, *settings),
     kernel,
     bias,
     padding=pads,
@@ -166,4 +193,4 @@ def _one_call(module, x, use_batch_stats, shortcut=None):
     activation=module.activation if is_known else None,
   )
   y = canvas.leave(y)
-  return y if is_known else module.activation(y)
+  return y if is_known or module.activation is None else module.activation(y)

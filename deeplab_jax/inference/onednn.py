@@ -26,11 +26,18 @@ import jax
 import jax.numpy as jnp
 
 from deeplab_jax.inference import verdict
+from deeplab_jax.models.blocks import gelu
 from deeplab_jax.models.ops.depthwise import Padding
 
 _SWITCH = "DEEPLAB_ONEDNN"
 _TARGET = "__onednn$convolution"
-ACTIVATIONS = {None: [], nn.relu: ["RELU"], nn.relu6: ["RELU6"]}
+ACTIVATIONS = {
+  None: [],
+  nn.relu: ["RELU"],
+  nn.relu6: ["RELU6"],
+  nn.silu: ["SWISH"],
+  gelu: ["GELU_ERF"],
+}
 """Those that a call can apply to its result."""
 
 # Beyond, oneDNN may compute depthwise convolutions by its `gemm` form, which is
@@ -83,8 +90,8 @@ def takes(x: jax.Array, kernel: jax.Array, padding: Padding) -> bool:
   sides, reach = x.shape[1:3], max(map(max, padding))
   if kernel.shape[2] < x.shape[3]:
     is_safe = reach <= _DEPTHWISE_PADDING and 4 * reach <= min(sides)
-  else:
-    is_safe = min(sides) > 1
+  else:  # tokens are a map of one row
+    is_safe = (max if kernel.shape[:2] == (1, 1) else min)(sides) > 1
   is_known = x.dtype == kernel.dtype and x.dtype.name in _INSTRUCTIONS
   return is_safe and is_known and x.shape[0] > 0
 

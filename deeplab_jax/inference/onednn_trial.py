@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from deeplab_jax.inference import onednn, verdict
+from deeplab_jax.models.blocks import gelu
 from deeplab_jax.models.ops.convolution import same_padding
 
 # Of the largest value; in bfloat16 the result is rounded by up to 2e-3 of it.
@@ -55,6 +56,12 @@ _FORMS = (
   _Form(3, 33, 0, stride=2, activation=nn.relu6),
   _Form(3, 16, 0, rate=4),
   _Form(5, 24, 0, rate=2, activation=nn.relu6),
+  _Form(1, 24, 40, activation=nn.silu),
+  _Form(3, 40, 0, activation=nn.silu),
+  _Form(1, 40, 24, activation=gelu),
+  _Form(7, 24, 0),
+  _Form(4, 3, 16, stride=4),
+  _Form(2, 16, 24, stride=2),
 )
 
 

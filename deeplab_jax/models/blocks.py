@@ -6,6 +6,7 @@ learned factor of each residual branch, and stochastic depth.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -32,7 +33,7 @@ KERNEL_INIT = truncated_normal(0.02)
 
 
 class BiasConv(nn.Module):
-  """Convolution with bias and nothing else.
+  """Convolution with bias, and activation.
 
   Attributes:
     features: output channels; ignored if `depthwise`.
@@ -44,6 +45,7 @@ class BiasConv(nn.Module):
     kernel_init: initialiser of the kernel; the bias starts at 0.
     dtype: of the computation; parameters are float32.
     use_bias: whether there is a bias after all.
+    activation: applied last; None leaves the result linear.
   """
 
   features: int
@@ -55,6 +57,7 @@ class BiasConv(nn.Module):
   kernel_init: Initializer = KERNEL_INIT
   dtype: jnp.dtype = jnp.float32
   use_bias: bool = True
+  activation: Callable[[jax.Array], jax.Array] | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,10 +82,10 @@ class BiasConv(nn.Module):
       y = conv(x, kernel, padding=self.padding, **where)
       y = checkpoint_name(y, CONVOLUTION)
     y = canvas.leave(y)
-    if not self.use_bias:
-      return y
-    bias = parameter(self, "bias", nn.initializers.zeros, shape[-1:])
-    return y + bias.astype(y.dtype)
+    if self.use_bias:
+      bias = parameter(self, "bias", nn.initializers.zeros, shape[-1:])
+      y += bias.astype(y.dtype)
+    return y if self.activation is None else self.activation(y)
 
 
 def linear(x: jax.Array, features: int, **settings: object) -> jax.Array:

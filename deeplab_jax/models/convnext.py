@@ -72,7 +72,7 @@ class Block(nn.Module):
       channels, kernel_size=7, rate=self.rate, depthwise=True, name="depthwise"
     )(x)
     y = LayerNorm(name="layer_norm")(y)
-    y = gelu(conv(4 * channels, name="expand")(y))
+    y = conv(4 * channels, activation=gelu, name="expand")(y)
     y = conv(channels, name="project")(y)
     y = LayerScale(_INITIAL_SCALE, name="layer_scale")(y)
     return x + DropPath(self.drop_path, name="drop_path")(y)

@@ -151,7 +151,7 @@ class Block(nn.Module):
     y = LayerScale(_INITIAL_SCALE, name="attention_scale")(y)
     x += DropPath(self.drop_path, name="attention_drop_path")(y)
     y = LayerNorm(epsilon, name="layer_norm")(x)
-    y = gelu(layer(y, 4 * features, name="expand"))
+    y = layer(y, 4 * features, activation=gelu, name="expand")
     y = layer(y, features, name="project")
     y = LayerScale(_INITIAL_SCALE, name="layer_scale")(y)
     return x + DropPath(self.drop_path, name="drop_path")(y)
