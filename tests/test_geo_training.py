@@ -16,6 +16,7 @@ from deeplab_jax.data.builders import (
 )
 from deeplab_jax.data.builders.trees import Tree
 from deeplab_jax.data.source import open_dataset
+from deeplab_jax.doctor import checkup_text
 from tests import folders, rasters
 
 rasterio = rasters.rasterio
@@ -263,8 +264,19 @@ def test_one_raster_and_tiles_left_out_are_said(tmp_path, capfd):
   said = capfd.readouterr().err
   assert "val-inside-train" in said and "tiles-left-out" in said
   assert "31% of that at 0,0" in said and len(dataset.train) == 4
-  codes = [f.code for f in doctor.examine(config, overfit_steps=0).warnings]
+  checkup = doctor.examine(config, overfit_steps=0)
+  codes = [f.code for f in checkup.warnings]
   assert {"val-inside-train", "tiles-left-out"} <= set(codes)
+  # What a build leaves out is not counted as if it were trained on.
+  survey = checkup.survey
+  assert survey.size_of("train") == len(survey.of("train")) == 4
+  assert survey.left_out("train") == len(survey.samples.names("train")) - 4
+  labels = [dataset.train[i]["label"] for i in range(4)]
+  wanted = sum(np.bincount(x.ravel(), minlength=256) for x in labels)
+  np.testing.assert_array_equal(survey.counts["train"], wanted)
+  assert "4 images in train (and 2 tiles left out)" in checkup_text.text(
+    checkup
+  )
   PIL.Image.fromarray(np.eye(149, 100, dtype=np.uint8)).save(
     root / "masks/s0.png"
   )

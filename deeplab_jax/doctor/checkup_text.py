@@ -108,6 +108,8 @@ def _sizes(survey: Survey) -> str:
   for split in SPLITS:
     count, read = survey.size_of(split), len(survey.of(split))
     seen = f" ({read} of them read)" if read < count else ""
+    if left_out := survey.left_out(split):
+      seen += f" (and {left_out} tiles left out)"
     parts.append(f"{count} images in {split}{seen}")
   return ", ".join(parts)
 

@@ -67,7 +67,7 @@ class MaskFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """One example; what is None could not be read.
+  """One example; what is None could not be read, or is left out.
 
   Attributes:
     split: "train" or "val".
@@ -80,6 +80,7 @@ class Facts:
     contrast: see `fitting.edge_contrast`.
     planes: of overlapping classes, which have no `counts`: int64 (classes, 3),
       pixels where each is not, where it is, and where nobody knows.
+    left_out: whether a build leaves it out.
   """
 
   split: str
@@ -95,6 +96,7 @@ class Facts:
   kept: np.ndarray | None
   contrast: np.ndarray | None
   planes: np.ndarray | None = None
+  left_out: bool = False
 
   @property
   def fits(self) -> bool:
@@ -113,7 +115,9 @@ def measure(
   data_config: ml_collections.ConfigDict,
   logits_stride: int,
 ) -> Facts:
-  """The facts of one example."""
+  """The facts of one example; nothing is measured of one that is left out."""
+  if sample.left_out:
+    sample = dataclasses.replace(sample, image=None, mask=None, label=None)
   label, image, planes = sample.label, sample.image, None
   overlap = label is not None and label.ndim == 3
   if overlap:
@@ -136,6 +140,7 @@ def measure(
     else _kept(label, data_config, logits_stride),
     contrast=fitting.edge_contrast(image, label) if fits else None,
     planes=planes,
+    left_out=sample.left_out,
   )
 
 

@@ -54,6 +54,7 @@ class Sample:
       `preprocess.IGNORE` where it declares that nothing is known.
     label: uint8 (h, w) train ids, `preprocess.IGNORE` where ignored; where
       classes overlap (h, w, classes) of 0, 1 and `preprocess.IGNORE`.
+    left_out: whether a build leaves it out, though nothing is wrong with it.
   """
 
   name: str
@@ -64,6 +65,7 @@ class Sample:
   image: np.ndarray | None = None
   mask: np.ndarray | None = None
   label: np.ndarray | None = None
+  left_out: bool = False
 
   def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
     """What `function` returns; None if it refuses a file, which is noted."""
@@ -221,8 +223,9 @@ class FolderSamples:
     take_bands(sample, picture, self._bands, self.info)
     if sample.label is not None and self.info.ignore_label is not None:
       file, ignored = sample.image_file, preprocess.IGNORE
-      left_out = self._tiling.left_out(file, key, sample.label, ignored)
-      sample.remarks += [left_out] if left_out else []
+      if remark := self._tiling.left_out(file, key, sample.label, ignored):
+        sample.remarks.append(remark)
+        sample.left_out = True
     return sample
 
   def read(self, split: str, index: int) -> Sample:

@@ -29,7 +29,8 @@ class Survey:
     config: the experiment's.
     samples: where everything was read.
     logits_stride: image pixels per logit.
-    facts: of every example looked at, those of "train" first.
+    facts: of every example looked at, those of "train" first, and of those
+      that a build leaves out.
   """
 
   config: ConfigDict
@@ -58,12 +59,16 @@ class Survey:
     return self.folder is not None and not self.folder.listed
 
   def size_of(self, split: str) -> int:
-    """How many examples `split` has."""
-    return len(self.samples.names(split))
+    """How many examples `split` has, without those left out that were read."""
+    return len(self.samples.names(split)) - self.left_out(split)
+
+  def left_out(self, split: str) -> int:
+    """How many examples that were read a build leaves out of `split`."""
+    return sum(f.left_out for f in self.facts if f.split == split)
 
   def of(self, split: str) -> list[Facts]:
-    """Facts of one split."""
-    return [facts for facts in self.facts if facts.split == split]
+    """Facts of one split, without what is left out."""
+    return [f for f in self.facts if f.split == split and not f.left_out]
 
   @functools.cached_property
   def counts(self) -> dict[str, np.ndarray]:
