@@ -55,6 +55,7 @@ class _Division:
     """What stands in the place of operations, by their names."""
     functions = {
       "all_threads": lambda x: x,
+      "attention": plain.attention,  # of tokens, which lie row after row
       "conv": _conv,
       "depthwise_conv": plain.depthwise_conv,
       "max_pool": plain.max_pool,

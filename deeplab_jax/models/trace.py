@@ -22,6 +22,7 @@ _DEFINITIONS = {
   "conv": plain.conv,
   "depthwise_conv": plain.depthwise_conv,
   "all_threads": lambda x: x,
+  "attention": plain.attention,
 }
 _KERNELS = ("kernel", "depthwise_kernel")
 _NO_KERNEL = (0,)

@@ -1,9 +1,12 @@
 """Attention without its parameters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deeplab_jax.models.ops import plain
 from deeplab_jax.models.ops.precision import wide
 from deeplab_jax.models.ops.whole import whole
 
@@ -24,10 +27,10 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   return _attention(query, key, value)
 
 
-@jax.jit  # traced once for each shape
+@functools.partial(jax.jit, inline=True)  # traced once for each shape
 def _attention(*arrays):
   return lax.platform_dependent(
-    *arrays, cpu=_head_by_head, default=jax.nn.dot_product_attention
+    *arrays, cpu=_head_by_head, default=plain.attention
   )
 
 

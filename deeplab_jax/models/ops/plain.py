@@ -4,6 +4,7 @@ They stand in the place of the forms that are made for one machine wherever a
 program is for another one, is divided over devices, or is only looked at.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -13,6 +14,9 @@ from deeplab_jax.models.ops.convolution import (
   paddings,
   same_padding,
 )
+
+attention = jax.nn.dot_product_attention
+"""See `attention.attention`."""
 
 
 def conv(x, kernel, *, stride=1, rate=1, padding: PaddingRule = "explicit"):
