@@ -1,6 +1,7 @@
 """The benchmark command, small, and torch's networks against jax's."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -9,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import file_programs, networks
+from benchmarks import file_programs, goodput, networks
 from benchmarks.timing import Case, Contender, Program, Result, measure
 from deeplab_jax.config import make_model
+from deeplab_jax.train import timeline
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -143,3 +145,40 @@ def test_percentiles_are_of_the_samples():
 def _random_variables(case):
   model = make_model(networks.make_config(case), networks.NUM_CLASSES)
   return networks.random_variables(model)
+
+
+def test_the_bound_of_goodput_is_that_of_daly():
+  interval = goodput.best_interval(3600.0, 0.0, 1.0)
+  assert interval == pytest.approx((2 * 3600) ** 0.5, rel=0.02)
+  share = goodput.efficiency(interval, 3600.0, 0.0, 1.0)
+  assert share == pytest.approx(1 - (2 / 3600) ** 0.5, abs=1e-3)
+  with_restart = goodput.efficiency(interval, 3600.0, 36.0, 1.0)
+  assert with_restart == pytest.approx(share * math.exp(-0.01))
+
+
+def test_goodput_kills_until_its_time_is_over(tmp_path):
+  sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+  log = tmp_path / "log"
+  assert 1 <= goodput.kill_again_and_again(sleeping, log, 0.1, 1.0) <= 50
+  with pytest.raises(RuntimeError, match="ended by itself"):
+    goodput.kill_again_and_again([sys.executable, "-c", ""], log, 60.0, 60.0)
+
+
+def test_a_row_of_goodput_tells_where_the_time_went():
+  def events(run, at, *rest):
+    return [timeline.Event(run, *e[:2], at + e[2]) for e in rest]
+
+  first = events(
+    "a", 0.0, ("start", 0, 0.0), ("imports", 0, 2.0), ("restored", 0, 3.0),
+    ("compiled", 1, 4.0), ("steps", 50, 53.0), ("save", 50, 54.0),
+    ("steps", 60, 64.0),
+  )  # fmt: skip
+  second = events(
+    "b", 70.0, ("start", 0, 0.0), ("imports", 0, 2.0), ("restored", 50, 3.0),
+    ("compiled", 51, 6.0), ("steps", 80, 35.0),
+  )  # fmt: skip
+  row = dict(zip(goodput._HEADINGS, goodput.row(60.0, 1, first + second)))
+  assert row["wall, s"] == "105" and row["useful"] == f"{78 / 105:.1%}"
+  assert row["steps done again"] == f"{10 / 105:.1%}"
+  assert row["down time"] == f"{6 / 105:.1%}"
+  assert (row["R, s"], row["C, s"]) == ("5.00", "1.00")

@@ -149,14 +149,12 @@ def _simulated_loss(between: float, cost: float, failures: float) -> float:
   return 1 - between / taken
 
 
-@pytest.mark.parametrize("cost", [0.5, 2.0, 20.0])
-@pytest.mark.parametrize("failures", [600.0, 3600.0, 86400.0])
+@pytest.mark.parametrize("cost", [0.05, 0.5, 2.0, 20.0])
+@pytest.mark.parametrize("failures", [60.0, 600.0, 3600.0, 86400.0])
 def test_the_interval_is_the_best_there_is(cost, failures):
   chosen = saving.interval(cost, failures)
   loss = _simulated_loss(chosen, cost, failures)
-  others = (
-    _simulated_loss(max(30, x), cost, failures) for x in range(10, 9999)
-  )
+  others = (_simulated_loss(max(5, x), cost, failures) for x in range(1, 9999))
   assert loss < 1.01 * min(others)
 
 
