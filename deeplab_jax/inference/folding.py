@@ -178,7 +178,7 @@ def _one_call(module, x, kernel, bias, shortcut=None):
   kernel, bias = kernel.astype(x.dtype), bias.astype(jnp.float32)
   settings = (module.stride, module.rate, module.padding)
   pads = paddings(x, kernel, *settings)
-  if not onednn.takes(x, kernel, pads):
+  if not onednn.takes(x, kernel, pads, module.stride, module.rate):
     return None
   looks_around = module.kernel_size > 1
   is_known = module.activation in onednn.ACTIVATIONS

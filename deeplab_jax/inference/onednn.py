@@ -43,6 +43,9 @@ ACTIVATIONS = {
 # Beyond, oneDNN may compute depthwise convolutions by its `gemm` form, which is
 # slow and waits for ever for threads of XLA's that wait for it.
 _DEPTHWISE_PADDING = 4
+# Taps of a depthwise kernel on each side of its middle, from which on it pays
+# to take a map apart into phases; with 3x3 kernels that costs what it gains.
+_LEAST_REACH = 2
 
 
 # What a CPU must have, by the type that is convolved. In bfloat16 oneDNN would
@@ -85,15 +88,68 @@ def _has_unit(dtype: str) -> bool:
   )
 
 
-def takes(x: jax.Array, kernel: jax.Array, padding: Padding) -> bool:
+def takes(
+  x: jax.Array,
+  kernel: jax.Array,
+  padding: Padding,
+  stride: int = 1,
+  rate: int | tuple[int, int] = 1,
+) -> bool:
   """Whether `convolution` may be given these arguments."""
-  sides, reach = x.shape[1:3], max(map(max, padding))
-  if kernel.shape[2] < x.shape[3]:
-    is_safe = reach <= _DEPTHWISE_PADDING and 4 * reach <= min(sides)
-  else:  # tokens are a map of one row
-    is_safe = (max if kernel.shape[:2] == (1, 1) else min)(sides) > 1
   is_known = x.dtype == kernel.dtype and x.dtype.name in _INSTRUCTIONS
+  is_safe = _is_safe(x.shape, kernel.shape, padding)
+  is_safe = is_safe or bool(_phases(x, kernel, padding, stride, rate))
   return is_safe and is_known and x.shape[0] > 0
+
+
+def _is_safe(x: tuple[int, ...], kernel: tuple[int, ...], padding) -> bool:
+  """Whether maps and kernels of these shapes are no matter of `gemm`."""
+  sides, reach = x[1:3], max(map(max, padding))
+  if kernel[2] < x[3]:
+    return reach <= _DEPTHWISE_PADDING and 4 * reach <= min(sides)
+  # Tokens are a map of one row.
+  return (max if kernel[:2] == (1, 1) else min)(sides) > 1
+
+
+def _phases(x, kernel, padding, stride, rate) -> tuple[int, int] | None:
+  """In how many phases of rows and of columns a call sees a map.
+
+  An atrous kernel with steps of `rate` looks at every so many pixels alone: the
+  map falls into so many, of which each is convolved without steps, all in one
+  call. None where that is not the same, or would not pay.
+  """
+  rates = rate if isinstance(rate, tuple) else (rate, rate)
+  reaches = [taps // 2 for taps in kernel.shape[:2]]
+  centred = tuple((n * step, n * step) for n, step in zip(reaches, rates))
+  odd = all(taps % 2 for taps in kernel.shape[:2])
+  if stride != 1 or not odd or tuple(map(tuple, padding)) != centred:
+    return None
+  if kernel.shape[2] == x.shape[3] or max(reaches) < _LEAST_REACH:
+    return None
+  sides = [-(-side // step) for side, step in zip(x.shape[1:3], rates)]
+  pads = tuple((n, n) for n in reaches)
+  shape = (x.shape[0], *sides, x.shape[3])
+  return rates if _is_safe(shape, kernel.shape, pads) else None
+
+
+def _split(x: jax.Array, phases: tuple[int, int]) -> jax.Array:
+  """The phases of `x` (b, h, w, c), filled up with zeros, as a larger batch."""
+  (b, h, w, c), (rows, columns) = x.shape, phases
+  fill = ((0, 0), (0, -h % rows), (0, -w % columns), (0, 0))
+  x = jnp.pad(x, fill)
+  x = x.reshape(b, -(-h // rows), rows, -(-w // columns), columns, c)
+  x = x.transpose(0, 2, 4, 1, 3, 5)
+  return x.reshape(b * rows * columns, *x.shape[3:])
+
+
+def _joined(
+  y: jax.Array, phases: tuple[int, int], size: tuple[int, int]
+) -> jax.Array:
+  """The map of `size` whose phases `y` are."""
+  rows, columns = phases
+  y = y.reshape(-1, rows, columns, *y.shape[1:]).transpose(0, 3, 1, 4, 2, 5)
+  y = y.reshape(y.shape[0], y.shape[1] * rows, -1, y.shape[5])
+  return y[:, : size[0], : size[1]]
 
 
 def convolution(
@@ -124,6 +180,19 @@ def convolution(
     `(b, h', w', d)` of the dtype of `x`; sums are in float32.
   """
   rates = rate if isinstance(rate, tuple) else (rate, rate)
+  phases = None
+  if not _is_safe(x.shape, kernel.shape, padding):
+    phases = _phases(x, kernel, padding, stride, rates)
+  if phases:
+    y = convolution(
+      _split(x, phases),
+      kernel,
+      bias,
+      padding=tuple((taps // 2, taps // 2) for taps in kernel.shape[:2]),
+      shortcut=None if shortcut is None else _split(shortcut, phases),
+      activation=activation,
+    )
+    return _joined(y, phases, x.shape[1:3])
   sides = [
     (size + sum(pads) - (taps - 1) * step - 1) // stride + 1
     for size, pads, taps, step in zip(
