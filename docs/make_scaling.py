@@ -100,7 +100,7 @@ large as the pictures.
   `lovasz_softmax`) gather one value a pixel and class, the confusion matrix
   gathers labels, and results that leave the program with rows that do not
   divide, such as probabilities, are whole on every device. Vision transformers
-  were not looked at.
+  gather tokens, keys and values: every token looks at all.
 - **Every operation is in its plain form** then, on CPUs and GPUs too: the forms
   made for one CPU are sums of slices, of which XLA would send whole parts.
   With `mesh_height=1`, the default, programs are what they were.

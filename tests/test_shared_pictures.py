@@ -54,6 +54,8 @@ def test_inference_is_that_of_one_device(tmp_path):
     ("mobilenet_v2", "65", ("8", "4", "2")),
     ("resnet_101", "33", ("8", "4", "2")),
     ("xception_65", "33", ("8", "4", "2")),
+    ("convnext_atto", "65", ("8", "2")),
+    ("vit_small_patch16_dinov3", "65", ("8", "2")),
   ],
 )
 def test_backbones_train_as_on_one_device(backbone, side, heights):
@@ -66,6 +68,8 @@ def test_backbones_train_as_on_one_device(backbone, side, heights):
     for name in ("metrics", "params", "batch_stats", "opt_state"):
       assert found[name] < 1e-6, (height, name)
     assert found["collective-permute"] > 0
+    if backbone.startswith("vit_"):
+      continue  # every token looks at all
     # Logits and coarser maps, no finer ones.
     gathered = found["gathered"]
     finest = max(rows for _, rows, _, channels in gathered if channels == 3)
