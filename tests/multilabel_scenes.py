@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from deeplab_jax import config as config_lib
+
 NAMES = ("disc", "box", "glow")
 _TINTS = np.array([[120, -60, -40], [-50, 110, -50], [-30, -50, 120]])
 
@@ -123,3 +125,22 @@ WAYS = {
   "suffix a class": _each("{name}_{class_name}"),
   "other numbers": _each("{name}-{class_name}", values=(0, 7, 255)),
 }
+
+
+def make_config(root: pathlib.Path, **changes):
+  """Of a short run of the tiny backbone on a folder, with `changes`."""
+  config = config_lib.base_config()
+  config.update(task="multilabel", batch_size=2, steps=12, lr=0.02)
+  config.update(log_every=1, checkpoint_every=6, eval_every=6)
+  config.update(optimizer="adamw", ema_decay=0.5)
+  config.data.update(name="folder", path=str(root), crop_size=(33, 33))
+  config.data.data_dir = str(root.parent / "data")
+  config.data.update(rotation=10.0, classmix=0.5, noise=4.0)
+  config.model.update(
+    backbone="tiny", output_stride=32, atrous_rates=(), decoder=()
+  )
+  config.loss.name = "binary_cross_entropy+dice"
+  config.loss.positive_weights = (2.0, 1.0, 1.0)
+  config.eval.pictures = 2
+  config.update_from_flattened_dict(changes)
+  return config

@@ -14,30 +14,13 @@ from deeplab_jax import doctor, export, metrics, plan, predict, tasks, train
 from deeplab_jax.doctor import checkup_text, page
 from deeplab_jax.models import preprocess, resize_bilinear
 from deeplab_jax.predict.naming import class_folders
-from tests import multilabel_scenes
+from tests import multilabel_scenes, processes
 from tests.exported import onnx_packages, tflite_packages
-from tests.multilabel_scenes import NAMES
+from tests.multilabel_scenes import NAMES, make_config
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
+_TRAIN = "tests/programs/train_multilabel.py"
 _SCENES = multilabel_scenes.scenes(6)
-
-
-def _config(root, **changes):
-  config = config_lib.base_config()
-  config.update(task="multilabel", batch_size=2, steps=12, lr=0.02)
-  config.update(log_every=1, checkpoint_every=6, eval_every=6)
-  config.update(optimizer="adamw", ema_decay=0.5)
-  config.data.update(name="folder", path=str(root), crop_size=(33, 33))
-  config.data.data_dir = str(root.parent / "data")
-  config.data.update(rotation=10.0, classmix=0.5, noise=4.0)
-  config.model.update(
-    backbone="tiny", output_stride=32, atrous_rates=(), decoder=()
-  )
-  config.loss.name = "binary_cross_entropy+dice"
-  config.loss.positive_weights = (2.0, 1.0, 1.0)
-  config.eval.pictures = 2
-  config.update_from_flattened_dict(changes)
-  return config
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +30,7 @@ def trained(tmp_path_factory, tiny_backbone):
   root = multilabel_scenes.write(
     folder / "mine", "folder a class", _SCENES, val=3
   )
-  score = train.train_and_evaluate(_config(root), folder / "run")
+  score = train.train_and_evaluate(make_config(root), folder / "run")
   return root, folder / "run", score
 
 
@@ -107,8 +90,8 @@ def test_thresholds_are_chosen_kept_and_used_behind_every_door(
     metrics.outcome_counts(_SCENES[name][1], labels)
     for name, labels in wanted.items()
   )
-  report = tasks.find_task(_config(root)).report(
-    workdir, _config(root), tmp_path / "report"
+  report = tasks.find_task(make_config(root)).report(
+    workdir, make_config(root), tmp_path / "report"
   )
   assert np.abs(report.outcomes - outcomes).max() <= unclear
   assert report.miou == pytest.approx(score, abs=1e-6) == rows[-1]["eval/miou"]
@@ -198,7 +181,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(trained, tmp_path):
   shutil.copytree(workdir, tmp_path / "run")
   for folder in ("checkpoints", "best"):
     shutil.rmtree(tmp_path / "run" / folder / "12", ignore_errors=True)
-  again = train.train_and_evaluate(_config(root), tmp_path / "run")
+  again = train.train_and_evaluate(make_config(root), tmp_path / "run")
   assert again == score
 
   def steady(path):
@@ -222,9 +205,37 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(trained, tmp_path):
   assert facts[0]["thresholds_by_step"] == facts[1]["thresholds_by_step"]
 
 
+def test_two_processes_train_as_one(trained, tmp_path):
+  """They draw, augment, sum and choose thresholds together."""
+  root, *_ = trained
+  wide = {"DEEPLAB_CACHE": str(tmp_path / "cache"), "JAX_ENABLE_X64": "1"}
+  alone, together = tmp_path / "one", tmp_path / "two"
+  every = [
+    processes.start(_TRAIN, root, workdir, **wide, **own)
+    for workdir, own in [
+      (alone, {}),
+      *((together, own) for own in processes.joined()),
+    ]
+  ]
+  score, *scores = (
+    float(processes.finish(process).splitlines()[-1]) for process in every
+  )
+  assert scores == pytest.approx([score, score], abs=1e-9)
+  rows = zip(_rows(together), _rows(alone), strict=True)
+  for found, expected in rows:
+    for name in expected:
+      if "per_second" not in name:
+        assert found[name] == pytest.approx(expected[name], rel=1e-6), name
+  facts = [
+    json.loads((workdir / "model.json").read_text())
+    for workdir in (together, alone)
+  ]
+  assert facts[0]["thresholds"] == pytest.approx(facts[1]["thresholds"])
+
+
 def test_the_doctor_looks_at_every_plane(trained, tmp_path):
   root, _, _ = trained
-  checkup = doctor.examine(_config(root), overfit_steps=3)
+  checkup = doctor.examine(make_config(root), overfit_steps=3)
   assert not checkup.errors
   (found,) = [f for f in checkup.findings if f.code == "overlapping-masks"]
   assert "masks/CLASS/NAME (18 files)" in found.message
@@ -242,7 +253,7 @@ def test_the_doctor_looks_at_every_plane(trained, tmp_path):
     broken[name][1][..., 1] = 0
   other = multilabel_scenes.write(tmp_path / "x", "array", broken, val=3)
   Image.fromarray(broken["s_4"][0][:50]).save(other / "images/s_4.png")
-  checkup = doctor.examine(_config(other))
+  checkup = doctor.examine(make_config(other))
   assert {"mask-size"} == {f.code for f in checkup.errors}
   (finding,) = [f for f in checkup.findings if f.code.endswith("-in-train")]
   assert "box (1)" in finding.message
@@ -250,7 +261,7 @@ def test_the_doctor_looks_at_every_plane(trained, tmp_path):
 
 def test_a_plan_knows_the_planes(trained):
   root, _, _ = trained
-  made = plan.make_plan(_config(root), plan.local_machine())
+  made = plan.make_plan(make_config(root), plan.local_machine())
   pixels = 2 * 33 * 33
   assert made.program.memory.batch == pixels * (3 + len(NAMES))
 
@@ -287,30 +298,30 @@ _WRONG = {
 @pytest.mark.parametrize("said", _WRONG)
 def test_what_does_not_fit_the_head_is_refused_in_one_line(said, tmp_path):
   with pytest.raises(ValueError, match=said) as error:
-    config_lib.check(_config(tmp_path, **_WRONG[said]))
+    config_lib.check(make_config(tmp_path, **_WRONG[said]))
   assert "\n" not in str(error.value)
 
 
 def test_other_data_and_models_of_other_tasks_are_refused(trained, tmp_path):
   root, workdir, _ = trained
-  config = _config(root)
+  config = make_config(root)
   config.loss.positive_weights = (1.0,)
   with pytest.raises(ValueError, match=r"positive_weights must be \(\) or 3"):
     config_lib.check_classes(config, 3)
-  config = _config(root, **{"data.name": "shapes"})
+  config = make_config(root, **{"data.name": "shapes"})
   with pytest.raises(
     ValueError, match=r"must be 'folder' with config\.task 'mu"
   ):
     tasks.find_task(config)
   with pytest.raises(ValueError, match="classes overlap: evaluate it with"):
-    tasks.SEGMENTATION.report(workdir, _config(root))
+    tasks.SEGMENTATION.report(workdir, make_config(root))
   content = json.loads((workdir / "model.json").read_text())
   for name in ("thresholds", "thresholds_by_step", "sha256"):
     content.pop(name)
   shutil.copytree(workdir, tmp_path / "run")
   (tmp_path / "run/model.json").write_text(json.dumps(content))
   with pytest.raises(ValueError, match="must hold a model of overlapping cla"):
-    tasks.MULTILABEL.report(tmp_path / "run", _config(root))
+    tasks.MULTILABEL.report(tmp_path / "run", make_config(root))
   with pytest.raises(ValueError, match="thresholds must be left out"):
     deeplab_jax.load(tmp_path / "run", thresholds=(0.5,) * 3)
   with pytest.raises(ValueError, match=r"must be 3 numbers above 0.*\(0.5,\)"):
@@ -361,7 +372,7 @@ def test_overlapping_scenes_are_learnt(tmp_path):
   root = multilabel_scenes.write(
     tmp_path / "mine", "channels of a PNG", scenes, val=12
   )
-  config = _config(root, steps=200, batch_size=8, eval_every=200)
+  config = make_config(root, steps=200, batch_size=8, eval_every=200)
   config.update(lr=3e-3, weight_decay=0.01, ema_decay=0.98)
   config.checkpoint_every = 200
   config.data.update(crop_size=(65, 65), rotation=0.0, min_scale=1.0)
