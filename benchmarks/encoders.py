@@ -98,7 +98,8 @@ class TimmFeatures(torch.nn.Module):
 def run_encoders(options: argparse.Namespace) -> Iterator[Comparison]:
   """Every encoder at every output stride, one image at a time."""
   for encoder in options.encoders or ENCODERS:
-    state = _random_state(encoder)
+    state = timm.create_model(encoder).state_dict()
+    randomise(state)
     for stride, dtype in itertools.product(
       options.output_strides, options.dtypes
     ):
@@ -128,10 +129,10 @@ def _images(case: Case) -> np.ndarray:
   return generator.standard_normal(shape, np.float32)
 
 
-def _random_state(encoder: str) -> dict[str, torch.Tensor]:
-  """Weights of timm's network with which features stay near one."""
+def randomise(state: dict[str, torch.Tensor]) -> None:
+  """Gives a state dict weights with which features stay near one, the same at
+  every call."""
   generator = torch.Generator().manual_seed(0)
-  state = timm.create_model(encoder).state_dict()
   for name, value in state.items():
     if not value.is_floating_point():
       continue
@@ -142,7 +143,6 @@ def _random_state(encoder: str) -> dict[str, torch.Tensor]:
       value.copy_(noise * np.prod(value.shape[1:]) ** -0.5)
     else:
       value.copy_((not name.endswith(("bias", "mean"))) + 0.1 * noise)
-  return state
 
 
 def _ours(case, stride, state, images) -> Program:

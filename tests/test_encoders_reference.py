@@ -25,18 +25,10 @@ _TIMM = [*convnext.VARIANTS, *efficient.VARIANTS]
 
 
 def _randomise(network):
-  """Weights of which features stay near one, the same at every call."""
-  generator = torch.Generator().manual_seed(0)
-  for name, value in network.state_dict().items():
-    if not value.is_floating_point():
-      continue
-    noise = torch.randn(value.shape, generator=generator)
-    if name.endswith("running_var"):
-      value.copy_(torch.exp(0.2 * noise))
-    elif value.ndim > 1:
-      value.copy_(noise * np.prod(value.shape[1:]) ** -0.5)
-    else:
-      value.copy_((not name.endswith(("bias", "mean"))) + 0.1 * noise)
+  """`network` with random weights, the same at every call."""
+  from benchmarks.encoders import randomise
+
+  randomise(network.state_dict())
   return network.eval()
 
 
