@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,8 +16,9 @@ from deeplab_jax.data.annotations.brush import decode_brush
 from deeplab_jax.data.builders import folder_classes
 from deeplab_jax.data.builders.trees import Tree
 from tests import annotation_scenes as scenes
-from tests.annotation_scenes import NAMES, SCENES, SIZE, SPLITS
+from tests.annotation_scenes import IGNORE, NAMES, SCENES, SIZE, SPLITS
 
+_AROUND = np.ones((3, 3), np.uint8)  # a pixel and its neighbours
 # The libraries' own warnings are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,11 +30,13 @@ def _labels(root):
   classes = folder_classes.find(
     found.tree, layout.used_masks(), listed=found.listed
   )
-  assert classes.names == NAMES
+  assert sorted(classes.names) == sorted(NAMES)
+  numbers = np.arange(256, dtype=np.uint8)
+  numbers[: len(NAMES)] = [NAMES.index(name) for name in classes.names]
   labels = {}
   for name, path in layout.masks.items():
     mask = classes.decode(path, found.tree.read(path))
-    labels[pathlib.Path(name).name] = classes.labels_of(path, mask)
+    labels[pathlib.Path(name).name] = numbers[classes.labels_of(path, mask)]
     assert found.tree.read(layout.images[name])
   splits = {
     split: {pathlib.Path(name).name for name in names}
@@ -100,6 +104,88 @@ def test_exports_of_datumaro(tmp_path, name):
     path.unlink() if path.is_file() else shutil.rmtree(path)
   # Datumaro makes an outline of the mask with a hole, a pixel smaller.
   _check(root, but=() if as_masks else ("holes",))
+
+
+def _outlined(scene):
+  """What an outline tells of a scene; one of less than three points would be
+  written as a box."""
+  things = [x for x in SCENES[scene] if not x.is_crowd and not x.holes]
+  return [x for x in things if scenes.region(x).any(0).sum() > 1]
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "labelme"])
+def test_exports_of_supervision(tmp_path, name):
+  sv = pytest.importorskip("supervision", reason="no supervision is installed")
+  if name == "yolo":
+    text = "train: train/images\nval: val/images\n"
+    scenes.write(tmp_path / "data.yaml", f"{text}names: {list(NAMES[1:])}\n")
+  for split, names in SPLITS.items():
+    images, found = {}, {}
+    for scene in names:
+      path = f"{scene}.png"
+      images[path] = scenes.image(scene)
+      things = _outlined(scene)
+      masks = np.array([scenes.region(x) for x in things], bool)
+      found[path] = sv.Detections.empty()
+      if things:
+        found[path] = sv.Detections(
+          sv.mask_to_xyxy(masks),
+          masks,
+          class_id=np.array([NAMES.index(x.name) - 1 for x in things]),
+        )
+    dataset = sv.DetectionDataset(list(NAMES[1:]), images, found)
+    folder = str(tmp_path / split)
+    if name == "yolo":
+      dataset.as_yolo(f"{folder}/images", f"{folder}/labels")
+    elif name == "coco":
+      place = str(tmp_path / f"annotations/{split}.json")
+      dataset.as_coco(folder, place)
+    else:
+      dataset.as_labelme(folder, folder)
+  labels, splits = _labels(tmp_path)
+  assert splits == {split: set(names) for split, names in SPLITS.items()}
+  for scene in SCENES.keys() - {"holes"}:
+    # An outline of a mask goes through the middles of its outer pixels.
+    wanted = np.zeros(SIZE, np.uint8)
+    for thing in _outlined(scene):
+      wanted[scenes.region(thing)] = NAMES.index(thing.name)
+    around = np.pad(wanted, 1, constant_values=IGNORE)
+    sure = cv2.dilate(around, _AROUND) == cv2.erode(around, _AROUND)
+    sure = sure[1:-1, 1:-1]
+    np.testing.assert_array_equal(labels[scene][sure], wanted[sure])
+    assert (labels[scene] != wanted).mean() < 0.1
+
+
+def test_shapes_of_labelme(tmp_path):
+  """But for the border of a shape, which LabelMe counts to it."""
+  utils = pytest.importorskip("labelme.utils", reason="no labelme is installed")
+  rng = np.random.default_rng(0)
+  counts = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4}
+  for number, (kind, count) in enumerate(15 * list(counts.items())):
+    points = rng.uniform(2, 46, (count, 2))
+    if kind == "oriented_rectangle":
+      ahead, aside = rng.uniform(4, 20, 2) * [1, -1], rng.uniform(4, 20)
+      turned = ahead[::-1] * [1, -1] / np.linalg.norm(ahead) * aside
+      points = points[0] + np.array([0 * ahead, ahead, ahead + turned, turned])
+    shape = {"label": "car", "points": points.tolist(), "shape_type": kind}
+    document = {"shapes": [shape], "imagePath": "a.png"}
+    document |= {"imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    root = tmp_path / str(number)
+    for stem in "ab":  # one picture alone has no split
+      document["imagePath"] = f"{stem}.png"
+      scenes.write(root / f"{stem}.png", scenes.png(scenes.image("holes")))
+      scenes.write(root / f"{stem}.json", json.dumps(document))
+    found = find.find(Tree.open(root))
+    classes = folder_classes.find(
+      found.tree, found.layout.used_masks(), listed=found.listed
+    )
+    path = found.layout.masks["a"]
+    labels = classes.labels_of(
+      path, classes.decode(path, found.tree.read(path))
+    )
+    theirs = utils.shape_to_mask(SIZE, shape["points"], kind).astype(np.uint8)
+    inner, outer = (f(theirs, _AROUND) for f in (cv2.erode, cv2.dilate))
+    assert ((inner <= labels) & (labels <= outer)).all(), (kind, points)
 
 
 def test_strokes_of_label_studio():
