@@ -97,8 +97,9 @@ def test_nothing_is_written_before_the_first_row(tmp_path):
   assert written() == before
 
 
-def test_tensorboard_finds_the_figures_that_are_known(tmp_path):
-  row = {"train/loss": 3.0, "eval/iou/car": float("nan")}
+def test_tensorboard_finds_the_figures_that_are_known(tmp_path, caplog):
+  caplog.set_level("INFO")
+  row = {"train/loss": 3.0, "eval/iou/car": float("nan"), "a+b c": 4.0}
   _write(tmp_path, 4, (5, row), (6, {"train/loss": 2.5}))
   (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
   content, events = path.read_bytes(), []
@@ -112,7 +113,12 @@ def test_tensorboard_finds_the_figures_that_are_known(tmp_path):
   found = [
     (e.step, v.tag, v.simple_value) for e in scalars for v in e.summary.value
   ]
-  assert found == [(5, "train/loss", 3.0), (6, "train/loss", 2.5)]
+  assert found == [
+    (5, "train/loss", 3.0),
+    (5, "a_b_c", 4.0),
+    (6, "train/loss", 2.5),
+  ]
+  assert not caplog.messages
 
 
 def test_a_full_disk_is_told_and_not_waited_for(tmp_path):

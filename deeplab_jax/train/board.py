@@ -1,6 +1,7 @@
 """The figures of a run as TensorBoard reads them."""
 
 import pathlib
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,8 @@ class Board:
     """Adds the figures of a step that are known."""
     for name, value in row.items():
       if value is not None:
+        # As tensorboardX would, which says so each time.
+        name = re.sub(r"[^-/\w.]", "_", name)
         self._add(step, summary=summary.scalar(name, value))
     self._events.flush()
 
