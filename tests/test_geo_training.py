@@ -75,7 +75,8 @@ def test_rasters_are_cut_into_tiles_that_stay_where_they_are(
       np.testing.assert_array_equal(example["label"], labels[part])
   assert seen == {f"s{i}": places for i in range(3)}
   checkup = doctor.examine(config, overfit_steps=0)
-  assert not checkup.errors and checkup.survey.size_of("val") == 6
+  assert not checkup.errors
+  assert checkup.survey.size_of("val") == len(dataset.eval) == 4
   with pytest.raises(ValueError, match=r"set data\.channels"):
     open_dataset(folders.make_config(root, tile=64).data)
   with pytest.raises(ValueError, match="must have 3 channels, got 4 bands of"):
