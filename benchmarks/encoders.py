@@ -33,10 +33,10 @@ from benchmarks.timing import (
   measure,
 )
 from deeplab_jax.import_weights import from_torch
-from deeplab_jax.models import DeepLab, convnext, efficient, vit
+from deeplab_jax.models import DeepLab, convnext, vit
 from deeplab_jax.models.backbones import build_backbone
+from docs.make_encoders import ENCODERS
 
-ENCODERS = (*convnext.VARIANTS, *efficient.VARIANTS, *vit.VARIANTS)
 _TOLERANCE = 1e-3  # relative to the largest value
 
 

@@ -61,9 +61,9 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
   return [
     name,
     result.contender,
-    _digits(1e3 * result.percentile(50)),
-    _digits(1e3 * result.percentile(10)),
-    _digits(case.batch / result.percentile(50)),
+    digits(1e3 * result.percentile(50)),
+    digits(1e3 * result.percentile(10)),
+    digits(case.batch / result.percentile(50)),
     *ratios,
     "" if result.start_seconds is None else f"{result.start_seconds:.1f}",
     *map(_mebibytes, (result.memory, result.temporaries)),
@@ -71,7 +71,7 @@ def _row(case: Case, result: Result, results: list[Result]) -> list[str]:
   ]
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
   """Three digits, or all before the point; nothing of what was not timed."""
   if np.isnan(value):
     return ""

@@ -10,8 +10,9 @@ segmentation_models.pytorch answers, of docs/performance/cpu_encoders.json.
 import json
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from benchmarks.report import digits, markdown
 from deeplab_jax.models import DeepLab, convnext, efficient, vit
 from deeplab_jax.summary import multiply_adds
 
@@ -76,7 +77,7 @@ def times(encoder: str, results: Sequence[dict]) -> list[str]:
     found = [find(stride, dtype, program) for program in _PROGRAMS]
     if not all(x and x["seconds"] for x in found):
       return ""
-    return " / ".join(_digits(1e3 * x["median"]) for x in found)
+    return " / ".join(digits(1e3 * x["median"]) for x in found)
 
   asked = [find(stride, "float32", "smp") for stride in (8, 16)]
   answers = ["works" if not x["error"] else "refuses" for x in asked if x]
@@ -86,18 +87,6 @@ def times(encoder: str, results: Sequence[dict]) -> list[str]:
     milliseconds(16, "bfloat16"),
     ", ".join(answers),
   ]
-
-
-def _digits(value: float) -> str:
-  return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def table(
-  headings: Sequence[str], row_of: Callable[[str], Sequence[str]]
-) -> str:
-  """A Markdown table of all encoders."""
-  rows = [headings, ["---"] * len(headings), *map(row_of, ENCODERS)]
-  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
@@ -111,7 +100,7 @@ def main() -> None:
     (TIMES, lambda encoder: times(encoder, results)),
   ):
     start = re.escape(f"| {' | '.join(headings)} |")
-    new = table(headings, row_of)
+    new = markdown(headings, [row_of(encoder) for encoder in ENCODERS])
     page = re.sub(rf"^{start}\n(\|.*\n)*", new + "\n", page, flags=re.MULTILINE)
   path.write_text(page)
 

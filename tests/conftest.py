@@ -41,8 +41,8 @@ _COMPILES = {
     export_web geo geo_hidden geo_training half_pixel hostile_names
     import_weights import_weights_averages import_weights_deeplabs
     import_weights_reference import_weights_sigmoids import_weights_torch
-    inference_fusion
-    inference_network inference_onednn inference_segmenter late_crops
+    inference_fusion inference_network inference_onednn inference_segmenter
+    late_crops
     losses_defined losses_sigmoids models_atrous models_deeplab
     models_depthwise models_golden models_layers models_loops multilabel
     official_weights one_answer remote train_auxiliary train_folded_norms

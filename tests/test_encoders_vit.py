@@ -14,7 +14,6 @@ from deeplab_jax.import_weights.fit import _leaves
 from deeplab_jax.import_weights.pytorch import to_official, usual_arguments
 from deeplab_jax.models import DeepLab, positions, vit
 from deeplab_jax.models.backbones import build_backbone
-from deeplab_jax.models.ops.attention import attention
 from deeplab_jax.models.ops.resize import resize_bilinear
 from deeplab_jax.models.trace import shapes_of
 from deeplab_jax.models.units import backbone_units
@@ -355,24 +354,6 @@ def test_gradients_reach_all_and_paths_are_dropped():
     if not value > 0
   ]
   assert not still
-
-
-@pytest.mark.parametrize(
-  "dtype, tolerance", [("float32", 1e-6), ("bfloat16", 1e-2)]
-)
-def test_attention_is_what_jax_defines(dtype, tolerance):
-  arrays = np.random.default_rng(0).standard_normal((3, 2, 21, 4, 64))
-  arrays = [jnp.asarray(x, dtype) for x in arrays]
-
-  def both(function):
-    y, pullback = jax.vjp(function, *arrays)
-    return [y, *pullback(y)]
-
-  wanted = jax.jit(both, static_argnums=0)(jax.nn.dot_product_attention)
-  for found, want in zip(jax.jit(both, static_argnums=0)(attention), wanted):
-    assert found.dtype == want.dtype
-    found, want = (np.asarray(x, np.float32) for x in (found, want))
-    np.testing.assert_allclose(found, want, atol=tolerance * np.abs(want).max())
 
 
 @pytest.mark.slow

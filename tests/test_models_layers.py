@@ -1,4 +1,4 @@
-"""Padding, batch normalisation and resizing against NumPy."""
+"""Padding, batch normalisation and resizing against NumPy, attention."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deeplab_jax.models.layers import BatchNorm
+from deeplab_jax.models.ops.attention import attention
 from deeplab_jax.models.ops.convolution import conv, max_pool, same_padding
 from deeplab_jax.models.ops.resize import resize_bilinear, resized_argmax
 from tests.golden.network import relative_error
@@ -225,3 +226,21 @@ def test_resized_argmax_is_the_largest_of_the_resized(users_jit, shape, size):
     x = np.float32(generator.integers(levels, size=shape)) / 7 - 1
     assert found(x).dtype == jnp.int32
     np.testing.assert_array_equal(found(x), expected(x))
+
+
+@pytest.mark.parametrize(
+  "dtype, tolerance", [("float32", 1e-6), ("bfloat16", 1e-2)]
+)
+def test_attention_is_what_jax_defines(dtype, tolerance):
+  arrays = np.random.default_rng(0).standard_normal((3, 2, 21, 4, 64))
+  arrays = [jnp.asarray(x, dtype) for x in arrays]
+
+  def both(function):
+    y, pullback = jax.vjp(function, *arrays)
+    return [y, *pullback(y)]
+
+  wanted = jax.jit(both, static_argnums=0)(jax.nn.dot_product_attention)
+  for found, want in zip(jax.jit(both, static_argnums=0)(attention), wanted):
+    assert found.dtype == want.dtype
+    found, want = (np.asarray(x, np.float32) for x in (found, want))
+    np.testing.assert_allclose(found, want, atol=tolerance * np.abs(want).max())
