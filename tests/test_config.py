@@ -1,6 +1,8 @@
 """The config files, and the mistakes found before any work."""
 
+import math
 import pathlib
+import re
 import runpy
 import shutil
 import subprocess
@@ -22,7 +24,7 @@ from deeplab_jax import (
   train,
 )
 from deeplab_jax import config as config_lib
-from deeplab_jax.config import reference
+from deeplab_jax.config import ranges, reference
 from deeplab_jax.data import augmentation
 from deeplab_jax.models import (
   Classifier,
@@ -380,12 +382,15 @@ def test_check_passes_float64_where_jax_has_it():
     ),
     ({"steps": 0}, r"config\.steps must be above 0, got 0"),
     ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
-    ({"eval__scales": ()}, r"eval\.scales must be one or more positive"),
+    ({"eval__scales": ()}, r"eval: scales must be positive multiples"),
     ({"eval__output_stride": 12}, r"eval\.output_stride must be 0 .*got 12"),
     ({"data__max_scale": 0.25}, r"data\.max_scale must be min_scale \(0\.5\)"),
     ({"data__color_jitter": (2.0, 0.0, 0.0)}, r"color_jitter must be three"),
-    ({"loss__hard_pixel_fraction": 0.0}, r"hard_pixel_fraction must be in"),
-    ({"momentum": -0.1}, r"config\.momentum must be 0 or more, got -0\.1"),
+    (
+      {"loss__hard_pixel_fraction": 0.0},
+      r"hard_pixel_fraction must be above 0, at",
+    ),
+    ({"momentum": -0.1}, r"config\.momentum must be from 0 to less than 1, g"),
     ({"optimizer": "adam"}, r"optimizer must be one of sgd, adamw, got 'adam'"),
     ({"adam_beta2": 0.9}, r"beta2 must be 0\.999, as optimizer 'sgd' has none"),
     (
@@ -418,13 +423,71 @@ def test_check_passes_float64_where_jax_has_it():
     ),
     (
       {"loss__label_smoothing": 1.0},
-      r"label_smoothing must be in \[0, 1\), got",
+      r"label_smoothing must be from 0 to less than 1, got",
     ),
+    (
+      {"freeze_stride": 3, "model__backbone": "mobilenet_v2"},
+      r"backbone's units, 2, 4, 8, 16, 32; got 3",
+    ),
+    (
+      {"data__resize_factor": 16},
+      r"resize_factor must be 0 where data\.resize_min is 0, got 16",
+    ),
+    (
+      {"data__resize_min": 65, "data__resize_max": 33},
+      r"resize_max must be 0, .*, or data\.resize_min \(65\) or more, got 33",
+    ),
+    (
+      {"eval__tile": 100},
+      r"config\.eval: tile must be a multiple of 32 plus 1, got 100",
+    ),
+    ({"lr": math.inf}, r"lr must be above 0, a finite number, got inf"),
   ],
 )
 def test_check_names_the_field_and_the_remedy(fields, message):
   with pytest.raises(ValueError, match=message):
     config_lib.check(_changed(**fields), num_devices=8)
+
+
+def _fields(*kinds: type) -> list[str]:
+  """Names of the fields whose values are of these kinds."""
+  config = config_lib.base_config()
+  flat = {n: _field(config, n) for n in config_lib.field_names(config)}
+  return [name for name, value in flat.items() if type(value) in kinds]
+
+
+def _field(config: ConfigDict, name: str):
+  for part in name.split("."):
+    config = config[part]
+  return config
+
+
+def test_every_number_has_a_range():
+  of_their_own = {
+    *("mesh_height", "slow_start_steps", "freeze_stride", "thaw_step"),
+    *("data.channels", "data.late_crop_step"),
+    *("eval.output_stride", "eval.threshold"),
+  }
+  numbers = {n for n in _fields(int, float) if not n.startswith("model.")}
+  assert numbers == of_their_own | set(ranges.RANGES)
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    *((name, -1) for name in _fields(int)),
+    *((n, x) for n in _fields(float) for x in (-1.0, math.nan, math.inf)),
+    *((n, ("a", "b")) for n in _fields(tuple) if n != "freeze"),
+    *((name, (math.nan,)) for name in _fields(tuple)),
+    *((name, (-1.5, 1.5)) for name in _fields(tuple)),
+  ],
+)
+def test_no_field_takes_what_cannot_be(name, value):
+  config = _changed(model__backbone="mobilenet_v2")
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(ValueError, match=re.escape(name.split(".")[-1])):
+    config_lib.check(config)
+    config_lib.check_classes(config, 2)
 
 
 @pytest.mark.parametrize(

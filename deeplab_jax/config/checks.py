@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.config.arguments import nearest
-from deeplab_jax.config.fields import base_config, make_model
+from deeplab_jax.config.fields import base_config, make_model, make_protocol
 from deeplab_jax.config.following import follows_images
+from deeplab_jax.config.ranges import out_of_range
 from deeplab_jax.data import augmentation
 from deeplab_jax.data.datasets import DATASETS
 from deeplab_jax.losses import JOINED, LOSSES, MULTILABEL_LOSSES, settings
@@ -53,6 +54,7 @@ def check(config: ConfigDict, num_devices: int | None = None) -> None:
   _check_augmentation(config)
   _check_images(config)
   _check_crop(config)
+  _check_evaluation(config)
   _check_batch(config, num_devices)
 
 
@@ -93,12 +95,6 @@ def _check_model(config: ConfigDict) -> None:
     wanted = f"{defaults[name]!r}, as a classifier has none"
     found = config.model[name]
     _require(f"model.{name}", found == defaults[name], wanted, found)
-  if config.eval.output_stride not in (0, 8, 16, 32):
-    raise ValueError(
-      "config.eval.output_stride must be 0 (the model's), 8, 16 or 32, got "
-      f"{config.eval.output_stride}"
-    )
-  _require_one_of("eval.dtype", config.eval.dtype, ("", *INFERENCE_DTYPES))
 
 
 def _check_loss(config: ConfigDict) -> None:
@@ -180,22 +176,14 @@ def check_classes(config: ConfigDict, num_classes: int) -> None:
 
 
 def _number(value: Any) -> float:
-  """`value`, NaN if it is no number: not above, not below anything."""
-  return value if isinstance(value, int | float) else math.nan
+  """`value`, NaN if it is no finite number: not above, not below anything."""
+  fine = isinstance(value, int | float) and math.isfinite(value)
+  return value if fine else math.nan
 
 
 def _check_ranges(config: ConfigDict) -> None:
-  positive = ("batch_size", "accumulate_steps", "steps", "lr", "log_every")
-  positive += ("keep_checkpoints", "lr_decay_steps")
-  positive += ("batch_norm_groups",)
-  positive += ("data.min_scale", "data.scale_step", "eval.batch_size")
-  for name in positive:
-    _require(name, _get(config, name) > 0, "above 0", _get(config, name))
-  for name in ("momentum", "last_layer_multiplier", "weight_decay"):
-    _require(name, config[name] >= 0, "0 or more", config[name])
-  not_negative = ("checkpoint_every", "eval_every")
-  for name in (*not_negative, "data.workers", "data.eval_limit"):
-    _require(name, _get(config, name) >= 0, "0 or more", _get(config, name))
+  for line in out_of_range(config):
+    raise ValueError(line)
   slow = config.slow_start_steps
   _require(
     "slow_start_steps",
@@ -203,34 +191,41 @@ def _check_ranges(config: ConfigDict) -> None:
     f"from 0 to less than the {config.steps} steps",
     slow,
   )
-  for name in ("focal_power", "smooth", "boundary_weight"):
-    _require(
-      f"loss.{name}", config.loss[name] >= 0, "0 or more", config.loss[name]
+  low, high = config.data.min_scale, config.data.max_scale
+  _require("data.max_scale", high >= low, f"min_scale ({low}) or more", high)
+  jitter = config.data.color_jitter
+  strengths = len(jitter) == 3 and all(0 <= _number(s) <= 1 for s in jitter)
+  _require("data.color_jitter", strengths, "three numbers in 0..1", jitter)
+  _check_resizing(config.data)
+
+
+def _check_resizing(data: ConfigDict) -> None:
+  """Refuses limits that would be passed over, or contradict each other."""
+  for name in ("resize_max", "resize_factor"):
+    fine = data.resize_min or not data[name]
+    _require(f"data.{name}", fine, "0 where data.resize_min is 0", data[name])
+  low, high = data.resize_min, data.resize_max
+  wanted = f"0, for no limit, or data.resize_min ({low}) or more"
+  _require("data.resize_max", not high or high >= low, wanted, high)
+
+
+def _check_evaluation(config: ConfigDict) -> None:
+  if config.eval.output_stride not in (0, 8, 16, 32):
+    raise ValueError(
+      "config.eval.output_stride must be 0 (the model's), 8, 16 or 32, got "
+      f"{config.eval.output_stride}"
     )
-  for name in ("false_positives", "false_negatives", "auxiliary_weight"):
-    _require(
-      f"loss.{name}", config.loss[name] > 0, "above 0", config.loss[name]
-    )
-  width = config.loss.boundary_width
-  _require("loss.boundary_width", width >= 1, "1 or more", width)
-  smoothing = config.loss.label_smoothing
-  _require("loss.label_smoothing", 0 <= smoothing < 1, "in [0, 1)", smoothing)
-  fraction = config.loss.hard_pixel_fraction
-  _require("loss.hard_pixel_fraction", 0 < fraction <= 1, "in (0, 1]", fraction)
+  _require_one_of("eval.dtype", config.eval.dtype, ("", *INFERENCE_DTYPES))
   threshold = config.eval.threshold
   fine = 0 <= _number(threshold) < 1
   fine = fine and (config.task == "multilabel" or not threshold)
   wanted = "from 0 to less than 1, and 0 but with task 'multilabel'"
   _require("eval.threshold", fine, wanted, threshold)
-  low, high = config.data.min_scale, config.data.max_scale
-  _require("data.max_scale", high >= low, f"min_scale ({low}) or more", high)
-  jitter = config.data.color_jitter
-  strengths = len(jitter) == 3 and all(0 <= s <= 1 for s in jitter)
-  _require("data.color_jitter", strengths, "three numbers in 0..1", jitter)
-  scales = config.eval.scales
-  wanted = "one or more positive multiples of 1/4"
-  fine = scales and all(s > 0 and s * 4 % 1 == 0 for s in scales)
-  _require("eval.scales", fine, wanted, scales)
+  _require_sides("data.eval_size", config.data.eval_size)
+  try:
+    make_protocol(config)
+  except ValueError as error:
+    raise ValueError(f"config.eval: {error}") from error
 
 
 def _check_optimizer(config: ConfigDict) -> None:
@@ -240,18 +235,6 @@ def _check_optimizer(config: ConfigDict) -> None:
     fine = config.optimizer == "adamw" or found == default
     wanted = f"{default:g}, as optimizer {config.optimizer!r} has none"
     _require(name, fine, wanted, found)
-    _require(name, found > 0, "above 0", found)
-  for name in ("adam_beta2", "momentum", "ema_decay"):
-    adamw_or_average = config.optimizer == "adamw" or name == "ema_decay"
-    fine = 0 <= config[name] < 1 or not adamw_or_average
-    _require(name, fine, "from 0 to less than 1", config[name])
-  _require(
-    "layer_decay",
-    0 < config.layer_decay <= 1,
-    "above 0, at most 1",
-    config.layer_decay,
-  )
-  _require("clip_norm", config.clip_norm >= 0, "0 or more", config.clip_norm)
   thaw, freezes = config.thaw_step, config.freeze or config.freeze_stride
   wanted = f"from 0 to less than the {config.steps} steps"
   _require("thaw_step", 0 <= thaw < config.steps, wanted, thaw)
@@ -273,22 +256,8 @@ def _check_freezing(config: ConfigDict) -> None:
     raise ValueError(fault)
 
 
-_AT_MOST = {
-  "rotation": 180,
-  "blur": 20,
-  "noise": 128,
-  "cutout": 1,
-  "cutmix": 1,
-  "classmix": 1,
-  "copy_paste": 1,
-}
-
-
 def _check_augmentation(config: ConfigDict) -> None:
   data, defaults = config.data, base_config().data
-  for name, most in _AT_MOST.items():
-    wanted = f"from 0 to {most}"
-    _require(f"data.{name}", 0 <= data[name] <= most, wanted, data[name])
   for name in augmentation.FIELDS:
     fine = config.task != "classification" or data[name] == defaults[name]
     wanted = f"{defaults[name]!r}, as classification has none"
@@ -322,12 +291,12 @@ def _check_crop(config: ConfigDict) -> None:
   fine = config.task != "classification" or not step
   _require("data.late_crop_step", fine, "0, as classification has none", step)
   wanted = "(height, width)" if step else "(0, 0) where late_crop_step is 0"
-  fine = len(late) == 2 and (tuple(late) != (0, 0)) == bool(step)
+  _require_sides("data.late_crop_size", late)
+  fine = (tuple(late) != (0, 0)) == bool(step)
   _require("data.late_crop_size", fine, wanted, late)
   if step:
     _check_one_crop(config, "late_crop_size")
-  crop = config.data.crop_size
-  _require("data.crop_size", len(crop) == 2, "(height, width)", crop)
+  _require_sides("data.crop_size", config.data.crop_size)
   if config.task == "classification" or not follows_images(config):
     _check_one_crop(config, "crop_size")
 
@@ -358,6 +327,12 @@ def _get(config: ConfigDict, name: str) -> Any:
 def _require(name: str, holds: Any, allowed: str, found: Any) -> None:
   if not holds:
     raise ValueError(f"config.{name} must be {allowed}, got {found}")
+
+
+def _require_sides(name: str, found: Any) -> None:
+  fine = len(found) == 2
+  fine = fine and all(isinstance(side, int) and side >= 0 for side in found)
+  _require(name, fine, "(height, width) in pixels", found)
 
 
 def _require_one_of(name: str, found: str, allowed: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ alone. Prediction and evaluation lay pictures out here, and nowhere else.
 import argparse
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class Protocol:
 
   def __post_init__(self):
     scales = self.scales
-    if not scales or any(scale <= 0 or scale * 4 % 1 for scale in scales):
+    if not scales or not all(map(_is_scale, scales)):
       raise ValueError(
         f"scales must be positive multiples of 1/4, got {tuple(scales)}"
       )
@@ -134,6 +135,10 @@ class Protocol:
       for n in _DENOMINATORS
       if all(scale * n % 1 == 0 for scale in self.scales)
     )
+
+
+def _is_scale(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and value > 0 and value * 4 % 1 == 0
 
 
 def stored_least_crop(facts: Mapping[str, Any]) -> Size:

@@ -89,7 +89,7 @@ def _check_backbone(model):
     "None or three positive factors",
     lambda v: v is None or (len(v) == 3 and all(map(_positive, v))),
   )
-  _require(model, "width_multiplier", "positive", lambda v: v > 0)
+  _require(model, "width_multiplier", "positive", lambda v: 0 < v < math.inf)
   if not entry.has_width:
     rule = f"1: {model.backbone} has one width"
     _require(model, "width_multiplier", rule, lambda v: v == 1)

@@ -44,12 +44,11 @@ def check_freezing(
         "config.freeze must be patterns of parameters, which begin with "
         f"{some}, such as {names[0]}; got {pattern!r}, which matches none"
       )
-  if config.freeze_stride and not _of_stride(config):
-    units = _units(config)
-    strides = ", ".join(str(stride) for stride in sorted(set(units.values())))
+  strides = sorted(set(_units(config).values()))
+  if config.freeze_stride not in (0, *strides):
     return (
       "config.freeze_stride must be 0 or a stride of the backbone's units, "
-      f"{strides}; got {config.freeze_stride}"
+      f"{', '.join(map(str, strides))}; got {config.freeze_stride}"
     )
   if all(jax.tree.leaves(frozen(config, params))):
     return (
