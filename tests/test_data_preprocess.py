@@ -189,6 +189,22 @@ def test_scales_are_uniform_over_the_steps():
   assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
 
 
+@pytest.mark.parametrize(
+  ("maximum", "step", "scales"),
+  [
+    (2.0, 0.4, [0.5, 1.0, 1.5, 2.0]),  # tf.lin_space(0.5, 2.0, 4)
+    (2.0, 0.9, [0.5, 2.0]),
+    (2.0, 1.6, [0.5]),
+    (0.5, 0.25, [0.5]),
+    (1.2, 0.1, np.linspace(0.5, 1.2, 8)),  # 0.7 / 0.1 is a little below 7
+  ],
+)
+def test_scales_are_the_official_ones_of_any_step(maximum, step, scales):
+  rng = np.random.default_rng(0)
+  draws = {preprocess.draw_scale(rng, 0.5, maximum, step) for _ in range(500)}
+  np.testing.assert_allclose(sorted(draws), scales, rtol=1e-15)
+
+
 def test_scales_without_step_fill_the_interval():
   rng = np.random.default_rng(0)
   draws = [preprocess.draw_scale(rng, 0.5, 2.0, 0.0) for _ in range(2000)]

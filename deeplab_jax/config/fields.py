@@ -187,7 +187,8 @@ def data_fields() -> dict[str, Any]:
     # stores it and is served so.
     "eval_size": (0, 0),
     # Crops are scaled by one of min_scale, min_scale + scale_step, ...,
-    # max_scale, drawn at random.
+    # max_scale, drawn at random; a longer step that divides the interval
+    # replaces one that does not, and 0 draws any scale in between.
     "min_scale": 0.5,
     "max_scale": 2.0,
     "scale_step": 0.25,

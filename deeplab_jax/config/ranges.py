@@ -77,7 +77,7 @@ RANGES = {
   "data.tile_nodata": _SHARE,
   "data.min_scale": _POSITIVE,
   "data.max_scale": _POSITIVE,
-  "data.scale_step": _POSITIVE,
+  "data.scale_step": _NOT_NEGATIVE,
   "data.rotation": Range(high=180),
   "data.blur": Range(high=20),
   "data.noise": Range(high=128),

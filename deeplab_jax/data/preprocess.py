@@ -120,12 +120,15 @@ def draw_scale(
 ) -> float:
   """A scale uniform over minimum, minimum + step, ..., maximum.
 
-  With `step` 0 uniform over the whole interval.
+  A `step` that does not divide the interval is lengthened until it does, or to
+  no step at all, which leaves the minimum; official `get_random_scale`. With
+  `step` 0 uniform over the whole interval.
   """
   if not step:
     return rng.uniform(minimum, maximum)
-  count = round((maximum - minimum) / step) + 1
-  return minimum + step * rng.integers(count)
+  steps = int((maximum - minimum) / step * (1 + 1e-9))
+  step = (maximum - minimum) / max(steps, 1)
+  return minimum + step * rng.integers(steps + 1)
 
 
 def scaled_size(size: Size, scale: float) -> Size:
