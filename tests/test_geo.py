@@ -17,7 +17,7 @@ from deeplab_jax.data.builders import (
   masks,
 )
 from deeplab_jax.inference import Segmenter
-from deeplab_jax.predict import geo, shares, sources
+from deeplab_jax.predict import geo, sources
 from tests import rasters
 from tests.random_variables import random_variables
 from tests.tiny_segmenter import COLORS, NAMES, tiny_model
@@ -218,9 +218,6 @@ def test_classes_that_overlap_have_a_band_each(tmp_path):
   assert (found[:9] == 255).all()
   np.testing.assert_array_equal(found[9:], wanted[9:])
   assert (out / "overlays/a.png").exists()
-  for given in ((), (job,)):  # a picture of that name is yet to be labelled
-    left = shares.undone([job], out, ("labels", "overlays"), NAMES, given)
-    assert left == ([] if given else [job])
 
 
 def test_where_the_place_of_rasters_is_lost_is_said():

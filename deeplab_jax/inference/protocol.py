@@ -147,6 +147,14 @@ def stored_least_crop(facts: Mapping[str, Any]) -> Size:
   return tuple(size)
 
 
+def stored_class_names(
+  facts: Mapping[str, Any], num_classes: int
+) -> tuple[str, ...]:
+  """Names of the classes that a `model.json` holds; numbers if it has none."""
+  names = (facts.get("dataset") or {}).get("class_names")
+  return tuple(names or (f"class {i}" for i in range(num_classes)))
+
+
 def stored_thresholds(facts: Mapping[str, Any]) -> tuple[float, ...] | None:
   """The thresholds that a `model.json` of content `facts` holds.
 

@@ -25,6 +25,7 @@ from deeplab_jax.inference.protocol import (
   Protocol,
   Window,
   checked_thresholds,
+  stored_class_names,
   stored_least_crop,
   stored_thresholds,
 )
@@ -142,11 +143,10 @@ class Segmenter:
       **options: further arguments of `Segmenter`.
     """
     dataset = facts.get("dataset") or {}
-    numbers = [f"class {i}" for i in range(model.num_classes)]
     drawn = visualize.voc_colormap(model.num_classes + 1).tolist()
     overlap = stored_thresholds(facts) is not None  # none of them is black
     settings = {
-      "class_names": dataset.get("class_names") or numbers,
+      "class_names": stored_class_names(facts, model.num_classes),
       "colors": dataset.get("colors") or drawn[overlap:][: model.num_classes],
       "evaluation_size": stored_least_crop(facts),
       "thresholds": stored_thresholds(facts),

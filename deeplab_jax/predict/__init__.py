@@ -28,10 +28,19 @@ from deeplab_jax import messages, remote, runtime
 from deeplab_jax.checkpoints.model_directory import find_step, read_description
 from deeplab_jax.data import bands
 from deeplab_jax.inference import load
-from deeplab_jax.inference.protocol import scales_argument, stored_thresholds
+from deeplab_jax.inference.protocol import (
+  Protocol,
+  scales_argument,
+  stored_class_names,
+  stored_thresholds,
+)
 from deeplab_jax.models import INFERENCE_DTYPES
 from deeplab_jax.predict import geo, polygons, shares
-from deeplab_jax.predict.files import Failure, predict_files
+from deeplab_jax.predict.files import (
+  Failure,
+  predict_files,
+  results_of_raster,
+)
 from deeplab_jax.predict.naming import (
   LABELS,
   OVERLAYS,
@@ -41,6 +50,7 @@ from deeplab_jax.predict.naming import (
   class_folders,
   find_jobs,
   folders_like_pictures,
+  results_of,
 )
 from deeplab_jax.predict.packages import SERVERS, pack
 from deeplab_jax.predict.reading import (
@@ -62,6 +72,7 @@ __all__ = [
   "read_for",
   "read_image",
   "remarks",
+  "results_of",
 ]
 
 
@@ -115,8 +126,9 @@ def _run(flags: argparse.Namespace) -> int:
   kinds = _kinds(flags)
   _make_folders(flags.out, kinds)
   if share or flags.resume:
-    folders = class_folders(facts["dataset"]["class_names"]) if overlap else []
-    jobs, skipped = _left(flags, jobs, share, kinds, folders, rasters)
+    names = stored_class_names(facts, model.num_classes)
+    folders = class_folders(names) if overlap else []
+    jobs, skipped = _left(flags, jobs, share, kinds, folders, {*rasters})
   segmenter = load(
     flags.checkpoint,
     flags.output_stride,
@@ -157,13 +169,21 @@ def _left(
   jobs: Sequence[Job],
   share: shares.Share | None,
   kinds: Sequence[str],
-  *results: Any,
+  folders: Sequence[str],
+  rasters: set[Job],
 ) -> tuple[list[Job], int]:
   """What this process has to do, and how much of its share is done already.
 
-  `results` are the last arguments of `shares.undone`.
+  `folders` are those of classes that overlap, `rasters` jobs of their own kind.
   """
   out = remote.as_path(flags.out)
+  max_pixels = _protocol(flags).get("max_pixels", Protocol.max_pixels)
+
+  def results(job: Job) -> list[str]:
+    if job in rasters:
+      return results_of_raster(job, kinds, flags.polygons, max_pixels)
+    return results_of(job, kinds, folders)
+
   settings = {
     "checkpoint": _identity(flags.checkpoint),
     "kinds": list(kinds),
@@ -173,7 +193,7 @@ def _left(
   }
   shares.require_same_settings(out, settings, flags.resume)
   mine = shares.of_share(jobs, share or shares.Share(0, 1))
-  left = shares.undone(mine, out, kinds, *results) if flags.resume else mine
+  left = shares.undone(mine, out, results) if flags.resume else mine
   return left, len(mine) - len(left)
 
 

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -24,6 +25,7 @@ from deeplab_jax.predict.naming import (
   UNCERTAINTY,
   Job,
   class_folders,
+  results_of,
 )
 from deeplab_jax.predict.reading import read_for
 from deeplab_jax.predict.sources import Source
@@ -129,16 +131,40 @@ def _label_raster(
   """Writes the results of a TIFF with a place on earth."""
   paths = geo.paths_of(out, job.name, (LABELS, *kinds))
   geo.label(segmenter, job.source, paths)
-  if OVERLAYS in kinds and geo.fits_whole(segmenter, job.source):
+  max_pixels = segmenter.protocol.max_pixels
+  if OVERLAYS in kinds and geo.fits_whole(job.source, max_pixels):
     image = geo.read_whole(segmenter, job.source)
     overlap = segmenter.thresholds is not None
     labels = geo.read_labels(paths[LABELS], overlap)
     _write(out, job.name, [OVERLAYS], image, {LABELS: labels}, segmenter)
   if polygons:
-    path = out / POLYGONS / job.name
-    path = path.with_suffix(polygons_lib.FORMATS[polygons])
+    path = out / _polygons(job, polygons)
     names = segmenter.class_names
     polygons_lib.write(paths[LABELS], path, polygons, names)
+
+
+def results_of_raster(
+  job: Job, kinds: Sequence[str], polygons: str, max_pixels: int
+) -> list[str]:
+  """`naming.results_of` of a TIFF with a place on earth.
+
+  Args:
+    job: the raster.
+    kinds: as `predict_files` takes them.
+    polygons: likewise.
+    max_pixels: of the segmenter's protocol.
+  """
+  paths = geo.paths_of(pathlib.PurePath(), job.name, (LABELS, *kinds))
+  results = [path.as_posix() for path in paths.values()]
+  if OVERLAYS in kinds and geo.fits_whole(job.source, max_pixels):
+    results += results_of(job, [OVERLAYS])
+  return results + ([_polygons(job, polygons)] if polygons else [])
+
+
+def _polygons(job: Job, kind: str) -> str:
+  """Where the polygons of a raster are, below the folder of the results."""
+  ending = polygons_lib.FORMATS[kind]
+  return f"{POLYGONS}/{job.name.removesuffix('.png')}{ending}"
 
 
 def _ahead(

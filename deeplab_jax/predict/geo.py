@@ -104,13 +104,13 @@ def label(
         writer.put(place, found[kind], unknown)
 
 
-def fits_whole(segmenter: Segmenter, source: pathlib.Path | Member) -> bool:
+def fits_whole(source: pathlib.Path | Member, max_pixels: int) -> bool:
   """Whether the network sees the raster `source` at once, so that it is small
   enough to be drawn."""
   rasterio = bands.import_rasterio(_RASTER)
   with rasterio.open(_place(source)) as raster:
     pixels = raster.height * raster.width
-  return pixels <= segmenter.protocol.max_pixels
+  return pixels <= max_pixels
 
 
 def read_whole(

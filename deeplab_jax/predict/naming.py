@@ -89,6 +89,23 @@ def find_jobs(
   return jobs
 
 
+def results_of(
+  job: Job, kinds: Iterable[str], folders: Sequence[str] = ()
+) -> list[str]:
+  """Paths below the folder of the results of all that is written of a picture.
+
+  Args:
+    job: the picture.
+    kinds: of `KINDS`.
+    folders: `class_folders` where classes overlap.
+  """
+  names = {kind: [job.name] for kind in KINDS}
+  names[PROBABILITIES] = [f"{job.name.removesuffix('.png')}.npy"]
+  if folders:
+    names[LABELS] = [f"{folder}/{job.name}" for folder in folders]
+  return [f"{kind}/{name}" for kind in kinds for name in names[kind]]
+
+
 def class_folders(class_names: Sequence[str]) -> list[str]:
   """A name of a folder for each class, which no other class has.
 

@@ -7,11 +7,11 @@ OUT/shares/; who finds that all are there adds them up.
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deeplab_jax import atomic, remote
-from deeplab_jax.predict.naming import LABELS, OVERLAYS, PROBABILITIES, Job
+from deeplab_jax.predict.naming import Job
 from deeplab_jax.predict.sources import Member
 
 SUMMARY = "summary.json"
@@ -96,50 +96,29 @@ def of_share(jobs: Sequence[Job], share: Share) -> list[Job]:
 def undone(
   jobs: Sequence[Job],
   out: remote.AnyPath,
-  kinds: Sequence[str],
-  class_folders: Sequence[str] = (),
-  rasters: Collection[Job] = (),
+  results: Callable[[Job], Sequence[str]],
 ) -> list[Job]:
   """The jobs of which a result is missing; one that is there is whole.
 
   Args:
     jobs: of this process.
     out: folder of the results.
-    kinds: what is wanted of each picture.
-    class_folders: of the classes, where they overlap and have a mask each.
-    rasters: those of the jobs that may be too large for an overlay.
+    results: the paths below `out` of all that is wanted of a job.
   """
-  folders = [(out / kind, kind) for kind in kinds]
-  if class_folders and LABELS in kinds:
-    folders.remove((out / LABELS, LABELS))
-    folders += [(out / LABELS / name, LABELS) for name in class_folders]
-  done = {folder: _results(*folder) for folder in folders}
-  # Of a raster the masks of all classes are bands of one file.
-  of_rasters = _results(out / LABELS, LABELS) if rasters else set()
-
-  def is_done(job: Job) -> bool:
-    if job in rasters:
-      kept = {k: names for (_, k), names in done.items() if k != OVERLAYS}
-      kept |= {LABELS: of_rasters} if LABELS in kept else {}
-      return all(job.name in names for names in kept.values())
-    return all(job.name in names for names in done.values())
-
-  return [job for job in jobs if not is_done(job)]
+  done = _files(out)
+  return [job for job in jobs if not done.issuperset(results(job))]
 
 
-def _results(folder: remote.AnyPath, kind: str) -> set[str]:
-  """The names of jobs with a result in `folder`."""
+def _files(folder: remote.AnyPath) -> set[str]:
+  """Paths below `folder` of the files in it."""
   if isinstance(folder, remote.Address):
-    names = folder.below()
-  else:
-    names = [
-      os.path.relpath(os.path.join(parent, name), folder)
-      for parent, _, files in os.walk(folder)
-      for name in files
-      if not name.startswith(".")  # one being written
-    ]
-  endings = (".npy", ".tif") if kind == PROBABILITIES else (".png", ".tif")
-  return {f"{n[:-4]}.png" for n in names if n.endswith(endings)}
+    return set(folder.below())
+  return {
+    os.path.relpath(os.path.join(parent, name), folder)
+    for parent, _, files in os.walk(folder)
+    for name in files
+    if not name.startswith(".")  # one being written
+  }
 
 
 def require_same_settings(
