@@ -263,16 +263,16 @@ def _look(format, path):
 
 
 @pytest.mark.parametrize(
-  ("format", "calibrates", "within"),
+  ("format", "calibrates", "stated", "within"),
   [
-    ("onnx", False, 1e-4),
-    ("stablehlo", False, 1e-4),
-    ("tflite", False, 1e-4),
-    ("tflite", True, 5e-3),
+    ("onnx", False, 0.6531, 1e-4),
+    ("stablehlo", False, 0.6531, 1e-4),
+    ("tflite", False, 0.6531, 1e-4),
+    ("tflite", True, 0.6144, 5e-3),
   ],
 )
 def test_the_shipped_model_scores_as_stated(
-  tested, tmp_path, format, calibrates, within
+  tested, tmp_path, format, calibrates, stated, within
 ):
   examples, seen = tested
   options = {}
@@ -289,4 +289,4 @@ def test_the_shipped_model_scores_as_stated(
     for image, label in examples
   )
   print(format, facts, metrics.mean_iou(counts))
-  assert metrics.mean_iou(counts) == pytest.approx(0.6024, abs=within)
+  assert metrics.mean_iou(counts) == pytest.approx(stated, abs=within)
