@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from deeplab_jax import config as config_lib
-from deeplab_jax import doctor, plan, train
+from deeplab_jax import doctor, evaluate, plan, train
 from deeplab_jax.config import ranges
 from tests.changed_config import changed
 
@@ -127,7 +127,7 @@ def test_check_passes_float64_where_jax_has_it():
     ),
     ({"steps": 0}, r"config\.steps must be above 0, got 0"),
     ({"slow_start_steps": 30_000}, r"slow_start_steps must be from 0 to less"),
-    ({"eval__scales": ()}, r"eval: scales must be positive multiples"),
+    ({"eval__scales": ()}, r"eval\.scales must be one or more positive"),
     ({"eval__output_stride": 12}, r"eval\.output_stride must be 0 .*got 12"),
     ({"data__max_scale": 0.25}, r"data\.max_scale must be min_scale \(0\.5\)"),
     ({"data__color_jitter": (2.0, 0.0, 0.0)}, r"color_jitter must be three"),
@@ -184,7 +184,7 @@ def test_check_passes_float64_where_jax_has_it():
     ),
     (
       {"eval__tile": 100},
-      r"config\.eval: tile must be a multiple of 32 plus 1, got 100",
+      r"config\.eval\.tile must be 0, or a multiple of 32 plus 1, got 100",
     ),
     ({"lr": math.inf}, r"lr must be above 0, a finite number, got inf"),
   ],
@@ -233,6 +233,22 @@ def test_no_field_takes_what_cannot_be(name, value):
   with pytest.raises(ValueError, match=re.escape(name.split(".")[-1])):
     config_lib.check(config)
     config_lib.check_classes(config, 2)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (1.0, 1.25), ()])
+@pytest.mark.parametrize("tile", [0, 1, 33, 64, 65, 97, 129, 1025])
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (513, 513)])
+def test_the_protocol_is_refused_before_and_not_after_training(
+  scales, tile, size
+):
+  config = changed(eval__scales=scales, eval__tile=tile, data__eval_size=size)
+  refused = []
+  for begin in (config_lib.check, evaluate.make_protocol):
+    try:
+      begin(config)
+    except ValueError:
+      refused.append(begin)
+  assert len(refused) in (0, 2)
 
 
 @pytest.mark.parametrize(

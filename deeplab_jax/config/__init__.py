@@ -18,7 +18,6 @@ from deeplab_jax.config.fields import (
   field_names,
   image_arguments,
   make_model,
-  make_protocol,
 )
 from deeplab_jax.config.following import (
   follow_model,
@@ -39,7 +38,6 @@ __all__ = [
   "image_arguments",
   "load",
   "make_model",
-  "make_protocol",
   "parse_arg",
   "runlocal",
   "with_crop",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import sharding
 from deeplab_jax.config.arguments import nearest
-from deeplab_jax.config.fields import base_config, make_model, make_protocol
+from deeplab_jax.config.fields import base_config, make_model
 from deeplab_jax.config.following import follows_images
 from deeplab_jax.config.ranges import out_of_range
 from deeplab_jax.data import augmentation
@@ -221,11 +221,22 @@ def _check_evaluation(config: ConfigDict) -> None:
   fine = fine and (config.task == "multilabel" or not threshold)
   wanted = "from 0 to less than 1, and 0 but with task 'multilabel'"
   _require("eval.threshold", fine, wanted, threshold)
-  _require_sides("data.eval_size", config.data.eval_size)
-  try:
-    make_protocol(config)
-  except ValueError as error:
-    raise ValueError(f"config.eval: {error}") from error
+  size, scales, tile = (
+    config.data.eval_size,
+    config.eval.scales,
+    config.eval.tile,
+  )
+  _require_sides("data.eval_size", size)
+  fine = min(size) > 0 or max(size) == 0
+  _require("data.eval_size", fine, "(0, 0), or both above 0", size)
+  wanted = "one or more positive multiples of 1/4"
+  fine = scales and all(_number(s) > 0 and s * 4 % 1 == 0 for s in scales)
+  _require("eval.scales", fine, wanted, scales)
+  # As `inference.protocol` has it, which is a floor above.
+  parts = next(n for n in (1, 2, 4) if all(s * n % 1 == 0 for s in scales))
+  wanted = f"0, or a multiple of {32 * parts} plus 1"
+  fine = tile == 0 or (tile > 1 and (tile - 1) % (32 * parts) == 0)
+  _require("eval.tile", fine, wanted, tile)
 
 
 def _check_optimizer(config: ConfigDict) -> None:

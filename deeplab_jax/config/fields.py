@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
 from deeplab_jax.data.datasets import DatasetInfo
-from deeplab_jax.inference.protocol import Protocol
 from deeplab_jax.models import Classifier, DeepLab, model_arguments
 from deeplab_jax.models.arguments import IMAGE_ARGUMENTS
 
@@ -330,25 +329,6 @@ def make_model(
     return model
   names = model_arguments(Classifier())
   return Classifier(**{name: getattr(model, name) for name in names})
-
-
-def make_protocol(
-  config: ConfigDict, least_crop: tuple[int, int] | None = None
-) -> Protocol:
-  """The protocol of `config.eval`.
-
-  Args:
-    config: `eval` is read, and `data.eval_size`.
-    least_crop: that of a stored model; None takes `data.eval_size`.
-  """
-  size = tuple(least_crop or config.data.eval_size)
-  limits = {name: config.eval[name] for name in ("max_pixels", "tile")}
-  return Protocol(
-    scales=tuple(config.eval.scales),
-    flip=config.eval.flip,
-    least_crop=(1, 1) if size == (0, 0) else size,
-    **{name: value for name, value in limits.items() if value},
-  )
 
 
 def image_arguments(info: DatasetInfo) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A checkpoint on a split: exact counts, figures, pictures, a report."""
 
-from deeplab_jax.evaluate.loop import evaluate
+from deeplab_jax.evaluate.loop import evaluate, make_protocol
 from deeplab_jax.evaluate.report import report
 from deeplab_jax.evaluate.results import Detail, Evaluation, ScoredPicture
 
@@ -9,5 +9,6 @@ __all__ = [
   "Evaluation",
   "ScoredPicture",
   "evaluate",
+  "make_protocol",
   "report",
 ]

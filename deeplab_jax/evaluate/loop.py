@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from deeplab_jax import metrics, peers, sharding
-from deeplab_jax.config import make_protocol
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.segmentation import Views
 from deeplab_jax.data.source import Dataset, open_dataset
@@ -184,6 +183,25 @@ def tally_split(
     return tally_groups(lambda: why_not_confinable(model, variables) is None)
   except NotConfinable:  # The network does something else at a canvas's size.
     return tally_groups(lambda: False)
+
+
+def make_protocol(
+  config: ConfigDict, least_crop: tuple[int, int] | None = None
+) -> Protocol:
+  """The protocol of `config.eval`.
+
+  Args:
+    config: `eval` is read, and `data.eval_size`.
+    least_crop: that of a stored model; None takes `data.eval_size`.
+  """
+  size = tuple(least_crop or config.data.eval_size)
+  limits = {name: config.eval[name] for name in ("max_pixels", "tile")}
+  return Protocol(
+    scales=tuple(config.eval.scales),
+    flip=config.eval.flip,
+    least_crop=(1, 1) if size == (0, 0) else size,
+    **{name: value for name, value in limits.items() if value},
+  )
 
 
 def _work(

@@ -18,10 +18,9 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import atomic, metrics, remote, sharding, visualize
 from deeplab_jax.checkpoints import load_variables
-from deeplab_jax.config import make_protocol
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.evaluate import multilabel_page
-from deeplab_jax.evaluate.loop import tally_split
+from deeplab_jax.evaluate.loop import make_protocol, tally_split
 from deeplab_jax.evaluate.multilabel_results import (
   MultilabelEvaluation,
   threshold_key,

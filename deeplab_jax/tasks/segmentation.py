@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from deeplab_jax import evaluate as evaluation_lib
 from deeplab_jax import losses
-from deeplab_jax.config import make_protocol
 from deeplab_jax.data import segmentation
 from deeplab_jax.data.source import Dataset
 from deeplab_jax.losses import Loss
@@ -75,7 +74,7 @@ def abstract_batch(
 
 def evaluation_size(config: ConfigDict) -> tuple[int, int]:
   """Height and width that images are padded to at least in evaluation."""
-  return make_protocol(config).least_crop
+  return evaluation_lib.make_protocol(config).least_crop
 
 
 def evaluate(
