@@ -221,11 +221,8 @@ def _check_evaluation(config: ConfigDict) -> None:
   fine = fine and (config.task == "multilabel" or not threshold)
   wanted = "from 0 to less than 1, and 0 but with task 'multilabel'"
   _require("eval.threshold", fine, wanted, threshold)
-  size, scales, tile = (
-    config.data.eval_size,
-    config.eval.scales,
-    config.eval.tile,
-  )
+  size = config.data.eval_size
+  scales, tile = config.eval.scales, config.eval.tile
   _require_sides("data.eval_size", size)
   fine = min(size) > 0 or max(size) == 0
   _require("data.eval_size", fine, "(0, 0), or both above 0", size)
