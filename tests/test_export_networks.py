@@ -268,7 +268,7 @@ def _look(format, path):
     ("onnx", False, 0.6531, 1e-4),
     ("stablehlo", False, 0.6531, 1e-4),
     ("tflite", False, 0.6531, 1e-4),
-    ("tflite", True, 0.6144, 5e-3),
+    ("tflite", True, 0.6538, 5e-3),
   ],
 )
 def test_the_shipped_model_scores_as_stated(

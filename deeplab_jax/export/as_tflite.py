@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from deeplab_jax.export import operations, program, tf_graph
+from deeplab_jax.export import operations, program, rounding, tf_graph
 from deeplab_jax.export.extras import needs
 from deeplab_jax.export.job import PRECISIONS, Job, Opened
 from deeplab_jax.export.machine import threads
@@ -93,6 +93,8 @@ def make(job: Job) -> bytes:
 def _function(tf: Any, job: Job) -> Callable:
   """From images to what is asked for, in TensorFlow."""
   folded = jax.tree.map(np.asarray, fold(job.model, job.variables))
+  if job.precision == "int8":
+    folded = rounding.correct_biases(job, folded)
   run = program.program_fn(
     job.model, job.protocol, (job.output,), job.thresholds
   )
