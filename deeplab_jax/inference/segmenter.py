@@ -1,28 +1,15 @@
 """Images of any size to labels, probabilities and overlays."""
 
-import contextlib
-import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from deeplab_jax import sharding, visualize
-from deeplab_jax.inference import onednn
-from deeplab_jax.inference.crops import why_not_confinable
-from deeplab_jax.inference.folding import (
-  fold,
-  keeps_digits,
-  layers_in_onednn,
-)
-from deeplab_jax.inference.fusion import predict_fn
+from deeplab_jax import visualize
+from deeplab_jax.inference.programs import OUTPUTS, Programs
 from deeplab_jax.inference.protocol import (
   Protocol,
+  Size,
   Window,
   checked_thresholds,
   stored_class_names,
@@ -30,10 +17,7 @@ from deeplab_jax.inference.protocol import (
   stored_thresholds,
 )
 from deeplab_jax.models import DeepLab
-from deeplab_jax.models.divided import by_rows
-from deeplab_jax.models.ops.canvas import NotConfinable
 
-Size = tuple[int, int]
 Place = tuple[slice, slice]  # rows and columns
 
 
@@ -41,9 +25,8 @@ class Segmenter:
   """A network ready to label images.
 
   An image is padded and, if it is large, cut into windows as `Protocol` says,
-  so that it has the labels here that evaluation scores. The program for the
-  first size is compiled for its crop; those for others for a larger canvas that
-  many sizes share, where that is proven not to change the answer (see `crops`).
+  so that it has the labels here that evaluation scores. Programs are compiled
+  when the first image needs them, and shared by many sizes (see `Programs`).
 
   Attributes:
     model: the network.
@@ -106,24 +89,14 @@ class Segmenter:
       max_pixels=max_pixels,
       tile=tile,
     )
-    mesh = _sharing_mesh(mesh_height)
-    alone = mesh_height == 1  # whose layers may be calls of onednn
-    is_in_reach = alone and onednn.is_available(model.dtype)
-    if fold_batch_norm is None:
-      fold_batch_norm = is_in_reach or keeps_digits(model)
-    if fold_batch_norm:
-      variables = fold(model, variables)
-    place = None if alone else sharding.replicated(mesh)
-    self._variables = jax.device_put(variables, place)
-    self._in_onednn = fold_batch_norm and is_in_reach
-    predict = predict_fn(model, self.protocol.scales, flip, self.thresholds)
-    predict = by_rows(predict, mesh, sharding.HEIGHT_AXIS)
-    overlap = self.thresholds is not None
-    self._run = _jitted(predict, self._in_onednn, overlap)
-    self._programs = {}
-    # The first crop is computed as it is: who labels pictures of one size is
-    # spared a larger canvas, and the proof that one may be shared.
-    self._lone_crop: Size | None = None
+    self._programs = Programs(
+      model,
+      variables,
+      self.protocol,
+      thresholds=self.thresholds,
+      fold_batch_norm=fold_batch_norm,
+      mesh_height=mesh_height,
+    )
 
   @classmethod
   def from_model_json(
@@ -185,13 +158,7 @@ class Segmenter:
     if any(len(size) != 2 or min(size) < 1 for size in sizes):
       raise ValueError(f"sizes must be positive (height, width), got {sizes}")
     windows = [window for size in sizes for window in self._windows(size)]
-    if self._lone_crop is None and len({w.crop for w in windows}) > 1:
-      self._lone_crop = self.protocol.least_crop
-    needed = {self._place(window): window for window in windows}
-    with futures.ThreadPoolExecutor() as pool:
-      list(pool.map(lambda w: self._program_for(w, (want,)), needed.values()))
-    if not needed.keys() <= {self._place(window) for window in windows}:
-      self.compile(*sizes, want=want)  # They turned out not to share any.
+    self._programs.compile(windows, (want,))
     return self
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -272,7 +239,7 @@ class Segmenter:
         slice(columns.first - left, columns.end - left),
       )
       there = slice(rows.first, rows.end), slice(columns.first, columns.end)
-      found = self._run_window(part, window, wanted)
+      found = self._programs.run(part, window, wanted)
       yield there, {name: array[decided] for name, array in found.items()}
 
   def _checked(self, image: Any) -> np.ndarray:
@@ -297,106 +264,6 @@ class Segmenter:
   def _windows(self, size: Size) -> list[Window]:
     return self.protocol.windows(size, self.model.crop_stride)
 
-  def _place(self, window: Window) -> tuple[Size, bool]:
-    """The canvas that a window is computed on, and if others share it."""
-    crop = window.crop
-    if self._lone_crop is None:
-      self._lone_crop = crop
-    alone = crop in (self._lone_crop, self.protocol.least_crop)
-    shared = not alone and self._fits_a_canvas(crop)
-    return (window.canvas if shared else crop), shared
-
-  def _fits_a_canvas(self, crop: Size) -> bool:
-    stride = self.model.crop_stride
-    return self.protocol.fits_a_canvas(crop, stride) and self._may_share
-
-  @functools.cached_property
-  def _may_share(self) -> bool:
-    return why_not_confinable(self.model, self._variables) is None
-
-  def _run_window(
-    self, part: np.ndarray, window: Window, wanted: tuple[str, ...]
-  ) -> dict[str, np.ndarray]:
-    """What is wanted of `part`, each of the size of the canvas."""
-    canvas, shared, program = self._program_for(window, wanted)
-    height, width = part.shape[:2]
-    padded = np.zeros((*canvas, part.shape[2]), part.dtype)
-    padded[:height, :width] = part
-    size = np.array([height, width], np.int32)
-    limits = np.array(window.crop, np.int32) if shared else None
-    return jax.device_get(program(self._variables, padded, size, limits))
-
-  def _program_for(
-    self, window: Window, wanted: tuple[str, ...]
-  ) -> tuple[Size, bool, Callable]:
-    """The place of a window, and the program for it."""
-    place = self._place(window)
-    try:
-      return *place, self._program(*place, wanted)
-    except NotConfinable:  # The network does something else at this size.
-      self._may_share = False
-      return self._program_for(window, wanted)
-
-  def _program(
-    self, canvas: Size, is_confined: bool, wanted: tuple[str, ...]
-  ) -> Callable:
-    key = (canvas, is_confined, wanted)
-    if key not in self._programs:
-      shape, dtype = (*canvas, self.model.channels), self.model.image_dtype
-      image = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
-      pair = jax.ShapeDtypeStruct((2,), np.int32)
-      limits = pair if is_confined else None
-      traced = self._run.lower(self._variables, image, pair, limits, wanted)
-      self._programs[key] = onednn.compiled(traced)
-    return self._programs[key]
-
-
-def _jitted(predict: Callable, in_onednn: bool, overlap: bool) -> Callable:
-  """The program for one image; `wanted` are keys of `_OUTPUTS`."""
-  makers = _OUTPUTS | ({"uncertainty": _doubt} if overlap else {})
-
-  @functools.partial(jax.jit, static_argnames="wanted")
-  def run(variables, image, size, crop, wanted):
-    crops = None if crop is None else crop[None]
-    with _layers(in_onednn):
-      labels, probabilities = predict(variables, image[None], size[None], crops)
-    return {name: makers[name](labels[0], probabilities[0]) for name in wanted}
-
-  return run
-
-
-def _layers(in_onednn: bool) -> contextlib.AbstractContextManager:
-  return layers_in_onednn() if in_onednn else contextlib.nullcontext()
-
-
-def _uncertainty(labels, probabilities):
-  del labels
-  entropy = -jax.scipy.special.xlogy(probabilities, probabilities).sum(-1)
-  return entropy / math.log(max(probabilities.shape[-1], 2))
-
-
-def _doubt(labels, probabilities):
-  del labels
-  shares = jnp.stack([probabilities, 1 - probabilities], -1)
-  return _uncertainty(None, shares).max(-1)
-
-
-_OUTPUTS = {
-  "labels": lambda labels, _: labels,
-  "probabilities": lambda _, probabilities: probabilities,
-  "uncertainty": _uncertainty,
-}
-
-
-def _sharing_mesh(height: int) -> Mesh:
-  devices = jax.local_devices()
-  if not 1 <= height <= len(devices):
-    raise ValueError(
-      f"mesh_height must be from 1 to {len(devices)}, the devices here, got "
-      f"{height}"
-    )
-  return sharding.make_mesh(height, devices[:height])
-
 
 def _check(model, class_names, colors) -> None:
   for name, given in (("class_names", class_names), ("colors", colors)):
@@ -408,8 +275,6 @@ def _check(model, class_names, colors) -> None:
 
 
 def _check_wanted(argument: str, names: Sequence[str]) -> None:
-  if not names or not set(names) <= _OUTPUTS.keys():
+  if not names or not set(names) <= OUTPUTS.keys():
     found = ", ".join(map(repr, names)) or "nothing"
-    raise ValueError(
-      f"{argument} must be of {', '.join(_OUTPUTS)}, got {found}"
-    )
+    raise ValueError(f"{argument} must be of {', '.join(OUTPUTS)}, got {found}")
