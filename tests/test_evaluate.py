@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,12 @@ from deeplab_jax.data import source as source_lib
 from deeplab_jax.evaluate import classification
 from deeplab_jax.models import DeepLab, preprocess, resize_bilinear
 from tests import processes
-from tests.programs.evaluate_tiny import SIZE, evaluate_folder, make_config
+from tests.programs.evaluate_tiny import (
+  SIZE,
+  evaluate_folder,
+  fingerprint,
+  make_config,
+)
 from tests.random_variables import random_variables
 from tests.tiny_segmenter import tiny_model
 
@@ -418,7 +424,8 @@ def test_released_model_on_the_voc_sample(shared, tmp_path):
   assert found.summary()["boundary_miou"] < found.miou - 0.1
 
 
-def test_two_processes_of_two_devices_find_the_same(folder, evaluation):
+def _by_two_processes(folder):
+  """What the first of two, with two devices each, prints."""
   cache = {"DEEPLAB_CACHE": str(folder.parent / "cache")}
   both = [
     processes.start(_PROGRAM, folder, devices=2, **cache, **environment)
@@ -426,21 +433,47 @@ def test_two_processes_of_two_devices_find_the_same(folder, evaluation):
   ]
   found, _ = (processes.finish(process) for process in both)
   found = json.loads(found.splitlines()[-1])
-  expected = evaluation.to_dict()
   assert found["settings"]["devices"] == 4
+  return found
+
+
+def test_two_processes_of_two_devices_find_the_same(folder, evaluation):
+  found, expected = _by_two_processes(folder), evaluation.to_dict()
   assert found["images"] == NUM_IMAGES
-  # The first process read every other picture: 00 02 04 06 08 10.
-  assert found["examples"] == ["00", "06"]
+  for name, pictures in (
+    ("examples", evaluation.examples),
+    ("worst", evaluation.detail.worst),
+    ("best", evaluation.detail.best),
+  ):
+    assert found[name] == [fingerprint(picture) for picture in pictures], name
   # Single pixels may turn where two logits are equal but for rounding.
   for name, tolerance in (
     ("confusion_matrix", 3),
     ("boundary_iou", 1e-3),
     ("trimap_miou", 1e-3),
+    ("image_miou", 1e-2),
   ):
     np.testing.assert_allclose(
       *(_flat(content[name]) for content in (found, expected)), atol=tolerance
     )
+  assert list(found["image_miou"]) == list(expected["image_miou"])
   assert found["miou"] == pytest.approx(expected["miou"], abs=1e-3)
+
+
+def test_a_process_may_have_no_picture(folder, tmp_path):
+  for kind in ("images", "masks"):
+    (tmp_path / "one" / kind).mkdir(parents=True)
+    shutil.copy(folder / kind / "03.png", tmp_path / "one" / kind)
+  shutil.copy(folder / "classes.yaml", tmp_path / "one")
+  for split in ("train", "val"):
+    (tmp_path / "one" / f"{split}.txt").write_text("03\n")
+  expected = evaluate_folder(str(tmp_path / "one"))
+  found = _by_two_processes(tmp_path / "one")
+  assert found["images"] == 1
+  assert found["examples"] == [fingerprint(expected.examples[0])]
+  assert found["image_miou"] == pytest.approx(expected.detail.image_mious)
+  trimaps = found["trimap_miou"], expected.to_dict()["trimap_miou"]
+  np.testing.assert_allclose(*map(np.array, trimaps), atol=1e-3)
 
 
 def _flat(content) -> np.ndarray:

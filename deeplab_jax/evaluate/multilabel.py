@@ -25,17 +25,16 @@ from deeplab_jax.evaluate.multilabel_results import (
   MultilabelEvaluation,
   threshold_key,
 )
+from deeplab_jax.evaluate.processes import Picture, sum_over_processes
 from deeplab_jax.evaluate.report import peak_memory, report_on
 from deeplab_jax.evaluate.results import ScoredPicture
-from deeplab_jax.evaluate.tally import Tally, sum_over_processes
+from deeplab_jax.evaluate.tally import Tally
 from deeplab_jax.inference import predict_fn
 from deeplab_jax.inference.protocol import checked_thresholds, stored_thresholds
 from deeplab_jax.models import DeepLab
 from deeplab_jax.models.divided import by_rows
 
 __all__ = ["evaluate", "report", "threshold_key"]
-
-_EXTREMES = 6  # worst and best images kept
 
 
 def evaluate(
@@ -132,16 +131,14 @@ class _Tally(Tally):
     self._thresholds = thresholds
 
   def _look_at(self, index, whole):
-    if index in self._shown:
-      self._examples[index] = whole
-    if self._thresholds is None:
-      return
-    example = _scored(whole, self._thresholds)
-    scored = not np.isnan(example.miou)
-    self._mious[index] = example.name, example.miou if scored else None
-    if scored:
-      self._scored = sorted([*self._scored, example], key=lambda e: e.miou)
-      del self._scored[_EXTREMES:-_EXTREMES]
+    if self._thresholds is not None:  # a quarter of the probabilities' bytes
+      whole = _with_classes(whole, self._thresholds)
+    self._keep(index, whole)
+
+  def _score(self, whole):
+    outcomes = metrics.outcome_counts(whole.labels, whole.predictions)
+    miou = metrics.mean_of_known(metrics.outcome_iou(outcomes))
+    return ScoredPicture(**whole._asdict(), miou=miou)
 
   def found(self, info, settings, began) -> MultilabelEvaluation:
     """The evaluation since `began`, summed over all processes."""
@@ -151,8 +148,10 @@ class _Tally(Tally):
     if thresholds is None:
       thresholds = metrics.best_thresholds(levels)
       outcomes = metrics.outcomes_at(levels, thresholds)
+      for index, whole in self._examples.items():
+        self._examples[index] = _with_classes(whole, thresholds)
     images = sum_over_processes(np.array(self._num_images))
-    shown = [whole for _, whole in sorted(self._examples.items())]
+    mious, examples, worst, best = self._of_all()
     return MultilabelEvaluation(
       dataset=info,
       settings=settings,
@@ -161,21 +160,18 @@ class _Tally(Tally):
       levels=levels,
       num_images=int(images),
       seconds=time.monotonic() - began,
-      examples=[_scored(whole, thresholds) for whole in shown],
-      image_mious=dict(v for _, v in sorted(self._mious.items())),
-      worst=self._scored[:_EXTREMES],
-      best=self._scored[::-1][:_EXTREMES],
+      examples=examples,
+      image_mious=mious,
+      worst=worst,
+      best=best,
     )
 
 
-def _scored(whole, thresholds: Sequence[float]) -> ScoredPicture:
-  """A picture with the classes that are there from `thresholds` on."""
+def _with_classes(whole: Picture, thresholds: Sequence[float]) -> Picture:
+  """A picture of probabilities with the classes that are there instead."""
   least = np.asarray(thresholds, np.float32)
-  predictions = (whole.predictions >= least).astype(np.uint8)
-  outcomes = metrics.outcome_counts(whole.labels, predictions)
-  miou = metrics.mean_of_known(metrics.outcome_iou(outcomes))
-  fields = whole._asdict() | {"predictions": predictions}
-  return ScoredPicture(**fields, miou=miou)
+  there = (whole.predictions >= least).astype(np.uint8)
+  return whole._replace(predictions=there)
 
 
 def report(

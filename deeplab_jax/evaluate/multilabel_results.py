@@ -35,11 +35,11 @@ class MultilabelEvaluation:
     levels: int64 (num_classes, 2, 256), see `metrics.level_counts`.
     num_images: how many images were counted, each once.
     seconds: wall clock, compilation included.
-    examples: as many images as asked for, evenly spaced among this process's;
-      their labels and predictions are (h, w, num_classes).
-    image_mious: name -> mean IoU of the image, None where it has no class;
-      these and the following only with thresholds that were given, and of
-      images that this process read.
+    examples: as many images as asked for, evenly spaced in the split; their
+      labels and predictions are (h, w, num_classes).
+    image_mious: name -> mean IoU of the image, None where it has no class, in
+      the order of the split; these and the following only with thresholds that
+      were given.
     worst: the images of the lowest mean IoU, the lowest first.
     best: the images of the highest, the highest first.
   """

@@ -44,8 +44,8 @@ class Detail:
     borders: the same around the borders of the labels.
     boundary: int64 (2, num_classes), see `boundary_counts`.
     calibration: int64 (2, levels), see `calibration_counts`.
-    image_mious: name -> mean IoU of the image, None where nothing is labelled;
-      these and the following only of the images that this process read.
+    image_mious: name -> mean IoU of the image, None where nothing is labelled,
+      in the order of the split.
     worst: the images of the lowest mean IoU, the lowest first.
     best: the images of the highest, the highest first.
   """
@@ -69,7 +69,7 @@ class Evaluation:
     confusion: int64 (num_classes, num_classes), rows are the truth.
     num_images: how many images were counted, each once.
     seconds: wall clock, compilation included.
-    examples: as many images as asked for, evenly spaced among this process's.
+    examples: as many images as asked for, evenly spaced in the split.
     detail: of a detailed evaluation.
   """
 

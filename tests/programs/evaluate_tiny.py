@@ -2,8 +2,8 @@
 
   evaluate_tiny.py IMAGES_FOLDER
 
-The folder holds images/ and masks/. Process 0 prints the figures, and the names
-of its examples, as JSON.
+The folder holds images/ and masks/. Process 0 prints the figures, and what is
+in the pictures that it has, as JSON.
 """
 
 import json
@@ -13,7 +13,7 @@ import jax
 
 from deeplab_jax import config as config_lib
 from deeplab_jax import evaluate, runtime, sharding
-from deeplab_jax.evaluate import Evaluation
+from deeplab_jax.evaluate import Evaluation, ScoredPicture
 from deeplab_jax.models import BACKBONES
 from tests.random_variables import random_variables
 from tests.tiny_backbone import TINY
@@ -41,10 +41,24 @@ def evaluate_folder(folder: str, detailed: bool = True) -> Evaluation:
   )
 
 
+def fingerprint(picture: ScoredPicture) -> list:
+  """Name, sums of image and labels, and the size; labels found may differ in
+  single pixels."""
+  sums = int(picture.image.sum()), int(picture.labels.sum())
+  return [picture.name, *sums, list(picture.predictions.shape)]
+
+
 if __name__ == "__main__":
   BACKBONES["tiny"] = TINY
   runtime.start_runtime()
   evaluation = evaluate_folder(sys.argv[1])
   if jax.process_index() == 0:
-    examples = [example.name for example in evaluation.examples]
-    print(json.dumps(evaluation.to_dict() | {"examples": examples}))
+    kept = {
+      "examples": evaluation.examples,
+      "worst": evaluation.detail.worst,
+      "best": evaluation.detail.best,
+    }
+    prints = {
+      name: list(map(fingerprint, found)) for name, found in kept.items()
+    }
+    print(json.dumps(evaluation.to_dict() | prints))
