@@ -378,6 +378,45 @@ def test_a_folder_of_the_hub_tells_more_than_its_weights(tmp_path, capsys):
     hub.refuse_another(twin, "mobilenetv4_conv_large")
 
 
+def test_a_folder_of_the_hub_names_the_classes(tmp_path):
+  numpy = pytest.importorskip("safetensors.numpy")
+  state, *_ = reference("smp deeplabv3plus")
+  folder = tmp_path / "hub"
+  folder.mkdir()
+  numpy.save_file(
+    {name: np.ascontiguousarray(array) for name, array in state.items()},
+    folder / "model.safetensors",
+  )
+  (folder / "config.json").write_text("{}")
+  numbered = _class_names(folder, tmp_path / "numbered")
+  count = len(numbered)
+  given = [f"kind {i}" for i in range(count)][::-1]
+  for i, (names, wanted) in enumerate(
+    (
+      (given, given),
+      ([f"LABEL_{i}" for i in range(count)], numbered),
+      (given[1:], numbered),
+      ([*given, "another"], numbered),
+      (["twice"] * count, numbered),
+      ([*given[1:], None], numbered),
+    )
+  ):
+    config = {"id2label": {str(k): name for k, name in enumerate(names)}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert _class_names(folder, tmp_path / f"out_{i}") == wanted
+  # Not of the classes that the logits are drawn anew for, nor of a data set.
+  config = {"id2label": {str(i): f"new {i}" for i in range(count + 2)}}
+  (folder / "config.json").write_text(json.dumps(config))
+  found = _class_names(folder, tmp_path / "new", num_classes=count + 2)
+  assert found == [f"class {i}" for i in range(count + 2)]
+
+
+def _class_names(folder, out, **given) -> list[str]:
+  convert(str(folder), out, **given)
+  content = json.loads((out / "model.json").read_text())
+  return content["dataset"]["class_names"]
+
+
 def test_moving_averages_beside_a_network_in_one_state_dict():
   state, *_ = reference("jfzhang mobilenet")
   averages = {name: array + 0.5 for name, array in state.items()}

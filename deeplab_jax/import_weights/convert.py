@@ -99,6 +99,9 @@ def convert(
   facts = _facts(dataset, count, _thresholds(thresholds, count))
   if read.network:
     read.network.check_depth(official_shapes(model))
+    if dataset is None and read.inferred["num_classes"] == count:
+      names = hub.told_class_names(config, count)
+      facts["dataset"]["class_names"] = names or facts["dataset"]["class_names"]
   backbone_only = is_classifier(read.arrays) or (
     release and not release.dataset
   )

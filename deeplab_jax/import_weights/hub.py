@@ -65,6 +65,22 @@ def told_arguments(config: Config, usual_stride: int) -> dict[str, Any]:
   return told
 
 
+def told_class_names(config: Config, num_classes: int) -> list[str] | None:
+  """Names that transformers keeps in `id2label`, if they are of these classes.
+
+  None where they are not as many, or not told apart, or were never given:
+  `LABEL_0`, `LABEL_1`, ... stand for that.
+  """
+  found = config.get("id2label")
+  if not isinstance(found, Mapping) or len(found) != num_classes:
+    return None
+  names = [found.get(str(i)) for i in range(num_classes)]
+  are_names = all(isinstance(name, str) and name for name in names)
+  is_given = names != [f"LABEL_{i}" for i in range(num_classes)]
+  tells_apart = len(set(map(str, names))) == num_classes
+  return names if are_names and is_given and tells_apart else None
+
+
 def says_sigmoid(config: Config) -> bool:
   """Whether a network of segmentation_models_pytorch ends in sigmoids."""
   return config.get("activation") == "sigmoid"
