@@ -231,6 +231,15 @@ def test_two_processes_train_as_one(trained, tmp_path):
     for workdir in (together, alone)
   ]
   assert facts[0]["thresholds"] == pytest.approx(facts[1]["thresholds"])
+  both = [workdir / "evaluation" for workdir in (together, alone)]
+  found, wanted = (
+    json.loads((folder / "results.json").read_text())["image_miou"]
+    for folder in both
+  )
+  assert list(found) == list(wanted) and len(found) > 1
+  assert found == pytest.approx(wanted, nan_ok=True)
+  shown = [np.asarray(Image.open(folder / "examples.png")) for folder in both]
+  np.testing.assert_array_equal(*shown)
 
 
 def test_the_doctor_looks_at_every_plane(trained, tmp_path):
