@@ -265,10 +265,10 @@ def _look(format, path):
 @pytest.mark.parametrize(
   ("format", "calibrates", "stated", "within"),
   [
-    ("onnx", False, 0.6531, 1e-4),
-    ("stablehlo", False, 0.6531, 1e-4),
-    ("tflite", False, 0.6531, 1e-4),
-    ("tflite", True, 0.6538, 5e-3),
+    ("onnx", False, 0.6638, 1e-4),
+    ("stablehlo", False, 0.6638, 1e-4),
+    ("tflite", False, 0.6638, 1e-4),
+    ("tflite", True, 0.6638, 5e-3),
   ],
 )
 def test_the_shipped_model_scores_as_stated(
