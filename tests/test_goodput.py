@@ -158,27 +158,49 @@ def test_the_interval_is_the_best_there_is(cost, failures):
   assert loss < 1.01 * min(others)
 
 
-def test_failures_are_counted_from_events():
+def test_failures_and_costs_are_told_by_events():
   done = _events("b", 2000.0, ("steps", 5, 50.0), ("stop", 5, 50.0))
-  cut = _events("c", 3000.0, ("steps", 5, 20.0))
-  between = saving.mean_time_between_failures
-  assert between([]) == 6 * 3600
-  assert between([*_FIRST, *done, *cut]) == (45 + 100 + 20) / 2
-  assert between(done) > between(cut)
+  cut = _events("c", 3000.0, ("steps", 5, 20.0), ("save", 5, 2.5))
+  assert saving.failures_before([]) == (0, 0)
+  assert saving.failures_before([*_FIRST, *done, *cut]) == (45 + 100 + 22.5, 2)
+  assert saving.cost_before(done) == saving.cost_before([])
+  assert saving.cost_before([*cut, *done, *_FIRST]) == (0.5 + 2.5) / 2
 
 
-def test_saves_follow_their_cost_and_the_pace(tmp_path, monkeypatch):
+def _saved_steps(workdir, monkeypatch, cost, count=3000):
+  """At which of `count` steps of a second each a start saves."""
   now = [0.0]
   monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
-  times, saved = saving.SavingTimes(tmp_path, 0, log_every=10), []
-  for step in range(1, 3001):
+  times, saved = saving.SavingTimes(workdir, 0, log_every=10), []
+  for step in range(1, count + 1):
     now[0] += 1.0
     if times.due(step):
       saved.append(step)
-      times.saved(step, 4.0)
+      times.saved(step, cost)
+  return saved
+
+
+def test_saves_are_soon_at_first_and_follow_their_cost(tmp_path, monkeypatch):
+  saved = _saved_steps(tmp_path, monkeypatch, 4.0)
+  assert saved[0] <= 20
   distances = [b - a for a, b in itertools.pairwise(saved)]
-  assert saved[0] == pytest.approx(math.sqrt(2 * 1 * 21600), rel=0.1)
-  assert distances[-1] == pytest.approx(math.sqrt(2 * 4 * 21600), rel=0.1)
+  # Half a failure in 3000 s, as far as is known.
+  assert distances[-1] == pytest.approx(math.sqrt(2 * 4 * 6000), rel=0.1)
+  held_up = 4.0 * len(saved) / 3000
+  assert held_up < 1.2 * math.sqrt(4 / 3000)  # the sum of sqrt(c / 4t) dt
+
+
+def test_a_start_knows_what_earlier_ones_met(tmp_path, monkeypatch):
+  lines = [
+    json.dumps(event._asdict())
+    for i in range(8)
+    for event in _events(
+      f"{i}", 1000.0 * i, ("steps", 9, 398.0), ("save", 9, 2.0)
+    )
+  ]
+  (tmp_path / timeline.NAME).write_text("\n".join(lines))
+  saved = _saved_steps(tmp_path, monkeypatch, 2.0, 300)
+  assert saved[0] == pytest.approx(math.sqrt(2 * 2 * 400), rel=0.15)
 
 
 def test_auto_is_a_word_for_leaving_it_to_the_run():

@@ -9,14 +9,19 @@ not small beside M.
 
 import itertools
 import math
+import statistics
 import time
+from collections.abc import Iterator
 
 from deeplab_jax import remote
 from deeplab_jax.sharding import of_first_process
 from deeplab_jax.train import timeline
 
-_UNTOLD = 6 * 3600.0  # seconds between failures, as long as there were none
-_COST = 1.0  # seconds of a save before the first one
+# Failures that are counted before the first: the mean of their rate, by
+# Jeffreys' prior. A run of which nothing is known saves soon, and ever less.
+_UNSEEN = 0.5
+_COST = 0.1  # seconds of a save before the first one, which tells
+_LAST = 5  # saves of earlier starts that tell what one costs
 # Seconds between saves, whatever is measured: a save goes on beside the steps
 # after it, which no measured second tells.
 _LEAST = 5.0
@@ -34,8 +39,10 @@ class SavingTimes:
       log_every: steps between looks at the clock.
     """
     self._log_every = log_every
-    self._between_failures = mean_time_between_failures(timeline.read(workdir))
-    self._cost = _COST
+    events = timeline.read(workdir)
+    self._ran, self._failures = failures_before(events)
+    self._cost = cost_before(events)
+    self._began = time.monotonic()
     self._saved, self._next = step, None
     self._timed: tuple[int, float] | None = None
 
@@ -50,6 +57,11 @@ class SavingTimes:
       steps = of_first_process(max(1, min(round(steps), 2**31 - 1)))
       self._next = self._saved + steps
     return self._next is not None and step >= self._next
+
+  @property
+  def _between_failures(self) -> float:
+    ran = self._ran + time.monotonic() - self._began
+    return max(ran, 1.0) / (self._failures + _UNSEEN)
 
   def saved(self, step: int, seconds: float) -> None:
     """Notes that `step` was saved, for which training stood still so long."""
@@ -71,13 +83,29 @@ def interval(cost: float, between_failures: float) -> float:
   return max(_LEAST, young * (1 + math.sqrt(ratio) / 3 + ratio / 9) - cost)
 
 
-def mean_time_between_failures(events: list[timeline.Event]) -> float:
-  """Seconds that starts ran on average until they were cut off."""
+def failures_before(events: list[timeline.Event]) -> tuple[float, int]:
+  """Seconds that earlier starts ran, and how many of these were cut off."""
   ran, failures = 0.0, 0
-  by_run = sorted(events, key=lambda event: event.run)
-  for _, run in itertools.groupby(by_run, key=lambda event: event.run):
-    run = sorted(run, key=lambda event: event.at)
+  for run in _starts(events):
     ran += run[-1].at - run[0].at
     failures += run[-1].event != "stop"
-  # One failure too many and too little are as likely with few of them.
-  return (ran + _UNTOLD) / (failures + 1) if failures < 2 else ran / failures
+  return ran, failures
+
+
+def cost_before(events: list[timeline.Event]) -> float:
+  """Seconds for which a save held up earlier starts: a median of the last."""
+  found = [
+    (event.at, event.at - before.at)
+    for run in _starts(events)
+    for before, event in itertools.pairwise(run)
+    if event.event == "save"
+  ]
+  costs = [seconds for _, seconds in sorted(found)[-_LAST:]]
+  return max(statistics.median(costs), 1e-3) if costs else _COST
+
+
+def _starts(events: list[timeline.Event]) -> Iterator[list[timeline.Event]]:
+  """The events of each start, in order."""
+  by_run = sorted(events, key=lambda event: event.run)
+  for _, run in itertools.groupby(by_run, key=lambda event: event.run):
+    yield sorted(run, key=lambda event: event.at)
